@@ -1,0 +1,597 @@
+"""Every record of format version 1: what each says, and how its payload is written.
+
+`records.cddl` states the same for strangers. A record is one signed statement; `Record` is a
+record decoded once, at the door: its envelope and the statement inside.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from fractions import Fraction
+from typing import ClassVar, TypeAlias
+
+from cryptometer import cbor, cose
+from cryptometer.errors import Reason, Rejected
+from cryptometer.keys import PublicKey, Signer
+from cryptometer.metrology import Ratings, Side
+from cryptometer.steps import ClockSource, ClockState
+from cryptometer.wire import (
+    Bytes,
+    Choice,
+    Flag,
+    Flat,
+    Key,
+    Many,
+    Map,
+    Rational,
+    Row,
+    Text,
+    Uint,
+    decode_map,
+    encode_map,
+    wire,
+    wire_optional,
+)
+
+LOTS_MAX = 4_096  # keeps a batch below RECORD_MAX: a lot takes 2 to 14 bytes
+MARKS_MAX = 64
+WATCHED_MAX = 512  # intervals of one step: more restarts than that are merged by the device
+AUTHORITY_RECORDS_MAX = 64
+BLOCK_LEAVES_MAX = 2**24
+
+DIGEST = Bytes(32, 32)
+NAME = Text(63, "[a-z0-9]([a-z0-9-]*[a-z0-9])?")  # fits a DNS label, an MQTT level, a file name
+LABEL = Text(120)
+STEP = Uint(high=2**40)
+STEP_S = Uint(60, 86_400)
+MS = Uint(high=2**50)
+
+
+class Kind(StrEnum):
+    """The kinds of format version 1. Reserved for later, and refused until then: reading,
+    distribution, candidate, winner, vote, evidence, market."""
+
+    GENESIS = "genesis"
+    REGISTRATION = "registration"
+    REVOCATION = "revocation"
+    RE_ANCHOR = "re-anchor"
+    RUN_START = "run-start"
+    BATCH = "batch"
+    STEP_CLOSE = "step-close"
+    HEADER = "header"
+    ACKNOWLEDGEMENT = "acknowledgement"
+    ENROLMENT_REQUEST = "enrolment-request"
+    BUNDLE = "bundle"
+
+
+class Role(StrEnum):
+    """What a registered party is to the community."""
+
+    METER = "meter"
+    GATEWAY = "gateway"
+    VPP = "vpp"
+    MEMBER = "member"
+    NODE = "node"
+
+
+class Use(StrEnum):
+    """What a meter's energy is to the community; only generation is expected in every block."""
+
+    GENERATION = "generation"
+    CONSUMPTION = "consumption"
+    STORAGE = "storage"
+
+
+class CountingSource(StrEnum):
+    """Which way of reading a meter counts. Only `pulses` has records in this version."""
+
+    PULSES = "pulses"
+    INDEX = "index"
+
+
+class Mark(IntEnum):
+    """What a device declares beside its counts, each with an amount. Unknown marks are kept."""
+
+    COARSE = 1  # amount: pulses; one pulse alone reaches the bound, accepted by configuration
+    UNDATED = 2  # pulses of an earlier boot that never knew the time
+    CLOCK_DOUBTFUL = 3  # milliseconds: largest error bound, above 5 s
+    CLOCK_STEPPED = 4  # milliseconds: the synchronised clock jumped by this much
+    BURST = 5  # pulses that came faster than the meter can give them, or waited before the start
+    STRADDLE = 6  # pulses whose capture interval spans the start of their step
+    LOST = 7  # pulses or edges the kernel says it dropped
+    NOISE = 8  # received bytes that were no pulse
+    OVERSIZE = 9  # pulses in lots above V: the last resort of a full disk
+    CUT = 10  # bytes of the device's journal found damaged and set aside
+
+
+class Ending(StrEnum):
+    """Why the run before this one ended, as far as the device knows."""
+
+    FIRST = "first"  # there was no run before
+    STOPPED = "stopped"  # ended in order
+    UNKNOWN = "unknown"  # killed, crashed or power cut
+    RE_ANCHORED = "re-anchored"
+
+
+@dataclass(frozen=True, slots=True)
+class ClockReading:
+    """The clock behind a record: its source, its state and its error bound in milliseconds."""
+
+    source: ClockSource = wire(0, Choice(ClockSource))
+    state: ClockState = wire(1, Choice(ClockState))
+    error_ms: int = wire(2, MS)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A tree head: number of leaves and RFC 6962 root (32 bytes)."""
+
+    size: int = wire(0, Uint())
+    root: bytes = wire(1, DIGEST)
+
+
+# --- The authority's chain: sequence 0 is the genesis, each record names the one before. ---------
+
+
+@dataclass(frozen=True, slots=True)
+class Genesis:
+    """Founds a community: its parameters and the authority's key. Its identity names it.
+
+    Attributes:
+        first_step: the step of the first block.
+        step_s: length of a market step, seconds.
+        grace_ms: how long after its end a step's block waits for closes, community time.
+        late_steps: how many steps late a record may be and still count.
+        token_uwh: energy of one voting token, µWh (paper A table IV).
+        token_steps: validity of a token in steps, d of paper A table IV.
+        quorum: approvals a block needs; 1 while one gateway makes blocks.
+    """
+
+    KIND: ClassVar[Kind] = Kind.GENESIS
+
+    name: str = wire(0, LABEL)
+    authority: PublicKey = wire(1, Key())
+    created_ms: int = wire(2, MS)
+    first_step: int = wire(3, STEP)
+    step_s: int = wire(4, STEP_S)
+    grace_ms: int = wire(5, MS)
+    late_steps: int = wire(6, STEP)
+    token_uwh: int = wire(7, Uint(1))
+    token_steps: int = wire(8, Uint(1, 2**20))
+    quorum: int = wire(9, Uint(1, 1000))
+
+
+@dataclass(frozen=True, slots=True)
+class MeterDetails:
+    """A meter as the authority knows it; the sides and ratios are explained in `Ratings`.
+
+    Attributes:
+        serial: the manufacturer's number on the name plate.
+        index_wh: what the display showed at enrolment, Wh.
+        i_max_ma: I_max, mA: a faster pulse rate than U · I_max gives is declared a burst.
+        lot_pulses: V as pulses per lot, the largest number a lot may hold.
+        coarse: one pulse alone reaches the bound, and that was accepted.
+        exclusive: the meter counts in this community and no other.
+    """
+
+    serial: str = wire(0, LABEL)
+    use: Use = wire(1, Choice(Use))
+    source: CountingSource = wire(2, Choice(CountingSource))
+    index_wh: int = wire(3, Uint())
+    accuracy_class: str = wire(4, Text(1, "[ABC]"))
+    phases: int = wire(5, Uint(1, 3))
+    voltage_mv: int = wire(6, Uint(1, 10**9))
+    i_min_ma: int = wire(7, Uint(1, 10**9))
+    i_max_ma: int = wire(8, Uint(1, 10**9))
+    ratings_side: Side = wire(9, Choice(Side))
+    constant: Fraction = wire(10, Rational())
+    constant_side: Side = wire(11, Choice(Side))
+    ratio: Fraction = wire(12, Rational())
+    guard: Fraction = wire(13, Rational())
+    lot_pulses: int = wire(14, Uint(1, 2**32))
+    coarse: bool = wire(15, Flag())
+    exclusive: bool = wire(16, Flag())
+
+    @property
+    def ratings(self) -> Ratings:
+        return Ratings(
+            self.accuracy_class,
+            self.phases,
+            self.voltage_mv,
+            self.i_min_ma,
+            self.constant,
+            self.ratings_side,
+            self.constant_side,
+            self.ratio,
+            self.guard,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityRecord:
+    """What every record of the authority after the genesis says first."""
+
+    sequence: int = wire(0, Uint(1))
+    previous: bytes = wire(1, DIGEST)
+
+
+@dataclass(frozen=True, slots=True)
+class Registration(AuthorityRecord):
+    """Names a party, its key and what it is, from a step on. A later one of the same name and
+    role replaces it. It acts from the block after the one that holds it."""
+
+    KIND: ClassVar[Kind] = Kind.REGISTRATION
+
+    role: Role = wire(2, Choice(Role))
+    name: str = wire(3, NAME)
+    key: PublicKey = wire(4, Key())
+    from_step: int = wire(5, STEP)
+    meter: MeterDetails | None = wire_optional(6, Map(MeterDetails))
+
+
+@dataclass(frozen=True, slots=True)
+class ChainPlace:
+    """One record of a chain: its sequence number and its identity."""
+
+    sequence: int = wire(0, Uint())
+    identity: bytes = wire(1, DIGEST)
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation(AuthorityRecord):
+    """Ends a party's key. For a meter, `last` is the last valid record of its chain, or absent
+    when none is valid: whatever comes later is refused."""
+
+    KIND: ClassVar[Kind] = Kind.REVOCATION
+
+    role: Role = wire(2, Choice(Role))
+    name: str = wire(3, NAME)
+    reason: str = wire(4, LABEL)
+    last: ChainPlace | None = wire_optional(5, Row(ChainPlace))
+
+
+@dataclass(frozen=True, slots=True)
+class ReAnchor(AuthorityRecord):
+    """Lets a meter's chain go on where it could not: its next record has sequence `at`, names
+    this record as the one before, and starts from `register`."""
+
+    KIND: ClassVar[Kind] = Kind.RE_ANCHOR
+
+    meter: str = wire(2, NAME)
+    at: int = wire(3, Uint())
+    register: int = wire(4, Uint())
+    reason: str = wire(5, LABEL)
+
+
+# --- A meter's chain. ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ChainRecord:
+    """What every record of a meter's chain says first.
+
+    Attributes:
+        sequence: 0 for the first record; without gaps.
+        previous: identity of the record before; for the first, of the meter's registration;
+            after a re-anchor, of that.
+        marks: flat pairs of a `Mark` and its amount.
+        register: pulses counted before what this record adds.
+        step: the market step the record belongs to.
+    """
+
+    meter: str = wire(0, NAME)
+    sequence: int = wire(1, Uint())
+    previous: bytes = wire(2, DIGEST)
+    clock: ClockReading = wire(3, Row(ClockReading))
+    marks: tuple[int, ...] = wire(4, Flat(2, MARKS_MAX))
+    register: int = wire(5, Uint())
+    step: int = wire(6, STEP)
+
+    def declared(self, mark: Mark) -> int | None:
+        """The amount declared with `mark`, or None. A mark that occurs twice adds up."""
+        amounts = [amount for code, amount in _pairs(self.marks) if code == mark]
+        return sum(amounts) if amounts else None
+
+
+@dataclass(frozen=True, slots=True)
+class RunStart(ChainRecord):
+    """The program began to watch the meter.
+
+    Attributes:
+        at_ms: when watching began, ms since the Unix epoch.
+        unwatched_ms: since when nobody watched, ms since the Unix epoch; absent in a first run.
+            Pulses given between the two are lost, or found waiting in the line's buffer.
+        software: name and version of the program.
+        ending: how the run before ended.
+    """
+
+    KIND: ClassVar[Kind] = Kind.RUN_START
+
+    at_ms: int = wire(7, MS)
+    software: str = wire(8, LABEL)
+    ending: Ending = wire(9, Choice(Ending))
+    unwatched_ms: int | None = wire_optional(10, MS)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(ChainRecord):
+    """Consecutive lots within one step: the energy of paper A's "create" transactions.
+
+    Attributes:
+        registration: identity of the registration the lots were made under.
+        lots: flat pairs: pulses of a lot, and when it was closed in ms since the step began.
+    """
+
+    KIND: ClassVar[Kind] = Kind.BATCH
+
+    registration: bytes = wire(7, DIGEST)
+    lots: tuple[int, ...] = wire(8, Flat(2, LOTS_MAX))
+
+    @property
+    def pulses(self) -> tuple[int, ...]:
+        """Pulses of each lot, in order."""
+        return self.lots[::2]
+
+    @property
+    def closed_ms(self) -> tuple[int, ...]:
+        """When each lot was closed, ms since the step began."""
+        return self.lots[1::2]
+
+    @property
+    def register_after(self) -> int:
+        return self.register + sum(self.pulses)
+
+
+@dataclass(frozen=True, slots=True)
+class StepClose(ChainRecord):
+    """Transfers a step's energy to the virtual power plant (paper A table I). `register` is that
+    at the close before; what it transfers is what `check_block` counted between the two.
+
+    Attributes:
+        register_after: the register at the end of the step.
+        watched: flat pairs: intervals watched, ms since the step began.
+        checkpoint: the newest checkpoint the device has verified: not before.
+    """
+
+    KIND: ClassVar[Kind] = Kind.STEP_CLOSE
+
+    register_after: int = wire(7, Uint())
+    watched: tuple[int, ...] = wire(8, Flat(2, WATCHED_MAX))
+    checkpoint: Checkpoint | None = wire_optional(9, Row(Checkpoint))
+
+
+# --- The block. ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Energy that moved in one block, µWh; `registered` = `counted` + `quarantined`.
+
+    Attributes:
+        registered: what the chains' registers advanced by.
+        counted: of it, what passed the energy verdict.
+        quarantined: of it, what did not.
+        transferred: what step closes moved to the virtual power plant.
+        tokens: voting tokens minted with that.
+    """
+
+    registered: int = wire(0, Uint())
+    counted: int = wire(1, Uint())
+    quarantined: int = wire(2, Uint())
+    transferred: int = wire(3, Uint())
+    tokens: int = wire(4, Uint())
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Where all energy ever registered is after a block, µWh (promise F): `registered` equals the
+    sum of the other seven."""
+
+    registered: int = wire(0, Uint())
+    untransferred: int = wire(1, Uint())
+    waiting: int = wire(2, Uint())
+    allocated: int = wire(3, Uint())
+    losses: int = wire(4, Uint())
+    fees: int = wire(5, Uint())
+    surplus: int = wire(6, Uint())
+    quarantined: int = wire(7, Uint())
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The last leaf of a block, signed by its maker. Map keys 10 to 12 are reserved for round,
+    winner and ranking.
+
+    Attributes:
+        sealed_ms: the maker's clock when the block was made: what it holds is not after.
+        leaves: number of leaves before the header.
+        late: flat: records of earlier steps, and the most steps one of them is late.
+        meters: flat: meters registered as generating for the step, and those that closed it.
+        caught_up: made after a restart, later than its time.
+    """
+
+    KIND: ClassVar[Kind] = Kind.HEADER
+
+    step: int = wire(0, STEP)
+    previous: Checkpoint = wire(1, Row(Checkpoint))
+    sealed_ms: int = wire(2, MS)
+    clock: ClockReading = wire(3, Row(ClockReading))
+    leaves: int = wire(4, Uint(high=BLOCK_LEAVES_MAX))
+    flow: Flow = wire(5, Row(Flow))
+    balance: Balance = wire(6, Row(Balance))
+    late: tuple[int, ...] = wire(7, Flat(2, 1))
+    meters: tuple[int, ...] = wire(8, Flat(2, 1))
+    caught_up: bool = wire(9, Flag())
+
+
+# --- Not in the ledger. --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A chain cannot go on: the sequence number that was refused, and why."""
+
+    sequence: int = wire(0, Uint())
+    reason: Reason = wire(1, Choice(Reason))
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """A gateway's word that a chain is durable with it up to, not including, `sequence`.
+
+    Attributes:
+        epoch: grows when a gateway's store was restored; an older epoch's word is void.
+        sequence: of the record expected next.
+        previous: what that record must name as the one before.
+        register: where that record must start from; 0 for a chain without records.
+        stop: present when what the device sends cannot continue the chain.
+    """
+
+    KIND: ClassVar[Kind] = Kind.ACKNOWLEDGEMENT
+
+    meter: str = wire(0, NAME)
+    epoch: int = wire(1, Uint())
+    sequence: int = wire(2, Uint())
+    previous: bytes = wire(3, DIGEST)
+    register: int = wire(4, Uint())
+    stop: Stop | None = wire_optional(5, Row(Stop))
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolmentRequest:
+    """A device or program asks to be registered; signed by the key it names."""
+
+    KIND: ClassVar[Kind] = Kind.ENROLMENT_REQUEST
+
+    role: Role = wire(0, Choice(Role))
+    key: PublicKey = wire(1, Key())
+    host: str = wire(2, LABEL)
+    software: str = wire(3, LABEL)
+    created_ms: int = wire(4, MS)
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """How a party reaches the broker: mqtt://host:port or mqtts://host:port, and its credential:
+    a user name with a password, or a client certificate with its key (PEM)."""
+
+    url: str = wire(0, Text(255, r"mqtts?://[A-Za-z0-9.\-\[\]:]+:[0-9]{1,5}"))
+    ca: bytes | None = wire_optional(1, Bytes(1, 16_384))
+    username: str | None = wire_optional(2, LABEL)
+    password: str | None = wire_optional(3, LABEL)
+    certificate: bytes | None = wire_optional(4, Bytes(1, 16_384))
+    key: bytes | None = wire_optional(5, Bytes(1, 4_096))
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """The authority's answer to an enrolment request: all a party needs to take part.
+
+    Attributes:
+        genesis: the genesis record.
+        records: the registrations of gateway and VPP, then the party's own records, as signed.
+    """
+
+    KIND: ClassVar[Kind] = Kind.BUNDLE
+
+    name: str = wire(0, NAME)
+    genesis: bytes = wire(1, Bytes(1, cose.RECORD_MAX))
+    records: tuple[bytes, ...] = wire(2, Many(Bytes(1, cose.RECORD_MAX), 0, AUTHORITY_RECORDS_MAX))
+    broker: Broker = wire(3, Map(Broker))
+
+
+Body: TypeAlias = (
+    Genesis
+    | Registration
+    | Revocation
+    | ReAnchor
+    | RunStart
+    | Batch
+    | StepClose
+    | Header
+    | Acknowledgement
+    | EnrolmentRequest
+    | Bundle
+)
+
+_BODIES: Mapping[str, type[Body]] = {
+    body.KIND.value: body
+    for body in (
+        Genesis,
+        Registration,
+        Revocation,
+        ReAnchor,
+        RunStart,
+        Batch,
+        StepClose,
+        Header,
+        Acknowledgement,
+        EnrolmentRequest,
+        Bundle,
+    )
+}
+_WITHOUT_COMMUNITY = {Kind.GENESIS.value, Kind.ENROLMENT_REQUEST.value}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record decoded once: the envelope with its exact bytes, and what it says."""
+
+    envelope: cose.Envelope
+    body: Body
+
+    @property
+    def raw(self) -> bytes:
+        return self.envelope.raw
+
+    @property
+    def identity(self) -> bytes:
+        return self.envelope.identity
+
+    @property
+    def key_id(self) -> bytes:
+        return self.envelope.header.key_id
+
+    @property
+    def community(self) -> bytes:
+        """The community the record belongs to; a genesis belongs to the one it founds."""
+        return self.envelope.header.community or self.identity
+
+
+def seal(body: Body, community: bytes | None, signer: Signer) -> Record:
+    """Signs `body` as a record of `community` (None for a genesis or an enrolment request).
+
+    Raises:
+        ValueError: the record would exceed RECORD_MAX.
+        Rejected: a field is out of range; a fault of the caller.
+    """
+    payload = cbor.encode(encode_map(body))
+    return decode(cose.seal(body.KIND, community, payload, signer))
+
+
+def decode(raw: bytes) -> Record:
+    """Reads one record whole. The signature is NOT checked: see `Envelope.verify`.
+
+    Raises:
+        Rejected: whatever makes the bytes no canonical record of a known kind.
+    """
+    return decode_body(cose.open_seal(raw))
+
+
+def decode_body(envelope: cose.Envelope) -> Record:
+    """Reads the statement in an envelope; the door calls it once the signature has verified.
+
+    Raises:
+        Rejected: UNKNOWN_KIND, MALFORMED or NOT_CANONICAL.
+    """
+    header = envelope.header
+    body = _BODIES.get(header.kind)
+    if body is None:
+        raise Rejected(Reason.UNKNOWN_KIND, f"kind {header.kind!r} is not of this version")
+    if (header.community is None) != (header.kind in _WITHOUT_COMMUNITY):
+        raise Rejected(Reason.MALFORMED, "only a genesis or a request stands outside a community")
+    return Record(envelope, decode_map(body, cbor.decode(envelope.payload)))
+
+
+def _pairs(flat: tuple[int, ...]) -> list[tuple[int, int]]:
+    return list(zip(flat[::2], flat[1::2], strict=True))
