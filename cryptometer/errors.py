@@ -24,6 +24,7 @@ class Reason(StrEnum):
     FORK = "fork"
     REGISTER_MISMATCH = "register-mismatch"
     TOO_MANY = "too-many"
+    IMPLAUSIBLE = "implausible"
     # Energy verdicts: the record stays in the chain, its energy is set aside.
     UNKNOWN_REGISTRATION = "unknown-registration"
     NOT_VALID_AT_STEP = "not-valid-at-step"

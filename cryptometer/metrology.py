@@ -56,8 +56,13 @@ class Ratings:
     @property
     def p_min_w(self) -> Fraction:
         """P_min = phases · U_n · I_min at power factor 1, in watts on the primary side."""
-        secondary_w = Fraction(self.phases * self.voltage_mv * self.i_min_ma, 10**6)
-        return secondary_w * (self.ratio if self.ratings_side is Side.SECONDARY else 1)
+        return self.power_w(self.i_min_ma)
+
+    def power_w(self, current_ma: int) -> Fraction:
+        """Power in watts on the primary side when every phase carries this current (mA, on the
+        side of the ratings) at power factor 1."""
+        stated_w = Fraction(self.phases * self.voltage_mv * current_ma, 10**6)
+        return stated_w * (self.ratio if self.ratings_side is Side.SECONDARY else 1)
 
     @property
     def pulse_uwh(self) -> Fraction:

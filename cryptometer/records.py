@@ -45,6 +45,7 @@ LABEL = Text(120)
 STEP = Uint(high=2**40)
 STEP_S = Uint(60, 86_400)
 MS = Uint(high=2**50)
+REGISTER = Uint(high=2**61)  # pulses; leaves room to add a batch without leaving 63 bits
 
 
 class Kind(StrEnum):
@@ -259,7 +260,7 @@ class ReAnchor(AuthorityRecord):
 
     meter: str = wire(2, NAME)
     at: int = wire(3, Uint())
-    register: int = wire(4, Uint())
+    register: int = wire(4, REGISTER)
     reason: str = wire(5, LABEL)
 
 
@@ -284,7 +285,7 @@ class ChainRecord:
     previous: bytes = wire(2, DIGEST)
     clock: ClockReading = wire(3, Row(ClockReading))
     marks: tuple[int, ...] = wire(4, Flat(2, MARKS_MAX))
-    register: int = wire(5, Uint())
+    register: int = wire(5, REGISTER)
     step: int = wire(6, STEP)
 
     def declared(self, mark: Mark) -> int | None:
@@ -355,7 +356,7 @@ class StepClose(ChainRecord):
 
     KIND: ClassVar[Kind] = Kind.STEP_CLOSE
 
-    register_after: int = wire(7, Uint())
+    register_after: int = wire(7, REGISTER)
     watched: tuple[int, ...] = wire(8, Flat(2, WATCHED_MAX))
     checkpoint: Checkpoint | None = wire_optional(9, Row(Checkpoint))
 
@@ -453,7 +454,7 @@ class Acknowledgement:
     epoch: int = wire(1, Uint())
     sequence: int = wire(2, Uint())
     previous: bytes = wire(3, DIGEST)
-    register: int = wire(4, Uint())
+    register: int = wire(4, REGISTER)
     stop: Stop | None = wire_optional(5, Row(Stop))
 
 

@@ -1,0 +1,79 @@
+"""The chain verdict: may this record of a meter become a leaf? Taken once at the gateway's door and
+again, by the same functions, whenever a block is checked. It says nothing about energy.
+"""
+
+from cryptometer import cose, records
+from cryptometer.errors import Reason, Rejected
+from cryptometer.records import Batch, ChainRecord, Record, RunStart, StepClose
+from cryptometer.state import Head, Meter, State
+
+_CHAIN_KINDS = {body.KIND.value for body in (RunStart, Batch, StepClose)}
+
+
+def open_record(state: State, raw: bytes) -> tuple[Record, ChainRecord, Meter]:
+    """Reads a meter's record from a stranger's bytes: form, community, key, signature, statement.
+
+    Whether it continues its meter's chain is for `follow`.
+
+    Raises:
+        Rejected: with the first thing that is wrong; nothing was changed.
+    """
+    envelope = cose.open_seal(raw)
+    header = envelope.header
+    if header.community != state.community:
+        raise Rejected(Reason.OTHER_COMMUNITY, "a record of another community")
+    if header.kind not in _CHAIN_KINDS:
+        raise Rejected(Reason.UNKNOWN_KIND, f"a meter sends no {header.kind!r}")
+    meter = state.meter_of(header.key_id)
+    # The signature comes before the payload is decoded: the decoder sees no stranger's bytes.
+    envelope.verify(meter.signed_by(header.key_id).key)
+    record = records.decode_body(envelope)
+    body = record.body
+    if not isinstance(body, ChainRecord) or body.meter != meter.name:
+        raise Rejected(Reason.WRONG_ROLE, f"the key of {meter.name} does not speak for others")
+    return record, body, meter
+
+
+def follow(meter: Meter, head: Head, record: Record, body: ChainRecord) -> Head:
+    """The chain's head once `record` has been added to it.
+
+    `head` may be ahead of `meter.head` by records that are not yet in a block.
+
+    Raises:
+        Rejected: REVOKED; REPEAT for a place that is taken (whether by the same record, the
+            caller can tell); GAP; FORK when it names another record as the one before;
+            REGISTER_MISMATCH.
+    """
+    if body.sequence < head.sequence:
+        raise Rejected(Reason.REPEAT, f"sequence {body.sequence} is taken")
+    if body.sequence > head.sequence:
+        raise Rejected(Reason.GAP, f"sequence {body.sequence}, expected {head.sequence}")
+    valid_to = meter.signed_by(record.key_id).valid_to
+    if valid_to is not None and body.sequence >= valid_to:
+        raise Rejected(Reason.REVOKED, f"the key of {meter.name} is revoked")
+    if body.previous != head.previous:
+        raise Rejected(Reason.FORK, f"sequence {body.sequence} continues another chain")
+    if head.register is None:
+        if not isinstance(body, RunStart):
+            raise Rejected(Reason.REGISTER_MISMATCH, "a chain begins with a run start")
+    elif _starts_from(body) != head.register:
+        raise Rejected(
+            Reason.REGISTER_MISMATCH, f"register {body.register}, expected {head.register}"
+        )
+    after = register_after(body)
+    added = 0 if isinstance(body, StepClose) else after - body.register
+    if added > head.allowance:
+        raise Rejected(
+            Reason.IMPLAUSIBLE, f"{added} pulses more than {meter.name} can give in its life"
+        )
+    return Head(body.sequence + 1, record.identity, head.allowance - added, after)
+
+
+def register_after(body: ChainRecord) -> int:
+    """The register once a record of a chain has been added."""
+    return body.register_after if isinstance(body, Batch | StepClose) else body.register
+
+
+def _starts_from(body: ChainRecord) -> int:
+    # A close adds nothing: its `register` looks back to the close before, and is judged there.
+    return body.register_after if isinstance(body, StepClose) else body.register

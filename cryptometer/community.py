@@ -1,0 +1,122 @@
+"""Whom to trust: a community's genesis, its authority's key, and its gateway and VPP keys.
+
+`community.pub` is all an outsider needs; it comes from outside, never from beside a ledger.
+"""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass
+from textwrap import wrap
+
+from cryptometer import cbor, note, records
+from cryptometer.errors import Reason, Rejected
+from cryptometer.keys import PublicKey
+from cryptometer.records import AuthorityRecord, Checkpoint, Genesis, Record, Registration, Role
+from cryptometer.state import State, found
+
+_BEGIN = "-----BEGIN CRYPTOMETER COMMUNITY-----"
+_END = "-----END CRYPTOMETER COMMUNITY-----"
+_LINE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Community:
+    """A genesis and records of its authority, all signatures checked.
+
+    Attributes:
+        genesis: the founding record; its identity is the community's id.
+        records: authority records in order of their sequence; usually not the whole chain.
+        state: the community before its first block.
+    """
+
+    genesis: Record
+    records: tuple[Record, ...]
+    state: State
+
+    @property
+    def id(self) -> bytes:
+        """The community's id, 32 bytes."""
+        return self.genesis.identity
+
+    @property
+    def parameters(self) -> Genesis:
+        return self.state.genesis
+
+    @property
+    def origin(self) -> str:
+        """Name of the ledger and of the key that signs its checkpoints."""
+        return f"cryptometer/1/{self.id.hex()}"
+
+    def keys_of(self, role: Role) -> list[PublicKey]:
+        """Keys registered for a role, the newest first."""
+        return [
+            record.body.key
+            for record in reversed(self.records)
+            if isinstance(record.body, Registration) and record.body.role is role
+        ]
+
+    def open_checkpoint(self, signed: bytes) -> Checkpoint:
+        """Reads a checkpoint that one of the community's gateways has signed.
+
+        Raises:
+            Rejected: why it is none.
+        """
+        refused = Rejected(Reason.UNKNOWN_KEY, "the community names no gateway")
+        for key in self.keys_of(Role.GATEWAY):
+            try:
+                return note.open_checkpoint(signed, note.Verifier(self.origin, key))
+            except Rejected as error:
+                refused = error
+        raise refused
+
+
+def trust(genesis: bytes, others: Sequence[bytes]) -> Community:
+    """Checks a genesis and authority records, in order of their sequence.
+
+    Raises:
+        Rejected: one of them is not signed by the authority, or they contradict one another.
+    """
+    founding = records.decode(genesis)
+    state = found(founding)
+    decoded = tuple(records.decode(raw) for raw in others)
+    sequence = 0
+    for record in decoded:
+        body = record.body
+        if not isinstance(body, AuthorityRecord) or body.sequence <= sequence:
+            raise Rejected(Reason.WRONG_ORDER, "not authority records in order of sequence")
+        if record.community != state.community:
+            raise Rejected(Reason.OTHER_COMMUNITY, "an authority record of another community")
+        if record.key_id != state.genesis.authority.thumbprint:
+            raise Rejected(Reason.UNKNOWN_KEY, "not signed by the community's authority")
+        record.envelope.verify(state.genesis.authority)
+        sequence = body.sequence
+    return Community(founding, decoded, state)
+
+
+def encode_community(community: Community) -> str:
+    """The text of `community.pub`."""
+    data = cbor.encode([community.genesis.raw, *(record.raw for record in community.records)])
+    body = "\n".join(wrap(base64.b64encode(data).decode(), _LINE))
+    return f"{community.parameters.name}\n{community.id.hex()}\n{_BEGIN}\n{body}\n{_END}\n"
+
+
+def decode_community(text: str) -> Community:
+    """Reads `community.pub`. Only what stands between the two marker lines is believed.
+
+    Raises:
+        Rejected: MALFORMED, or what `trust` raises.
+    """
+    _, begin, rest = text.partition(_BEGIN)
+    body, end, _ = rest.partition(_END)
+    if not begin or not end:
+        raise Rejected(Reason.MALFORMED, "not a community.pub file: its marker lines are missing")
+    try:
+        data = base64.b64decode("".join(body.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise Rejected(Reason.MALFORMED, "community.pub is not base64") from None
+    match cbor.decode(data):
+        case [bytes(genesis), *others]:
+            return trust(genesis, [raw for raw in others if isinstance(raw, bytes)])
+        case _:
+            raise Rejected(Reason.MALFORMED, "community.pub holds no records")

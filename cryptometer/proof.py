@@ -1,0 +1,135 @@
+"""A proof that travels: one record, shown offline to stand in a community's ledger.
+
+The file is a C2SP tlog-proof. Its `extra` line carries the record itself and, for a meter's
+record, the registration of the meter's key: so the way back to the authority is whole.
+"""
+
+import base64
+import binascii
+from dataclasses import dataclass
+
+from cryptometer import cbor, merkle, records
+from cryptometer.community import Community
+from cryptometer.errors import Reason, Rejected
+from cryptometer.keys import PublicKey
+from cryptometer.records import (
+    AuthorityRecord,
+    ChainRecord,
+    Checkpoint,
+    Genesis,
+    Header,
+    Record,
+    Registration,
+    Role,
+)
+
+_MAGIC = "c2sp.org/tlog-proof@v1"
+PATH_MAX = 63  # hashes; a tree of 2^63 leaves has no longer path
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """What a proof shows: `record` is leaf `index` of the ledger that `checkpoint` heads."""
+
+    record: Record
+    index: int
+    checkpoint: Checkpoint
+
+
+def encode_proof(
+    record: Record, registration: Record | None, index: int, path: list[bytes], checkpoint: str
+) -> str:
+    """The text of a proof.
+
+    Args:
+        record: what is proven.
+        registration: of the meter whose record it is; None for authority records and headers.
+        index: the record's leaf.
+        path: its audit path in the tree of `checkpoint`.
+        checkpoint: a signed note.
+    """
+    carried = [record.raw] if registration is None else [record.raw, registration.raw]
+    lines = [_MAGIC, f"extra {_text(cbor.encode(carried))}", f"index {index}"]
+    lines += [_text(one) for one in path]
+    return "\n".join(lines) + "\n\n" + checkpoint
+
+
+def verify_proof(text: str, community: Community) -> Proven:
+    """Checks a proof with nothing but the community's public keys.
+
+    Raises:
+        Rejected: the first thing that does not hold.
+    """
+    head, separator, signed = text.partition("\n\n")
+    lines = head.split("\n")
+    if not separator or len(lines) < 3 or lines[0] != _MAGIC:
+        raise Rejected(Reason.MALFORMED, "not a tlog-proof file")
+    extra, index = _field(lines[1], "extra"), _field(lines[2], "index")
+    if not (index.isascii() and index.isdigit()) or len(lines) - 3 > PATH_MAX:
+        raise Rejected(Reason.MALFORMED, "the proof's index or path is not one")
+    checkpoint = community.open_checkpoint(signed.encode())
+    record, key = _open_carried(_data(extra), community)
+    record.envelope.verify(key)
+    path = [_data(line) for line in lines[3:]]
+    leaf = merkle.leaf_hash(record.raw)
+    merkle.verify_inclusion(leaf, int(index), checkpoint.size, path, checkpoint.root)
+    return Proven(record, int(index), checkpoint)
+
+
+def _open_carried(data: bytes, community: Community) -> tuple[Record, PublicKey]:
+    match cbor.decode(data):
+        case [bytes(raw)]:
+            record, registration = records.decode(raw), None
+        case [bytes(raw), bytes(registered)]:
+            record, registration = records.decode(raw), records.decode(registered)
+        case _:
+            raise Rejected(Reason.MALFORMED, "the proof carries no record")
+    if record.community != community.id:
+        raise Rejected(Reason.OTHER_COMMUNITY, "a record of another community")
+    authority = community.parameters.authority
+    match record.body:
+        case ChainRecord() as body:
+            return record, _meter_key(body, record, registration, community)
+        case Genesis() | AuthorityRecord() if record.key_id == authority.thumbprint:
+            return record, authority
+        case Header():
+            for key in community.keys_of(Role.GATEWAY):
+                if key.thumbprint == record.key_id:
+                    return record, key
+    raise Rejected(Reason.UNKNOWN_KEY, f"this {record.body.KIND} is not signed by one entitled to")
+
+
+def _meter_key(
+    body: ChainRecord, record: Record, registration: Record | None, community: Community
+) -> PublicKey:
+    if registration is None or registration.community != community.id:
+        raise Rejected(Reason.UNKNOWN_KEY, "the proof lacks the registration of the meter's key")
+    registration.envelope.verify(community.parameters.authority)
+    match registration.body:
+        case Registration(role=Role.METER, name=name, key=key) if (
+            name == body.meter and key.thumbprint == record.key_id
+        ):
+            return key
+        case _:
+            raise Rejected(Reason.UNKNOWN_KEY, "the registration is not that of the record's key")
+
+
+def _field(line: str, name: str) -> str:
+    found, _, value = line.partition(" ")
+    if found != name:
+        raise Rejected(Reason.MALFORMED, f"the proof lacks its line {name!r}")
+    return value
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _data(text: str) -> bytes:
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise Rejected(Reason.MALFORMED, "the proof holds a line that is not base64") from None
+    if _text(data) != text:
+        raise Rejected(Reason.MALFORMED, "the proof holds base64 that is not canonical")
+    return data

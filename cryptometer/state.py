@@ -1,0 +1,388 @@
+"""What a community is after a block: parties, chains, energy. Derived by applying blocks, never
+stored as a truth of its own; gateway, node and auditor hold the same values.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+from cryptometer import records
+from cryptometer.errors import Reason, Rejected
+from cryptometer.keys import PublicKey
+from cryptometer.merkle import Frontier
+from cryptometer.metrology import Side, register_uwh
+from cryptometer.records import (
+    DIGEST,
+    NAME,
+    STEP,
+    Balance,
+    Checkpoint,
+    Genesis,
+    Record,
+    Registration,
+    Role,
+    Use,
+)
+from cryptometer.wire import (
+    UINT_MAX,
+    Choice,
+    Flag,
+    Key,
+    Many,
+    Map,
+    Rational,
+    Text,
+    Uint,
+    wire,
+    wire_optional,
+)
+
+REGISTRATIONS_MAX = 1_000  # of one meter; each is kept, since late records may name it
+LIFETIME_H = 20 * 8766  # longer than a meter's verification lasts; see Head.allowance
+ALLOWANCE_MAX = 2**61
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the authority's chain stands: the next sequence number, and what that record names."""
+
+    sequence: int = wire(0, Uint())
+    previous: bytes = wire(1, DIGEST)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where a chain stands.
+
+    Attributes:
+        sequence: of the record expected next.
+        previous: identity that record must name.
+        register: where it must start; None while the chain has no record: its first one, a run
+            start, sets the register.
+        allowance: pulses the chain may still register. It begins with what the meter's greatest
+            power gives in LIFETIME_H, so that no device can drive a sum out of 63 bits.
+    """
+
+    sequence: int = wire(0, Uint())
+    previous: bytes = wire(1, DIGEST)
+    allowance: int = wire(2, Uint())
+    register: int | None = wire_optional(3, Uint())
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """One registration of a meter, as far as verdicts need it.
+
+    Attributes:
+        ratio: r if the constant is a secondary one, else 1.
+        valid_to: after a revocation, the first sequence number that is refused.
+    """
+
+    registration: bytes = wire(0, DIGEST)
+    key: PublicKey = wire(1, Key())
+    from_step: int = wire(2, STEP)
+    constant: Fraction = wire(3, Rational())
+    ratio: Fraction = wire(4, Rational())
+    lot_pulses: int = wire(5, Uint(1))
+    use: Use = wire(6, Choice(Use))
+    valid_to: int | None = wire_optional(7, Uint())
+
+    def energy_uwh(self, before: int, after: int) -> int:
+        """Energy between two registers in µWh: a difference, so that rounding never adds up."""
+        return register_uwh(after, self.constant, self.ratio) - register_uwh(
+            before, self.constant, self.ratio
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """One meter after a block.
+
+    Attributes:
+        terms: every registration, the newest last.
+        head: where its chain stands.
+        last_step: the newest step a counted record belongs to.
+        closed_step: the newest step it closed, or None.
+        closed_register: the register at that close.
+        open_uwh: counted energy of `last_step` that no close has transferred yet.
+        untransferred_uwh: all counted energy that no close has transferred yet.
+        transferred_uwh: all energy its closes have transferred.
+        quarantined_uwh: all energy the energy verdict set aside.
+        lifetime_uwh: what its greatest power gives in LIFETIME_H: the most it may ever register.
+    """
+
+    name: str = wire(0, NAME)
+    serial: str = wire(1, Text(120))
+    terms: tuple[Terms, ...] = wire(2, Many(Map(Terms), 1, REGISTRATIONS_MAX))
+    head: Head = wire(3, Map(Head))
+    last_step: int = wire(4, STEP)
+    closed_register: int = wire(5, Uint())
+    open_uwh: int = wire(6, Uint())
+    untransferred_uwh: int = wire(7, Uint())
+    transferred_uwh: int = wire(8, Uint())
+    quarantined_uwh: int = wire(9, Uint())
+    lifetime_uwh: int = wire(10, Uint())
+    closed_step: int | None = wire_optional(11, STEP)
+
+    @property
+    def registered_uwh(self) -> int:
+        """All energy its chain has registered, µWh."""
+        return self.untransferred_uwh + self.transferred_uwh + self.quarantined_uwh
+
+    def signed_by(self, key_id: bytes) -> Terms:
+        """The newest terms with this key.
+
+        Raises:
+            Rejected: UNKNOWN_KEY.
+        """
+        for terms in reversed(self.terms):
+            if terms.key.thumbprint == key_id:
+                return terms
+        raise Rejected(Reason.UNKNOWN_KEY, f"the key is not registered for {self.name}")
+
+    def made_under(self, registration: bytes) -> Terms | None:
+        return next((one for one in self.terms if one.registration == registration), None)
+
+    def expected_at(self, step: int) -> bool:
+        """Whether the block of `step` should wait for this meter's close."""
+        newest = self.terms[-1]
+        return (
+            newest.use is Use.GENERATION
+            and newest.valid_to is None
+            and self.terms[0].from_step <= step
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """A registered key that is no meter's."""
+
+    role: Role = wire(0, Choice(Role))
+    name: str = wire(1, NAME)
+    key: PublicKey = wire(2, Key())
+    revoked: bool = wire(3, Flag())
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A community after the block of `step`.
+
+    Attributes:
+        community: identity of the genesis record.
+        genesis: the parameters.
+        step: of the newest block; first_step - 1 before the first.
+        authority: where the authority's chain stands.
+        frontier: of the ledger's tree, headers included.
+        balance: where all energy is.
+        parties: by role and name; meters are in `meters`.
+        meters: by name.
+        keys: key id to role and name, for parties and meters.
+    """
+
+    community: bytes
+    genesis: Genesis
+    step: int
+    authority: Place
+    frontier: Frontier
+    balance: Balance
+    parties: Mapping[tuple[Role, str], Party] = field(default_factory=dict)
+    meters: Mapping[str, Meter] = field(default_factory=dict)
+    keys: Mapping[bytes, tuple[Role, str]] = field(default_factory=dict)
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint(self.frontier.size, self.frontier.root)
+
+    def meter_of(self, key_id: bytes) -> Meter:
+        """The meter a key is registered for.
+
+        Raises:
+            Rejected: UNKNOWN_KEY or WRONG_ROLE.
+        """
+        role, name = self._owner(key_id)
+        if role is not Role.METER:
+            raise Rejected(Reason.WRONG_ROLE, f"the key belongs to the {role} {name}")
+        return self.meters[name]
+
+    def party_of(self, key_id: bytes, role: Role) -> Party:
+        """The party of `role` a key is registered for.
+
+        Raises:
+            Rejected: UNKNOWN_KEY, WRONG_ROLE or REVOKED.
+        """
+        actual, name = self._owner(key_id)
+        if actual is not role:
+            raise Rejected(Reason.WRONG_ROLE, f"the key belongs to the {actual} {name}")
+        party = self.parties[role, name]
+        if party.revoked or party.key.thumbprint != key_id:
+            raise Rejected(Reason.REVOKED, f"the key of the {role} {name} is no longer valid")
+        return party
+
+    def _owner(self, key_id: bytes) -> tuple[Role, str]:
+        owner = self.keys.get(key_id)
+        if owner is None:
+            raise Rejected(Reason.UNKNOWN_KEY, f"no one is registered with key {key_id.hex()}")
+        return owner
+
+
+def found(genesis: Record) -> State:
+    """The state before the first block.
+
+    Raises:
+        Rejected: the record is no genesis, or not signed by the key it names.
+    """
+    body = genesis.body
+    if not isinstance(body, Genesis):
+        raise Rejected(Reason.UNKNOWN_KIND, "not a genesis record")
+    if genesis.key_id != body.authority.thumbprint:
+        raise Rejected(Reason.UNKNOWN_KEY, "a genesis is signed by the authority it names")
+    genesis.envelope.verify(body.authority)
+    if body.first_step == 0:
+        raise Rejected(Reason.MALFORMED, "the first step lies before all time")
+    return State(
+        community=genesis.identity,
+        genesis=body,
+        step=body.first_step - 1,
+        authority=Place(0, genesis.identity),
+        frontier=Frontier(),
+        balance=Balance(0, 0, 0, 0, 0, 0, 0, 0),
+    )
+
+
+def govern(state: State, record: Record) -> State:
+    """The state with `record` as the newest of the authority's chain, not acting yet.
+
+    Raises:
+        Rejected: it is not the authority's next record.
+    """
+    body = record.body
+    at = state.authority.sequence
+    if record.community != state.community:
+        raise Rejected(Reason.OTHER_COMMUNITY, "an authority record of another community")
+    if record.key_id != state.genesis.authority.thumbprint:
+        raise Rejected(Reason.UNKNOWN_KEY, "not signed by the community's authority")
+    record.envelope.verify(state.genesis.authority)
+    match body:
+        case Genesis():
+            sequence, previous = 0, state.community
+        case records.AuthorityRecord():
+            sequence, previous = body.sequence, body.previous
+        case _:
+            raise Rejected(Reason.UNKNOWN_KIND, f"the authority writes no {body.KIND}")
+    if sequence != at or previous != state.authority.previous:
+        reason = Reason.GAP if sequence > at else Reason.FORK
+        raise Rejected(reason, f"authority record {sequence} where {at} is expected")
+    return replace(state, authority=Place(at + 1, record.identity))
+
+
+def act(state: State, record: Record) -> State:
+    """The state once an authority record acts: after the block that holds it.
+
+    Raises:
+        Rejected: it contradicts what is registered. It stands in the ledger then, without effect.
+    """
+    match record.body:
+        case Registration(role=Role.METER) as body:
+            return _register_meter(state, body, record.identity)
+        case Registration() as body:
+            return _register_party(state, body)
+        case records.Revocation() as body:
+            return _revoke(state, body)
+        case records.ReAnchor() as body:
+            return _re_anchor(state, body, record.identity)
+        case _:
+            return state
+
+
+def _register_meter(state: State, body: Registration, identity: bytes) -> State:
+    details = body.meter
+    if details is None:
+        raise Rejected(Reason.MALFORMED, f"the registration of {body.name} describes no meter")
+    ratings = details.ratings
+    if not details.coarse and details.lot_pulses > ratings.pulses_per_lot(state.genesis.step_s):
+        raise Rejected(Reason.LOT_ABOVE_V, f"the registration of {body.name} allows lots above V")
+    secondary = details.constant_side is Side.SECONDARY
+    terms = Terms(
+        identity,
+        body.key,
+        body.from_step,
+        details.constant,
+        details.ratio if secondary else Fraction(1),
+        details.lot_pulses,
+        details.use,
+    )
+    lifetime_uwh = int(ratings.power_w(details.i_max_ma) * LIFETIME_H * 10**6)
+    known = state.meters.get(body.name)
+    spent_uwh = 0 if known is None else known.registered_uwh
+    allowance = max(0, int((lifetime_uwh - spent_uwh) / ratings.pulse_uwh))
+    fresh = Head(0, identity, min(allowance, ALLOWANCE_MAX))
+    if known is None:
+        meter = Meter(body.name, details.serial, (terms,), fresh, 0, 0, 0, 0, 0, 0, lifetime_uwh)
+    else:
+        started = known.head.register is not None
+        meter = replace(
+            known,
+            serial=details.serial,
+            terms=(*known.terms, terms),
+            head=replace(known.head, allowance=fresh.allowance) if started else fresh,
+            lifetime_uwh=max(lifetime_uwh, known.lifetime_uwh),
+        )
+    meters = {**state.meters, body.name: meter}
+    if sum(one.lifetime_uwh for one in meters.values()) > UINT_MAX:
+        raise Rejected(Reason.TOO_MANY, f"with {body.name}, energies could leave 63 bits")
+    return replace(state, meters=meters, keys=_with_key(state, body.key, (Role.METER, body.name)))
+
+
+def _register_party(state: State, body: Registration) -> State:
+    if body.meter is not None:
+        raise Rejected(Reason.MALFORMED, f"the {body.role} {body.name} is no meter")
+    owner = (body.role, body.name)
+    return replace(
+        state,
+        parties={**state.parties, owner: Party(body.role, body.name, body.key, revoked=False)},
+        keys=_with_key(state, body.key, owner),
+    )
+
+
+def _with_key(
+    state: State, key: PublicKey, owner: tuple[Role, str]
+) -> Mapping[bytes, tuple[Role, str]]:
+    if state.keys.get(key.thumbprint, owner) != owner:
+        taken = " ".join(state.keys[key.thumbprint])
+        raise Rejected(Reason.WRONG_ROLE, f"the key is registered already, for the {taken}")
+    return {**state.keys, key.thumbprint: owner}
+
+
+def _revoke(state: State, body: records.Revocation) -> State:
+    if body.role is not Role.METER:
+        owner = (body.role, body.name)
+        if owner not in state.parties:
+            raise Rejected(Reason.UNKNOWN_KEY, f"no {body.role} {body.name} is registered")
+        revoked = replace(state.parties[owner], revoked=True)
+        return replace(state, parties={**state.parties, owner: revoked})
+    meter = _known_meter(state, body.name)
+    valid_to = 0 if body.last is None else body.last.sequence + 1
+    terms = tuple(
+        replace(one, valid_to=valid_to if one.valid_to is None else min(valid_to, one.valid_to))
+        for one in meter.terms
+    )
+    return replace(state, meters={**state.meters, meter.name: replace(meter, terms=terms)})
+
+
+def _re_anchor(state: State, body: records.ReAnchor, identity: bytes) -> State:
+    meter = _known_meter(state, body.meter)
+    if body.at < meter.head.sequence:
+        raise Rejected(
+            Reason.FORK, f"{body.meter} has {meter.head.sequence} records; its chain cannot go back"
+        )
+    head = Head(body.at, identity, meter.head.allowance, body.register)
+    # A register that was set anew must not be taken for energy by the next close.
+    anchored = replace(meter, head=head, closed_register=body.register)
+    return replace(state, meters={**state.meters, meter.name: anchored})
+
+
+def _known_meter(state: State, name: str) -> Meter:
+    meter = state.meters.get(name)
+    if meter is None:
+        raise Rejected(Reason.UNKNOWN_KEY, f"no meter {name} is registered")
+    return meter
