@@ -111,7 +111,8 @@ class Ending(StrEnum):
     FIRST = "first"  # there was no run before
     STOPPED = "stopped"  # ended in order
     UNKNOWN = "unknown"  # killed, crashed or power cut
-    RE_ANCHORED = "re-anchored"
+    LINE_LOST = "line-lost"  # the pulse line was gone for a while
+    RE_ANCHORED = "re-anchored"  # the authority let the chain go on after a break
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,82 @@
+"""The one place where drivers are chosen: by name, from configuration, imported only then."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cryptometer.errors import ConfigurationError
+from cryptometer.settings import read_settings, setting
+from hal.clock import ScaledClock, SystemClock
+from hal.ports import Clock, PulseSource
+
+SOURCES = ("serial", "gpio", "sim")
+CLOCKS = ("system", "scaled")
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledSettings:
+    """The table `[clock]` with `driver = "scaled"`."""
+
+    speed: int = setting("how many community seconds pass in a machine second")
+    origin_ms: int = setting("community time at the anchor, ms since the Unix epoch")
+    anchor_ms: int = setting("the machine's CLOCK_MONOTONIC at that moment, ms")
+
+
+@dataclass(frozen=True, slots=True)
+class SystemSettings:
+    """The table `[clock]` with `driver = "system"`, the default: it has no settings."""
+
+
+def open_source(table: Mapping[str, object]) -> PulseSource:
+    """Opens the line that a table `[source]` describes.
+
+    Raises:
+        ConfigurationError: no such driver, a package is missing, or a setting is wrong.
+        LineLost: the line cannot be opened now.
+    """
+    driver, rest = _driver(table, "[source]", SOURCES)
+    try:
+        match driver:
+            case "serial":
+                from hal.serial_line import SerialLine, SerialSettings  # noqa: PLC0415
+
+                return SerialLine(read_settings(SerialSettings, rest, "[source]"))
+            case "gpio":
+                from hal.gpio_line import GpioLine, GpioSettings  # noqa: PLC0415
+
+                return GpioLine(read_settings(GpioSettings, rest, "[source]"))
+            case _:
+                from hal.sim_line import SimSettings, SimulatedLine  # noqa: PLC0415
+
+                return SimulatedLine(read_settings(SimSettings, rest, "[source]"))
+    except ImportError as error:
+        raise ConfigurationError(
+            f"the driver {driver!r} needs a package that is missing ({error.name}):"
+            f" pip install 'cryptometer[{'gpio' if driver == 'gpio' else 'firmware'}]', or"
+            f" Debian's python3-{'libgpiod' if driver == 'gpio' else 'serial'}"
+        ) from None
+
+
+def open_clock(table: Mapping[str, object]) -> Clock:
+    """Opens the clock that a table `[clock]` describes; the system's when it is empty.
+
+    Raises:
+        ConfigurationError: no such driver, or a setting is wrong.
+    """
+    driver, rest = _driver({"driver": "system", **table}, "[clock]", CLOCKS)
+    if driver == "system":
+        read_settings(SystemSettings, rest, "[clock]")
+        return SystemClock()
+    scaled = read_settings(ScaledSettings, rest, "[clock]")
+    if scaled.speed < 1:
+        raise ConfigurationError("[clock] speed is at least 1")
+    return ScaledClock(scaled.speed, scaled.origin_ms, scaled.anchor_ms)
+
+
+def _driver(
+    table: Mapping[str, object], where: str, known: tuple[str, ...]
+) -> tuple[str, dict[str, object]]:
+    rest = dict(table)
+    driver = rest.pop("driver", None)
+    if not isinstance(driver, str) or driver not in known:
+        raise ConfigurationError(f"{where} driver is one of {', '.join(known)}, not {driver!r}")
+    return driver, rest

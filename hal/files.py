@@ -1,0 +1,164 @@
+"""Durable files: a real folder, and a simulated one that can lose what was not synced."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from hal.faults import Point, passing
+
+_NEW = ".new"  # what a half-finished `put` leaves; never read
+
+
+class DiskDirectory:
+    """A folder on a real file system; made with mode 0700 when missing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._open: dict[str, int] = {}
+        self._fresh: set[str] = set()  # names not yet durable in the folder
+
+    def names(self) -> list[str]:
+        return sorted(
+            entry.name
+            for entry in self.path.iterdir()
+            if entry.is_file() and not entry.name.endswith(_NEW)
+        )
+
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+    def append(self, name: str, data: bytes) -> None:
+        passing(Point.FILE_APPEND)
+        descriptor = self._open.get(name)
+        if descriptor is None:
+            descriptor = self._open_file(name)
+        view = memoryview(data)
+        while view:  # a short write is legal; the rest follows or the next call says why not
+            view = view[os.write(descriptor, view) :]
+        passing(Point.FILE_APPENDED)
+
+    def sync(self, names: Sequence[str]) -> None:
+        for name in names:
+            descriptor = self._open.get(name)
+            os.fdatasync(self._open_file(name) if descriptor is None else descriptor)
+        if self._fresh:
+            sync_folder(self.path)
+            self._fresh.clear()
+        passing(Point.FILE_SYNCED)
+
+    def truncate(self, name: str, size: int) -> None:
+        descriptor = os.open(self.path / name, os.O_WRONLY)
+        try:
+            os.ftruncate(descriptor, size)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        passing(Point.FILE_TRUNCATED)
+
+    def put(self, name: str, data: bytes) -> None:
+        self._forget(name)
+        put_file(self.path / name, data)
+
+    def remove(self, name: str) -> None:
+        self._forget(name)
+        (self.path / name).unlink(missing_ok=True)
+        passing(Point.FILE_REMOVED)
+
+    def free_bytes(self) -> int:
+        room = os.statvfs(self.path)
+        return room.f_bavail * room.f_frsize
+
+    def close(self) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+
+    def _open_file(self, name: str) -> int:
+        path = self.path / name
+        if not path.exists():
+            self._fresh.add(name)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        self._open[name] = os.open(path, flags, 0o600)
+        return self._open[name]
+
+    def _forget(self, name: str) -> None:
+        descriptor = self._open.pop(name, None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def put_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Replaces a file: durable once it returns, the old or the new content at any instant."""
+    beside = path.with_name(path.name + _NEW)
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        os.fchmod(descriptor, mode)  # the umask has no say over a key or a credential
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    passing(Point.FILE_PUT_WRITTEN)
+    beside.replace(path)
+    passing(Point.FILE_PUT_RENAMED)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Makes the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class SimulatedDirectory:
+    """A folder in memory that knows what a power cut would leave; the twin of DiskDirectory."""
+
+    def __init__(self, room_bytes: int = 2**30) -> None:
+        self._live: dict[str, bytearray] = {}
+        self._durable: dict[str, bytes] = {}
+        self._room_bytes = room_bytes
+
+    def names(self) -> list[str]:
+        return sorted(self._live)
+
+    def read(self, name: str) -> bytes:
+        return bytes(self._live[name])
+
+    def append(self, name: str, data: bytes) -> None:
+        if len(data) > self.free_bytes():
+            raise OSError(28, "No space left on device")
+        self._live.setdefault(name, bytearray()).extend(data)
+
+    def sync(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._durable[name] = bytes(self._live[name])
+
+    def truncate(self, name: str, size: int) -> None:
+        del self._live[name][size:]
+        self.sync([name])
+
+    def put(self, name: str, data: bytes) -> None:
+        self._live[name] = bytearray(data)
+        self.sync([name])
+
+    def remove(self, name: str) -> None:
+        self._live.pop(name, None)
+        self._durable.pop(name, None)
+
+    def free_bytes(self) -> int:
+        return self._room_bytes - sum(map(len, self._live.values()))
+
+    def cut_power(self, torn_bytes: int = 0) -> None:
+        """Loses what was not synced, except the first `torn_bytes` of each file's lost tail."""
+        survived = {}
+        for name, content in self._live.items():
+            kept = len(self._durable.get(name, b"")) + torn_bytes
+            if name in self._durable or torn_bytes:
+                survived[name] = bytearray(content[:kept])
+        self._live = survived
+        self._durable = {name: bytes(content) for name, content in survived.items()}

@@ -1,0 +1,269 @@
+"""The line to the broker. Reconnects for ever with jittered back-off; keeps no message of its own.
+
+What must arrive is kept by the caller until an end-to-end acknowledgement: a broker's own
+acknowledgement is not durable. MQTT 3.1.1 is enough and is what every broker speaks.
+"""
+
+import contextlib
+import os
+import queue
+import random
+import ssl
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+
+from cryptometer.errors import ConfigurationError
+from cryptometer.settings import setting
+
+KEEPALIVE_S = 30
+BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 60.0
+INCOMING_MAX = 10_000  # messages; beyond it the network thread waits, and the broker with it
+IN_FLIGHT_MAX = 1_000
+_QOS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerSettings:
+    """The table `[broker]`: overrides what the bundle brought, field by field."""
+
+    url: str = setting("mqtt://host:port, or mqtts://host:port for TLS", "")
+    ca_file: str = setting("PEM file of the CA that signed the broker's certificate", "")
+    certificate_file: str = setting("PEM file of the client certificate", "")
+    key_file: str = setting("PEM file of the client certificate's key", "")
+    username: str = setting("user name at the broker", "")
+    password_file: str = setting("file that holds the password", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message that came. `token` is given back to `Link.confirm`."""
+
+    topic: str
+    payload: bytes
+    retained: bool
+    token: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The broker has accepted us; subscriptions are on their way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The broker is out of reach, or refuses us: why, for people."""
+
+    reason: str
+
+
+Event = Message | Connected | Disconnected
+
+
+class Link:
+    """One program's connection. `fileno` polls readable while events wait."""
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        client_id: str,
+        subscriptions: Sequence[str],
+        *,
+        will_topic: str | None = None,
+        keep_session: bool = False,
+    ) -> None:
+        """
+        Args:
+            settings: where the broker is, and our credential.
+            client_id: unique at the broker.
+            subscriptions: topic filters, QoS 1.
+            will_topic: where the broker says "offline", retained, once we are gone.
+            keep_session: the broker keeps messages for us while we are away.
+
+        Raises:
+            ConfigurationError: the URL or a file is wrong.
+        """
+        self._host, self._port, self._tls = _address(settings)
+        self._settings = settings
+        self._client_id = client_id
+        self._subscriptions = list(subscriptions)
+        self._will_topic = will_topic
+        self._keep_session = keep_session
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._room = threading.Semaphore(INCOMING_MAX)
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._stop = threading.Event()
+        self._gone = threading.Event()
+        self._lock = threading.Lock()
+        self._client: paho.Client | None = None
+        self._why = ""
+        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Leaves the broker in order; returns once the thread has ended."""
+        self._stop.set()
+        self._room.release(INCOMING_MAX)  # a network thread that waits for room must end too
+        with self._lock:
+            if self._client is not None:
+                self._client.disconnect()
+        self._gone.wait(timeout=1)
+        self._gone.set()
+        self._thread.join(timeout=5)
+        os.close(self._wake)
+
+    def fileno(self) -> int:
+        return self._wake
+
+    def drain(self, most: int) -> list[Event]:
+        """Takes up to `most` events; never blocks."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        events: list[Event] = []
+        while len(events) < most:
+            try:
+                event = self._events.get_nowait()
+            except queue.Empty:
+                return events
+            if isinstance(event, Message):
+                self._room.release()
+            events.append(event)
+        os.eventfd_write(self._wake, 1)  # more may wait
+        return events
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
+        """Hands a message to the network thread; False when there is no connection to send on."""
+        with self._lock:
+            client = self._client
+            if client is None or not client.is_connected():
+                return False
+            return client.publish(topic, payload, _QOS, retain).rc == paho.MQTT_ERR_SUCCESS
+
+    def confirm(self, token: tuple[int, int]) -> None:
+        """Tells the broker that a message is done with. Without it, it comes again."""
+        generation, mid = token
+        with self._lock:
+            if self._client is not None and generation == id(self._client):
+                self._client.ack(mid, _QOS)
+
+    def _run(self) -> None:
+        backoff_s = BACKOFF_FIRST_S
+        while not self._stop.is_set():
+            if self._serve():
+                backoff_s = BACKOFF_FIRST_S
+            if self._stop.is_set():
+                break
+            self._put(Disconnected(self._why))
+            # Jitter: after a broker's restart its clients must not all come at one moment.
+            self._stop.wait(random.uniform(backoff_s / 2, backoff_s))  # noqa: S311
+            backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+
+    def _serve(self) -> bool:
+        """One connection, from its beginning to its end; True if the broker accepted it."""
+        # A new client each time: paho would send its own unacknowledged messages again, in an
+        # order that is not ours.
+        client = self._make_client()
+        accepted = threading.Event()
+        self._gone.clear()
+
+        def on_connect(_c: Any, _u: Any, _f: Any, code: Any, _p: Any) -> None:
+            if code.is_failure:
+                self._why = f"the broker refuses us: {code}"
+                client.disconnect()
+                return
+            for topic in self._subscriptions:
+                client.subscribe(topic, _QOS)
+            accepted.set()
+            self._put(Connected())
+
+        def on_message(_c: Any, _u: Any, message: paho.MQTTMessage) -> None:
+            self._room.acquire()
+            token = (id(client), message.mid)
+            self._put(Message(message.topic, bytes(message.payload), message.retain, token))
+
+        def on_disconnect(*_: Any) -> None:
+            self._gone.set()
+
+        client.on_connect = on_connect
+        client.on_disconnect = on_disconnect
+        client.on_message = on_message
+        try:
+            client.connect(self._host, self._port, KEEPALIVE_S)
+        except (OSError, ValueError) as error:
+            self._why = f"cannot reach {self._host}:{self._port}: {error}"
+            return False
+        with self._lock:
+            self._client = client
+        self._why = "the connection broke"
+        client.loop_start()
+        self._gone.wait()
+        with self._lock:
+            self._client = None
+        client.loop_stop()
+        return accepted.is_set()
+
+    def _make_client(self) -> paho.Client:
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._client_id,
+            clean_session=not self._keep_session,
+            protocol=paho.MQTTv311,
+            manual_ack=True,
+            reconnect_on_failure=False,
+        )
+        client.max_inflight_messages_set(IN_FLIGHT_MAX)
+        client.connect_timeout = 10.0
+        if self._tls is not None:
+            client.tls_set_context(self._tls)
+        if self._settings.username:
+            client.username_pw_set(self._settings.username, _password(self._settings))
+        if self._will_topic is not None:
+            client.will_set(self._will_topic, b"offline", _QOS, retain=True)
+        return client
+
+    def _put(self, event: Event) -> None:
+        self._events.put(event)
+        try:
+            os.eventfd_write(self._wake, 1)
+        except OSError:
+            return  # closed: `stop` did not wait for us any longer
+
+
+def _address(settings: BrokerSettings) -> tuple[str, int, ssl.SSLContext | None]:
+    parts = urlsplit(settings.url)
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if parts.scheme not in ("mqtt", "mqtts") or not host:
+        raise ConfigurationError(
+            f"the broker's url is mqtt://host:port or mqtts://host:port, not {settings.url!r}"
+        )
+    if parts.scheme == "mqtt":
+        return host, port or 1883, None
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file or None)
+        if settings.certificate_file:
+            context.load_cert_chain(settings.certificate_file, settings.key_file or None)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigurationError(f"a TLS file of the broker cannot be used: {error}") from None
+    return host, port or 8883, context
+
+
+def _password(settings: BrokerSettings) -> str | None:
+    if not settings.password_file:
+        return None
+    try:
+        return Path(settings.password_file).read_text().strip()
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot read {settings.password_file}: {error.strerror}"
+        ) from None

@@ -1,0 +1,112 @@
+"""What the programs may ask of a machine: one Protocol per capability, each with its guarantee."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cryptometer.steps import Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What one look at a pulse line brought.
+
+    Attributes:
+        pulses: pulses that waited, all of them.
+        captured_ns: machine monotonic capture time of each, where the kernel gives it; else empty,
+            and every pulse came between the look before and this one.
+        noise: received bytes or edges that were no pulse.
+        lost: pulses or edges the kernel says it dropped.
+    """
+
+    pulses: int
+    captured_ns: tuple[int, ...] = ()
+    noise: int = 0
+    lost: int = 0
+
+
+class LineLost(Exception):  # noqa: N818 - a state of the line, for the loop to act on
+    """The line is gone (unplugged, or its device was removed); it may come back."""
+
+
+class PulseSource(Protocol):
+    """One pulse line. Opening it drops nothing that waits in the kernel's buffer."""
+
+    @property
+    def latency_ns(self) -> int:
+        """How long after its emission a pulse may still be on its way to `take`."""
+        ...
+
+    def fileno(self) -> int:
+        """A descriptor that polls readable when `take` would bring something."""
+        ...
+
+    def take(self) -> Taken:
+        """Takes all that waits; never blocks.
+
+        Raises:
+            LineLost: the line is gone.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class Clock(Protocol):
+    """The clocks of one machine."""
+
+    @property
+    def boot_id(self) -> bytes:
+        """16 bytes that differ between boots: monotonic times compare only within one."""
+        ...
+
+    def now(self) -> Instant:
+        """Community time. In a scaled clock monotonic and UTC time both run faster."""
+        ...
+
+    def machine_ns(self) -> int:
+        """Monotonic time of the machine itself, for time-outs and intervals of its own."""
+        ...
+
+    def community_ns(self, machine_ns: int) -> int:
+        """The community's monotonic time at a machine time."""
+        ...
+
+    def machine_wait_s(self, community_ns: int) -> float:
+        """How long the machine waits for this much community time to pass."""
+        ...
+
+
+class Directory(Protocol):
+    """The files of one folder, by flat names. Every failed write or sync raises OSError, after
+    which nothing more may be written: the program stops, and recovery decides."""
+
+    def names(self) -> list[str]:
+        """The files there, sorted."""
+        ...
+
+    def read(self, name: str) -> bytes: ...
+
+    def append(self, name: str, data: bytes) -> None:
+        """Adds to the end of a file, made when missing. Once it returns, the death of the program
+        does not lose the data; a power cut may."""
+        ...
+
+    def sync(self, names: Sequence[str]) -> None:
+        """Once it returns, what was appended to these files, and their names, survive a power
+        cut."""
+        ...
+
+    def truncate(self, name: str, size: int) -> None:
+        """Cuts a file to its first `size` bytes, durably."""
+        ...
+
+    def put(self, name: str, data: bytes) -> None:
+        """Replaces a file: durable once it returns, all or nothing at any instant."""
+        ...
+
+    def remove(self, name: str) -> None: ...
+
+    def free_bytes(self) -> int:
+        """Room left on the file system."""
+        ...
