@@ -1,0 +1,63 @@
+"""The file `meter.toml`: read once, at start. What the registration says overrides it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cryptometer.settings import read_settings, setting
+from hal.mqtt import BrokerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """The table `[batch]`: when lots are signed together."""
+
+    delay_community_ms: int = setting("longest wait of a closed lot for its batch", 60_000)
+    lots: int = setting("lots in a batch; 1 gives one record per lot, as in paper A", 1_000)
+
+
+@dataclass(frozen=True, slots=True)
+class JournalSettings:
+    """The table `[journal]`: what a power cut may cost, and what the card must bear."""
+
+    sync_machine_ms: int = setting(
+        "pulses become durable at least this often; a power cut loses at most so much", 5_000
+    )
+    watch_machine_ms: int = setting(
+        "how often 'watched until now' is journalled while no pulse comes; bounds the interval"
+        " a restart declares as not watched",
+        30_000,
+    )
+    limit_mb: int = setting("room for signed records, acknowledged ones included", 256)
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxSettings:
+    """The table `[outbox]`: how records travel."""
+
+    window: int = setting("records on their way at once", 64)
+    isolated_machine_ms: int = setting(
+        "without acknowledgement for so long, batches stretch to a whole step", 900_000
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole file."""
+
+    state: str = setting("folder for key, enrolment, journal and outbox", "/var/lib/cryptometer")
+    source: dict[str, Any] = setting("the pulse line: see the driver's own settings")
+    clock: dict[str, Any] = field(default_factory=dict, metadata={"doc": "the clock"})
+    batch: BatchSettings = setting("when lots are signed together")
+    journal: JournalSettings = setting("durability and wear")
+    outbox: OutboxSettings = setting("how records travel")
+    broker: BrokerSettings = setting("overrides of the bundle's broker")
+
+
+def read_config(table: Mapping[str, object]) -> Config:
+    """Reads the parsed file.
+
+    Raises:
+        ConfigurationError: naming the setting, and what to do.
+    """
+    return read_settings(Config, table, "meter.toml")

@@ -1,0 +1,246 @@
+"""Applies journalled events to the count. Normal work and recovery use the same `apply`.
+
+Pulses that cannot be dated yet, or belong to no registration yet, wait here in order, with the
+boot and the monotonic time they came at; once both are known they are counted as if just given.
+"""
+
+from dataclasses import dataclass
+
+from cryptometer.records import REGISTER, Ending, Mark
+from cryptometer.steps import NS_PER_S
+from cryptometer.wire import UINT_MAX, Bytes, Choice, Many, Map, Row, Uint, wire, wire_optional
+from firmware.events import (
+    BOOT,
+    EVENT_MAX,
+    Began,
+    Dated,
+    Ended,
+    Event,
+    Noticed,
+    Pulses,
+    Watched,
+    decode_event,
+    encode_event,
+)
+from firmware.lots import BLANK, Draft, Limits, Lots, LotState, Signed, Terms
+from firmware.timekeeping import STEPPED_MS, Dating
+
+WAITING_MAX = 20_000  # events kept apart while they wait; beyond it neighbours are merged: 2 MB
+MERGE_NS = NS_PER_S  # waiting pulses that came within a second are kept as one portion
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An event that waits, with its boot."""
+
+    boot: bytes = wire(0, BOOT)
+    event: bytes = wire(1, Bytes(1, EVENT_MAX))
+    ending: Ending = wire(2, Choice(Ending))
+
+
+@dataclass(frozen=True, slots=True)
+class BootDating:
+    """The newest dating of a boot whose events wait."""
+
+    boot: bytes = wire(0, BOOT)
+    dating: Dating = wire(1, Row(Dating))
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All a counter knows; stands at the head of every journal segment.
+
+    Attributes:
+        register: pulses given in all; those beyond `lots.register` wait.
+        boot: the boot of the newest run.
+        mono_ns: the newest monotonic time of that boot.
+        ending: how the newest run ended, UNKNOWN while it is on.
+        dating: of that boot.
+        datings: of earlier boots whose events wait.
+    """
+
+    register: int = wire(0, REGISTER)
+    boot: bytes = wire(1, BOOT)
+    mono_ns: int = wire(2, Uint())
+    ending: Ending = wire(3, Choice(Ending))
+    lots: LotState = wire(4, Map(LotState))
+    waiting: tuple[Waiting, ...] = wire(5, Many(Row(Waiting), 0, 2 * WAITING_MAX))
+    datings: tuple[BootDating, ...] = wire(6, Many(Row(BootDating), 0, 2 * WAITING_MAX))
+    dating: Dating | None = wire_optional(7, Row(Dating))
+
+
+BLANK_SNAPSHOT = Snapshot(0, bytes(16), 0, Ending.FIRST, BLANK, (), ())
+
+
+class Counter:
+    """Counts one line. Give it events in order; take drafts in the order of the meter's chain."""
+
+    def __init__(self, snapshot: Snapshot, terms: Terms | None, limits: Limits) -> None:
+        self.register = snapshot.register
+        self.dating = snapshot.dating
+        self.limits = limits
+        self._boot = snapshot.boot
+        self._mono_ns = snapshot.mono_ns
+        self._ending = snapshot.ending
+        self._waiting: list[tuple[bytes, Event, Ending]] = [
+            (one.boot, decode_event(one.event), one.ending) for one in snapshot.waiting
+        ]
+        self._datings = {one.boot: one.dating for one in snapshot.datings}
+        self._blank_lots = snapshot.lots
+        self._lots = None if terms is None else Lots(snapshot.lots, terms, limits)
+
+    def resume(self, signed: Signed) -> None:
+        """Tells what is signed already; before journalled events are applied again."""
+        if self._lots is not None:
+            self._lots.resume(signed)
+        self.register = max(self.register, signed.register)
+
+    def snapshot(self) -> Snapshot:
+        """All there is to know, once the drafts have been taken."""
+        return Snapshot(
+            self.register,
+            self._boot,
+            self._mono_ns,
+            self._ending,
+            self._blank_lots if self._lots is None else self._lots.state(),
+            tuple(Waiting(boot, encode_event(event), end) for boot, event, end in self._waiting),
+            tuple(BootDating(boot, dating) for boot, dating in self._datings.items()),
+            self.dating,
+        )
+
+    def take_drafts(self) -> list[Draft]:
+        """The drafts since the last call, in order."""
+        if self._lots is None or not self._lots.drafts:
+            return []
+        drafts, self._lots.drafts = self._lots.drafts, []
+        return drafts
+
+    def next_due_ns(self) -> int | None:
+        """The monotonic time by which `Watched` must be applied for a draft to come in time."""
+        if self._lots is None or self.dating is None:
+            return None
+        due_ms = self._lots.next_due_ms()
+        return None if due_ms is None else self.dating.mono_at(due_ms)
+
+    def apply(self, event: Event) -> None:
+        """Counts one event."""
+        match event:
+            case Began(boot=boot, mono_ns=mono_ns, cut=cut):
+                if boot != self._boot:
+                    if self.dating is not None and self._waiting:
+                        self._datings[self._boot] = self.dating
+                    self.dating = None
+                self._boot, self._mono_ns = boot, mono_ns
+                if cut:
+                    self._notice(Mark.CUT, cut)
+            case Dated(dating=dating):
+                if self.dating is not None:
+                    jump_ms = dating.utc_ms(dating.mono_ns) - self.dating.utc_ms(dating.mono_ns)
+                    if abs(jump_ms) > STEPPED_MS:
+                        self._notice(Mark.CLOCK_STEPPED, abs(jump_ms))
+                self.dating = dating
+            case Pulses(register=register, to_ns=to_ns):
+                self.register = max(self.register, register)
+                self._mono_ns = to_ns
+            case Watched(mono_ns=mono_ns) | Ended(mono_ns=mono_ns):
+                self._mono_ns = mono_ns
+            case Noticed(mark=mark, amount=amount):
+                self._notice(mark, amount)
+                return
+        if not isinstance(event, Dated):
+            self._wait(event)
+        if isinstance(event, Ended):
+            self._ending = event.ending
+        elif isinstance(event, Began):
+            self._ending = Ending.UNKNOWN
+        if self._lots is not None and self.dating is not None:
+            self._count_waiting(self._lots, self.dating)
+
+    def _notice(self, mark: int, amount: int) -> None:
+        if self._lots is not None:
+            self._lots.notice(mark, amount)
+
+    def _wait(self, event: Event) -> None:
+        if self._waiting:
+            boot, last, ending = self._waiting[-1]
+            merged = _merge(last, event, MERGE_NS) if boot == self._boot else None
+            if merged is not None:
+                self._waiting[-1] = (boot, merged, ending)
+                return
+        self._waiting.append((self._boot, event, self._ending))
+        if len(self._waiting) > WAITING_MAX:
+            self._merge_waiting()
+
+    def _merge_waiting(self) -> None:
+        """Halves the number of portions: their times get coarser, their pulses stay."""
+        merged: list[tuple[bytes, Event, Ending]] = []
+        alone = False  # whether the newest in `merged` may still take its neighbour in
+        for boot, event, ending in self._waiting:
+            if alone and merged[-1][0] == boot:
+                both = _merge(merged[-1][1], event, within_ns=UINT_MAX)
+                if both is not None:
+                    merged[-1] = (boot, both, merged[-1][2])
+                    alone = False
+                    continue
+            merged.append((boot, event, ending))
+            alone = True
+        self._waiting = merged
+
+    def _count_waiting(self, lots: Lots, dating: Dating) -> None:
+        # An earlier boot that never knew the time goes to the first moment that is known.
+        here = (event for boot, event, _ in self._waiting if boot == self._boot)
+        first_ns = next(map(_begin_ns, here), dating.mono_ns)
+        waiting, self._waiting = self._waiting, []
+        for boot, event, ending in waiting:
+            if boot == self._boot:
+                _count(lots, event, ending, dating)
+            elif boot in self._datings:
+                _count(lots, event, ending, self._datings[boot])
+            else:
+                _count_undated(lots, event, ending, dating, first_ns)
+        self._datings.clear()
+
+
+def _count(lots: Lots, event: Event, ending: Ending, dating: Dating) -> None:
+    match event:
+        case Began(mono_ns=at, software=software):
+            lots.begin_run(dating.utc_ms(at), software, ending, dating.reading(at))
+        case Pulses(register=register, from_ns=from_ns, to_ns=to_ns, waited=waited):
+            from_ms, to_ms = dating.utc_ms(from_ns), dating.utc_ms(to_ns)
+            lots.count(register, from_ms, to_ms, dating.reading(to_ns), waited=bool(waited))
+        case Watched(mono_ns=at):
+            lots.watch(dating.utc_ms(at), dating.reading(at))
+        case Ended(mono_ns=at):
+            lots.watch(dating.utc_ms(at), dating.reading(at))
+            lots.end_run()
+
+
+def _count_undated(lots: Lots, event: Event, ending: Ending, dating: Dating, first_ns: int) -> None:
+    at_ms, clock = dating.utc_ms(first_ns), dating.reading(first_ns)
+    match event:
+        case Began(software=software):
+            lots.begin_run(at_ms, software, ending, clock)
+        case Pulses(register=register):
+            lots.notice(Mark.UNDATED, max(0, register - lots.register))
+            lots.count(register, at_ms, at_ms, clock)
+        case Ended():
+            lots.end_run()
+
+
+def _merge(earlier: Event, later: Event, within_ns: int) -> Event | None:
+    """The two as one event, when they may be told as one."""
+    match earlier, later:
+        case Watched(), Watched():
+            return later
+        case Pulses(from_ns=begin, waited=waited), Pulses() if later.to_ns - begin <= within_ns:
+            return Pulses(later.register, begin, later.to_ns, waited | later.waited)
+        case _:
+            return None
+
+
+def _begin_ns(event: Event) -> int:
+    match event:
+        case Began(mono_ns=at) | Watched(mono_ns=at) | Ended(mono_ns=at) | Pulses(from_ns=at):
+            return at
+        case _:
+            return 0

@@ -1,0 +1,425 @@
+"""The device's one order of work, over injected parts:
+
+    look at the line -> journal (given) -> count -> sign -> make durable -> publish -> let go
+
+Nothing moves on before the step before it holds it, and each step is also where recovery begins.
+"""
+
+import select
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from cryptometer import records
+from cryptometer.errors import Reason, Rejected
+from cryptometer.keys import Signer
+from cryptometer.records import Acknowledgement, Checkpoint, Ending, Mark, Record, Role
+from cryptometer.steps import NS_PER_MS, NS_PER_S, Instant, step_start_ms
+from firmware.chain import Chain, anchored, signed_so_far
+from firmware.config import Config
+from firmware.counter import BLANK_SNAPSHOT, Counter, Snapshot
+from firmware.enrolment import Enrolment
+from firmware.events import Began, Dated, Ended, Event, Noticed, Pulses, Watched
+from firmware.journal import Journal
+from firmware.lots import BLANK, CloseDraft, Draft, Limits, RunDraft, Signed
+from firmware.outbox import Outbox, chain_start
+from firmware.timekeeping import adopt
+from hal.faults import Point, passing
+from hal.mqtt import Connected, Disconnected, Message
+from hal.ports import Clock, Directory, LineLost, PulseSource
+
+MESSAGES_MAX = 100  # taken from the broker in one turn, so that the line is never kept waiting
+LINE_RETRY_NS = 2 * NS_PER_S
+WAIT_MAX_S = 1.0  # the clock is looked at, at least so often
+FREE_BYTES_MIN = 16 * 2**20  # below it the card counts as full
+
+Log = Callable[[str], None]
+
+
+class Connection(Protocol):
+    """What the device needs of its line to the broker (`hal.mqtt.Link`)."""
+
+    def fileno(self) -> int: ...
+    def drain(self, most: int) -> "list[Message | Connected | Disconnected]": ...
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool: ...
+    def confirm(self, token: tuple[int, int]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a device is made of.
+
+    Attributes:
+        open_line: opens the pulse line; raises LineLost while it cannot.
+        connection: None until the device is enrolled.
+        enrolment: None until then, too: pulses are journalled meanwhile.
+        on_registration: keeps authority records that came over the broker; the program starts
+            over with them.
+    """
+
+    clock: Clock
+    open_line: Callable[[], PulseSource]
+    journal_directory: Directory
+    outbox_directory: Directory
+    signer: Signer
+    enrolment: Enrolment | None
+    connection: Connection | None
+    on_registration: Callable[[bytes], bool]
+    log: Log
+
+
+class Device:
+    """One meter's program, from recovery to an orderly end."""
+
+    def __init__(self, parts: Parts, config: Config, software: str) -> None:
+        self._parts = parts
+        self._config = config
+        self._software = software
+        self._clock = parts.clock
+        self._limits = Limits(config.batch.lots, config.batch.delay_community_ms)
+        self._journal = Journal(parts.journal_directory)
+        self._outbox = Outbox(
+            parts.outbox_directory,
+            limit_bytes=config.journal.limit_mb * 2**20,
+            window=config.outbox.window,
+        )
+        self._line: PulseSource | None = None
+        self._line_retry_ns = 0
+        self._looked_ns = 0  # monotonic community time before which every pulse has been taken
+        self._watched_at_ns = 0  # machine time of the newest journalled event
+        self._synced_at_ns = 0
+        self._checkpoint: Checkpoint | None = None
+        self._wants_restart = False
+        self._said = ""
+        self._poll = select.poll()
+        self._chain: Chain | None = None
+        enrolment = parts.enrolment
+        if enrolment is not None:
+            self._topic = f"cryptometer/1/{enrolment.community.id.hex()}"
+            self._chain = Chain(
+                enrolment.meter,
+                enrolment.community.id,
+                enrolment.registration.identity,
+                parts.signer,
+            )
+        if parts.connection is not None:
+            self._poll.register(parts.connection.fileno(), select.POLLIN)
+        self._counter = self._recover()
+
+    @property
+    def status(self) -> str:
+        """One line for the service manager."""
+        end = self._outbox.end
+        signed = end.sequence if end is not None else 0
+        text = f"{self._counter.register} pulses, {signed} records, {self._outbox.waiting} waiting"
+        if self._outbox.stop is not None:
+            text += f", stopped: {self._outbox.stop.reason}"
+        return text
+
+    @property
+    def wants_restart(self) -> bool:
+        """The authority has said something new; the program should begin anew with it."""
+        return self._wants_restart
+
+    def begin(self) -> None:
+        """Opens the line and takes what waits in it."""
+        now = self._clock.now()
+        self._looked_ns = now.mono_ns
+        self._open_line()
+
+    def turn(self) -> None:
+        """One turn of the loop: waits until something is due, then does everything that is."""
+        self._wait()
+        self._look()
+        self._sign()
+        self._make_durable()
+        self._converse()
+
+    def end(self) -> None:
+        """Ends the run in order: what was given is durable, and the next run says so."""
+        if self._line is not None:
+            self._look()
+            self._give([Ended(self._looked_ns, Ending.STOPPED)])
+            self._line.close()
+            self._line = None
+        self._sign()
+        self._journal.sync()
+        self._outbox.sync()
+
+    # --- Recovery --------------------------------------------------------------------------------
+
+    def _recover(self) -> Counter:
+        parts, now_ns = self._parts, self._clock.machine_ns()
+        recovered = self._journal.recover()
+        cuts = self._outbox.recover(now_ns)
+        self._cut_bytes = recovered.cut_bytes + sum(cut.size for cut in cuts)
+        if self._cut_bytes:
+            parts.log(f"set aside damaged bytes: count={self._cut_bytes}")
+        enrolment = parts.enrolment
+        end = self._outbox.end
+        signed = signed_so_far(end) if end is not None else None
+        snapshot = recovered.snapshot
+        if snapshot is None:
+            snapshot = BLANK_SNAPSHOT
+            if signed is not None and enrolment is not None:
+                parts.log("the journal is lost; going on from the newest signed record")
+                snapshot = _from_signed(signed, enrolment.terms.step_s)
+        terms = enrolment.terms if enrolment is not None else None
+        counter = Counter(snapshot, terms, self._limits)
+        if signed is not None:
+            counter.resume(signed)
+        for event in recovered.events:
+            counter.apply(event)
+        drafts = counter.take_drafts()
+        if enrolment is not None and self._chain is not None:
+            # Signed again from the journal, and durable, before the journal lets go of it.
+            self._start_chain(self._chain, enrolment, snapshot)
+            self._sign_drafts(self._chain, drafts)
+            self._outbox.sync()
+        self._journal.begin_segment(counter.snapshot())
+        return counter
+
+    def _start_chain(self, chain: Chain, enrolment: Enrolment, snapshot: Snapshot) -> None:
+        end = self._outbox.end
+        anchors = enrolment.anchors
+        if len(anchors) > (end.anchors if end is not None else 0):
+            refused = self._outbox.refused() if end is not None else []
+            unsigned_from = (
+                signed_so_far(end).register if end is not None else snapshot.lots.batch_from
+            )
+            fresh, drafts = anchored(end, unsigned_from, anchors, refused)
+            self._outbox.begin(fresh)
+            self._parts.log(f"re-anchored: sequence={fresh.sequence} signed anew={len(drafts)}")
+            self._sign_drafts(chain, drafts)
+        elif end is None:
+            self._outbox.begin(chain_start(enrolment.registration.identity))
+
+    # --- The line --------------------------------------------------------------------------------
+
+    def _open_line(self) -> None:
+        parts, now = self._parts, self._clock.now()
+        try:
+            self._line = parts.open_line()
+        except LineLost as lost:
+            self._say(str(lost))
+            self._line_retry_ns = self._clock.machine_ns() + LINE_RETRY_NS
+            return
+        self._say("watching")
+        self._poll.register(self._line.fileno(), select.POLLIN)
+        began = Began(self._clock.boot_id, now.mono_ns, self._software, self._cut_bytes)
+        self._cut_bytes = 0
+        self._looked_ns = now.mono_ns
+        self._give([began, *self._dated(now)])
+        self._look(waited=True)
+
+    def _look(self, *, waited: bool = False) -> None:
+        """Takes what waits at the line, journals it, counts it."""
+        before = self._clock.now()
+        events: list[Event] = list(self._dated(before))
+        if self._line is None:
+            if events:
+                self._give(events)
+            if self._clock.machine_ns() >= self._line_retry_ns:
+                self._open_line()
+            return
+        try:
+            taken = self._line.take()
+        except LineLost as lost:
+            self._lose_line(str(lost))
+            return
+        after = self._clock.now()
+        if taken.noise:
+            events.append(Noticed(Mark.NOISE, taken.noise))
+        if taken.lost:
+            events.append(Noticed(Mark.LOST, taken.lost))
+        if taken.captured_ns:
+            times = [self._clock.community_ns(at) for at in taken.captured_ns]
+            first = self._counter.register + 1
+            events += [Pulses(first + i, at, at, int(waited)) for i, at in enumerate(times)]
+        elif taken.pulses:
+            register = self._counter.register + taken.pulses
+            since = min(self._looked_ns, after.mono_ns)
+            events.append(Pulses(register, since, after.mono_ns, int(waited)))
+        # What was emitted before this look began has been taken now, but for the line's latency.
+        latency_ns = self._clock.community_ns(self._line.latency_ns) - self._clock.community_ns(0)
+        self._looked_ns = max(self._looked_ns, before.mono_ns - latency_ns)
+        if self._is_mark_due():
+            events.append(Watched(self._looked_ns))
+        if events:
+            self._give(events)
+
+    def _is_mark_due(self) -> bool:
+        due_ns = self._counter.next_due_ns()
+        if due_ns is not None and self._looked_ns >= due_ns:
+            return True
+        quiet_ns = self._clock.machine_ns() - self._watched_at_ns
+        return quiet_ns >= self._config.journal.watch_machine_ms * NS_PER_MS
+
+    def _give(self, events: list[Event]) -> None:
+        # Given once this returns: only then are they counted, and only from here on are they ours.
+        self._journal.append(events)
+        self._watched_at_ns = self._clock.machine_ns()
+        for event in events:
+            self._counter.apply(event)
+
+    def _dated(self, now: Instant) -> list[Event]:
+        dating = adopt(self._counter.dating, now)
+        return [] if dating is None else [Dated(dating)]
+
+    def _lose_line(self, why: str) -> None:
+        self._say(why)
+        if self._line is not None:
+            self._poll.unregister(self._line.fileno())
+            self._line.close()
+            self._line = None
+        self._give([Ended(self._looked_ns, Ending.LINE_LOST)])
+        self._line_retry_ns = self._clock.machine_ns() + LINE_RETRY_NS
+
+    # --- Signing and durability ------------------------------------------------------------------
+
+    def _sign(self) -> None:
+        drafts = self._counter.take_drafts()
+        if drafts and self._chain is not None:
+            self._sign_drafts(self._chain, drafts)
+            if any(isinstance(draft, CloseDraft | RunDraft) for draft in drafts):
+                self._outbox.sync()  # the block waits for a close; it does not wait for the group
+
+    def _sign_drafts(self, chain: Chain, drafts: list[Draft]) -> None:
+        end = self._outbox.end
+        if end is None or not drafts:
+            return
+        signed = chain.sign(drafts, end, self._checkpoint)
+        passing(Point.DEVICE_SIGNED)
+        self._outbox.append(signed)
+
+    def _make_durable(self) -> None:
+        now_ns = self._clock.machine_ns()
+        if now_ns - self._synced_at_ns < self._config.journal.sync_machine_ms * NS_PER_MS:
+            return
+        self._synced_at_ns = now_ns
+        self._outbox.sync()
+        if self._journal.wants_snapshot:
+            # The drafts of all journalled events are signed and durable: the snapshot may go on
+            # without them.
+            self._journal.begin_segment(self._counter.snapshot())
+        elif self._journal.is_dirty:
+            self._journal.sync()
+        self._stretch(now_ns)
+
+    def _stretch(self, now_ns: int) -> None:
+        """In isolation batches stretch to a step; on a full card lots do, and are marked."""
+        batch, isolated_ms = self._config.batch, self._config.outbox.isolated_machine_ms
+        isolated = self._outbox.isolated_ns(now_ns) >= isolated_ms * NS_PER_MS
+        self._limits.lots = records.LOTS_MAX if isolated else batch.lots
+        self._limits.delay_ms = 2**40 if isolated else batch.delay_community_ms
+        room = self._parts.outbox_directory.free_bytes()
+        self._limits.oversize = self._outbox.is_full or (isolated and room < FREE_BYTES_MIN)
+
+    # --- The gateway -----------------------------------------------------------------------------
+
+    def _converse(self) -> None:
+        connection, enrolment = self._parts.connection, self._parts.enrolment
+        if connection is None or enrolment is None:
+            return
+        now_ns = self._clock.machine_ns()
+        for event in connection.drain(MESSAGES_MAX):
+            match event:
+                case Connected():
+                    self._say("connected")
+                    self._outbox.connected(now_ns)
+                    status = self._meter_topic(enrolment, "status")
+                    connection.publish(status, b"online", retain=True)
+                case Disconnected(reason=reason):
+                    self._say(reason)
+                    self._outbox.disconnected()
+                case Message():
+                    self._hear(event, enrolment, now_ns)
+                    connection.confirm(event.token)
+        topic = self._meter_topic(enrolment, "record")
+        for raw in self._outbox.take_due(now_ns):
+            passing(Point.DEVICE_PUBLISH)
+            if not connection.publish(topic, raw):
+                break  # what was not sent is sent again: the outbox goes back on every connection
+
+    def _hear(self, message: Message, enrolment: Enrolment, now_ns: int) -> None:
+        kind = message.topic.removeprefix(f"{self._topic}/")
+        try:
+            if kind == "checkpoint":
+                checkpoint = enrolment.community.open_checkpoint(message.payload)
+                if self._checkpoint is None or checkpoint.size > self._checkpoint.size:
+                    self._checkpoint = checkpoint
+            elif kind == f"meter/{enrolment.meter}/registration":
+                self._wants_restart |= self._parts.on_registration(message.payload)
+            elif kind.startswith(f"meter/{enrolment.meter}/ack/"):
+                before = self._outbox.stop
+                word = _open_acknowledgement(message.payload, enrolment)
+                self._outbox.acknowledge(word, now_ns)
+                self._report_stop(before)
+        except Rejected as refused:
+            self._say(f"refused a message: topic={kind} {refused}")
+
+    def _report_stop(self, before: records.Stop | None) -> None:
+        stop = self._outbox.stop
+        if stop is not None and stop != before:
+            self._parts.log(
+                f"the chain cannot go on: sequence={stop.sequence} reason={stop.reason};"
+                " everything is kept. The authority can re-anchor it: cryptometer authority"
+                " re-anchor"
+            )
+
+    def _meter_topic(self, enrolment: Enrolment, last: str) -> str:
+        return f"{self._topic}/meter/{enrolment.meter}/{last}"
+
+    # --- Waiting ---------------------------------------------------------------------------------
+
+    def _wait(self) -> None:
+        """Blocks until the line, the broker or the clock wants something."""
+        now_ns = self._clock.machine_ns()
+        wait_s = WAIT_MAX_S
+        due_ns = self._counter.next_due_ns()
+        if due_ns is not None and self._line is not None:
+            wait_s = self._clock.machine_wait_s(due_ns - self._clock.now().mono_ns)
+            wait_s += self._line.latency_ns / NS_PER_S
+        if self._journal.is_dirty:
+            sync_at = self._synced_at_ns + self._config.journal.sync_machine_ms * NS_PER_MS
+            wait_s = min(wait_s, (sync_at - now_ns) / NS_PER_S)
+        resend_ns = self._outbox.next_due_ns()
+        if resend_ns is not None:
+            wait_s = min(wait_s, (resend_ns - now_ns) / NS_PER_S)
+        self._poll.poll(1000 * max(0.0, min(wait_s, WAIT_MAX_S)))
+
+    def _say(self, what: str) -> None:
+        """Logs a change once, not each of its repetitions."""
+        if what != self._said:
+            self._said = what
+            self._parts.log(what)
+
+
+def _open_acknowledgement(raw: bytes, enrolment: Enrolment) -> Acknowledgement:
+    record: Record = records.decode(raw)
+    body = record.body
+    if not isinstance(body, Acknowledgement) or body.meter != enrolment.meter:
+        raise Rejected(Reason.UNKNOWN_KIND, "not an acknowledgement for this meter")
+    if record.community != enrolment.community.id:
+        raise Rejected(Reason.OTHER_COMMUNITY, "an acknowledgement of another community")
+    for key in enrolment.community.keys_of(Role.GATEWAY):
+        if key.thumbprint == record.key_id:
+            record.envelope.verify(key)
+            return body
+    raise Rejected(Reason.UNKNOWN_KEY, "an acknowledgement not signed by the gateway")
+
+
+def _from_signed(signed: Signed, step_s: int) -> Snapshot:
+    """A counter that knows only what is signed: the journal was lost, the outbox was not."""
+    closed_ms = 0 if signed.closed_step is None else step_start_ms(signed.closed_step + 1, step_s)
+    lots = replace(
+        BLANK,
+        register=signed.register,
+        lot_from=signed.register,
+        batch_from=signed.register,
+        closed_from=signed.closed_from,
+        next_step=0 if signed.closed_step is None else signed.closed_step + 1,
+        run_ms=signed.run_ms,
+        seen_ms=max(closed_ms, signed.run_ms),
+    )
+    return replace(BLANK_SNAPSHOT, register=signed.register, ending=Ending.UNKNOWN, lots=lots)

@@ -1,0 +1,141 @@
+"""What a device knows of its community: from the bundle, and from what the authority sent since."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from cryptometer import cbor, records
+from cryptometer.community import Community, trust
+from cryptometer.errors import Reason, Rejected
+from cryptometer.keys import PublicKey
+from cryptometer.metrology import SECONDS_PER_HOUR
+from cryptometer.records import (
+    AuthorityRecord,
+    Broker,
+    Bundle,
+    MeterDetails,
+    ReAnchor,
+    Record,
+    Registration,
+    Revocation,
+    Role,
+)
+from cryptometer.steps import NS_PER_S, step_start_ms
+from firmware.lots import Terms
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """A device's place in a community.
+
+    Attributes:
+        meter: the name of its meter.
+        broker: how to reach the broker, as the authority says.
+        registration: the newest record that registers the meter with this device's key.
+        details: of the meter, from that registration.
+        anchors: re-anchors of the meter's chain, oldest first.
+        revoked: the newest word on the meter is a revocation.
+    """
+
+    community: Community
+    meter: str
+    broker: Broker
+    registration: Record
+    details: MeterDetails
+    from_step: int
+    anchors: tuple[Record, ...]
+    revoked: bool
+
+    @property
+    def terms(self) -> Terms:
+        """What the counter must know."""
+        step_s = self.community.parameters.step_s
+        ratings = self.details.ratings
+        pulse_wh = Fraction(ratings.pulse_uwh) / 10**6
+        pulse_h = pulse_wh / ratings.power_w(self.details.i_max_ma)
+        return Terms(
+            step_s,
+            self.details.lot_pulses,
+            step_start_ms(self.from_step, step_s),
+            int(pulse_h * SECONDS_PER_HOUR * NS_PER_S),
+            self.details.coarse,
+        )
+
+
+def read_bundle(raw: bytes, update: bytes | None, key: PublicKey) -> Enrolment:
+    """Reads a bundle, and authority records that came later.
+
+    Args:
+        raw: the bundle's bytes, as `authority register` wrote them.
+        update: a CBOR array of authority records, or None.
+        key: this device's public key.
+
+    Raises:
+        Rejected: something is not signed by the bundle's authority, or not meant for this key.
+    """
+    bundle = records.decode(raw)
+    body = bundle.body
+    if not isinstance(body, Bundle):
+        raise Rejected(Reason.UNKNOWN_KIND, f"a {body.KIND} is no bundle")
+    known = dict.fromkeys(body.records)
+    for record in read_update(update) if update is not None else ():
+        known[record] = None
+    ordered = sorted(known, key=_sequence)
+    community = trust(body.genesis, ordered)
+    if bundle.community != community.id:
+        raise Rejected(Reason.OTHER_COMMUNITY, "the bundle is of another community")
+    if bundle.key_id != community.parameters.authority.thumbprint:
+        raise Rejected(Reason.UNKNOWN_KEY, "the bundle is not signed by the authority")
+    bundle.envelope.verify(community.parameters.authority)
+    return _enrol(community, body, key)
+
+
+def read_update(data: bytes) -> tuple[bytes, ...]:
+    """The authority records in a registration message: a CBOR array of byte strings.
+
+    Raises:
+        Rejected: MALFORMED.
+    """
+    value = cbor.decode(data)
+    if not isinstance(value, list) or not all(isinstance(one, bytes) for one in value):
+        raise Rejected(Reason.MALFORMED, "not an array of authority records")
+    return tuple(one for one in value if isinstance(one, bytes))
+
+
+def _enrol(community: Community, bundle: Bundle, key: PublicKey) -> Enrolment:
+    registration: Record | None = None
+    details: MeterDetails | None = None
+    from_step = 0
+    anchors: list[Record] = []
+    revoked = False
+    for record in community.records:
+        match record.body:
+            case Registration(role=Role.METER, name=bundle.name) as body if body.meter is not None:
+                if body.key != key:
+                    continue
+                registration, details, revoked = record, body.meter, False
+                from_step = body.from_step
+            case Revocation(role=Role.METER, name=bundle.name):
+                revoked = True
+            case ReAnchor(meter=bundle.name):
+                anchors.append(record)
+    if registration is None or details is None:
+        raise Rejected(
+            Reason.UNKNOWN_KEY, f"the bundle does not register this device's key for {bundle.name}"
+        )
+    return Enrolment(
+        community,
+        bundle.name,
+        bundle.broker,
+        registration,
+        details,
+        from_step,
+        tuple(anchors),
+        revoked,
+    )
+
+
+def _sequence(raw: bytes) -> int:
+    body = records.decode(raw).body
+    if not isinstance(body, AuthorityRecord):
+        raise Rejected(Reason.UNKNOWN_KIND, f"a {body.KIND} is no authority record")
+    return body.sequence

@@ -1,0 +1,104 @@
+"""What happens at a pulse line, in the order it is journalled. The counter's only input.
+
+Registers are absolute: an event that is applied twice, or after a record that already covers it,
+adds nothing.
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from cryptometer import cbor
+from cryptometer.errors import Reason, Rejected
+from cryptometer.records import LABEL, REGISTER, Ending
+from cryptometer.wire import Bytes, Choice, Row, Uint, wire
+from firmware.timekeeping import Dating
+
+BOOT = Bytes(16, 16)
+EVENT_MAX = 256  # bytes; the longest, a beginning with a long software name, has 180
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """The program began to watch the line.
+
+    Attributes:
+        boot: the machine's boot; monotonic times compare only within one.
+        cut: bytes of the journal that were found damaged.
+    """
+
+    boot: bytes = wire(0, BOOT)
+    mono_ns: int = wire(1, Uint())
+    software: str = wire(2, LABEL)
+    cut: int = wire(3, Uint())
+
+
+@dataclass(frozen=True, slots=True)
+class Dated:
+    """A dating of this boot was adopted."""
+
+    dating: Dating = wire(0, Row(Dating))
+
+
+@dataclass(frozen=True, slots=True)
+class Pulses:
+    """Pulses were taken from the line.
+
+    Attributes:
+        register: the register with them.
+        from_ns: monotonic time of the look before; they came after it.
+        to_ns: monotonic time of this look. Equal to `from_ns` where the kernel gave the time.
+        waited: 1 if they waited in the line's buffer since before the run began.
+    """
+
+    register: int = wire(0, REGISTER)
+    from_ns: int = wire(1, Uint())
+    to_ns: int = wire(2, Uint())
+    waited: int = wire(3, Uint(0, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Every pulse given before this monotonic time has been journalled."""
+
+    mono_ns: int = wire(0, Uint())
+
+
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """Something to declare: a `Mark` and its amount."""
+
+    mark: int = wire(0, Uint(1, 255))
+    amount: int = wire(1, Uint())
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The run ended, and in which way."""
+
+    mono_ns: int = wire(0, Uint())
+    ending: Ending = wire(1, Choice(Ending))
+
+
+Event: TypeAlias = Began | Dated | Pulses | Watched | Noticed | Ended
+
+_KINDS: tuple[type[Event], ...] = (Began, Dated, Pulses, Watched, Noticed, Ended)
+_CODECS = {kind: (number, Row(kind)) for number, kind in enumerate(_KINDS)}
+
+
+def encode_event(event: Event) -> bytes:
+    """The journal's entry for an event: [kind, [fields]]."""
+    number, codec = _CODECS[type(event)]
+    return cbor.encode([number, codec.encode(event)])
+
+
+def decode_event(data: bytes) -> Event:
+    """Reads an entry.
+
+    Raises:
+        Rejected: it is none.
+    """
+    match cbor.decode(data):
+        case [int(number), fields] if 0 <= number < len(_KINDS):
+            return Row(_KINDS[number]).decode(fields)
+        case _:
+            raise Rejected(Reason.MALFORMED, "not an event of this version")

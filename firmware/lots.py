@@ -1,0 +1,433 @@
+"""Dated pulses into lots, batches and step closes: DESIGN's promise B lives here.
+
+Everything is in UTC milliseconds and in the counter's own registers. No clock, no file, no key.
+"""
+
+from collections import Counter as Amounts
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from cryptometer.records import (
+    LOTS_MAX,
+    MARKS_MAX,
+    MS,
+    REGISTER,
+    STEP,
+    WATCHED_MAX,
+    ClockReading,
+    Ending,
+    Mark,
+)
+from cryptometer.steps import DOUBTFUL_ERROR_MS, MS_PER_S, NS_PER_MS, step_of, step_start_ms
+from cryptometer.wire import Flag, Flat, wire, wire_optional
+
+BURST_FACTOR = 2  # how much faster than at I_max pulses come before they are declared a burst
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the registration says about counting.
+
+    Attributes:
+        step_s: length of a market step, seconds.
+        lot_pulses: V in pulses.
+        first_ms: start of the first step the registration covers, ms since the Unix epoch.
+        pulse_ns: least time between two pulses, at I_max.
+        coarse: one pulse alone reaches the bound: every record is marked.
+    """
+
+    step_s: int
+    lot_pulses: int
+    first_ms: int
+    pulse_ns: int
+    coarse: bool
+
+    @property
+    def step_ms(self) -> int:
+        return self.step_s * MS_PER_S
+
+
+@dataclass(slots=True)
+class Limits:
+    """When a batch is cut. Changed while running: in isolation batches stretch to a step.
+
+    Attributes:
+        lots: number of lots in a batch.
+        delay_ms: community time after a batch's first lot was closed.
+        oversize: the last resort of a full disk: no lot is closed before its step ends.
+    """
+
+    lots: int
+    delay_ms: int
+    oversize: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunDraft:
+    """A run start to be signed; fields as in the record."""
+
+    register: int
+    step: int
+    clock: ClockReading
+    marks: tuple[int, ...]
+    at_ms: int
+    software: str
+    ending: Ending
+    unwatched_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDraft:
+    """A batch to be signed; fields as in the record."""
+
+    register: int
+    step: int
+    clock: ClockReading
+    marks: tuple[int, ...]
+    lots: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CloseDraft:
+    """A step close to be signed; fields as in the record."""
+
+    register: int
+    step: int
+    clock: ClockReading
+    marks: tuple[int, ...]
+    register_after: int
+    watched: tuple[int, ...]
+
+
+Draft: TypeAlias = RunDraft | BatchDraft | CloseDraft
+
+
+@dataclass(frozen=True, slots=True)
+class LotState:
+    """Where the counting of lots stands; part of a journal's snapshot.
+
+    Attributes:
+        register: pulses counted, those of the open lot included.
+        lot_from: register at which the open lot began.
+        batch_from: register at which the first lot not yet in a batch began.
+        closed_from: register at the newest close.
+        next_step: the earliest step that may still be opened: steps only advance.
+        run_ms: when the newest run began; 0 before the chain's first.
+        lots: flat pairs of pulses and closing time (ms since the step began), not yet in a batch.
+        lots_ms: when the first of them was closed.
+        watched: flat pairs, intervals of the open step, ms since it began.
+        watching: whether a run is on.
+        step: the open step.
+        seen_ms: the newest moment up to which the line was watched.
+    """
+
+    register: int = wire(0, REGISTER)
+    lot_from: int = wire(1, REGISTER)
+    batch_from: int = wire(2, REGISTER)
+    closed_from: int = wire(3, REGISTER)
+    next_step: int = wire(4, STEP)
+    run_ms: int = wire(5, MS)
+    lots: tuple[int, ...] = wire(6, Flat(2, LOTS_MAX))
+    lots_ms: int = wire(7, MS)
+    watched: tuple[int, ...] = wire(8, Flat(2, WATCHED_MAX))
+    watching: bool = wire(9, Flag())
+    marks: tuple[int, ...] = wire(10, Flat(2, MARKS_MAX))
+    step: int | None = wire_optional(11, STEP)
+    seen_ms: int | None = wire_optional(12, MS)
+
+
+BLANK = LotState(0, 0, 0, 0, 0, 0, (), 0, (), watching=False, marks=())
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """What the signed records say; it outweighs what would be drafted a second time.
+
+    Attributes:
+        register: at the end of the newest record.
+        closed_step: the newest step closed, or None.
+        closed_from: the register at that close, or at the chain's start.
+        run_ms: when the newest signed run began.
+    """
+
+    register: int
+    closed_step: int | None
+    closed_from: int
+    run_ms: int
+
+
+class Lots:
+    """Counts one meter. `drafts` fills in the order of the meter's chain; the caller empties it."""
+
+    def __init__(self, state: LotState, terms: Terms, limits: Limits) -> None:
+        self.terms = terms
+        self.limits = limits
+        self.drafts: list[Draft] = []
+        self._register = state.register
+        self._lot_from = state.lot_from
+        self._batch_from = state.batch_from
+        self._closed_from = state.closed_from
+        self._next_step = state.next_step
+        self._run_ms = state.run_ms
+        self._lots = list(state.lots)
+        self._lots_ms = state.lots_ms
+        self._watched = list(state.watched)
+        self._watching = state.watching
+        self._marks: Amounts[int] = Amounts()
+        for mark, amount in zip(state.marks[::2], state.marks[1::2], strict=True):
+            self._marks[mark] += amount
+        self._step = state.step
+        self._seen_ms = state.seen_ms
+        self._first_run: tuple[str, Ending] | None = None
+        self._signed_run_ms = 0
+
+    @property
+    def register(self) -> int:
+        """Pulses counted, those of the open lot included."""
+        return self._register
+
+    def state(self) -> LotState:
+        """A snapshot; `drafts` must be empty, since it holds none."""
+        return LotState(
+            self._register,
+            self._lot_from,
+            self._batch_from,
+            self._closed_from,
+            self._next_step,
+            self._run_ms,
+            tuple(self._lots),
+            self._lots_ms,
+            tuple(self._watched),
+            self._watching,
+            tuple(part for pair in sorted(self._marks.items()) for part in pair),
+            self._step,
+            self._seen_ms,
+        )
+
+    def resume(self, signed: Signed) -> None:
+        """Drops what is signed already; before journalled events are applied again."""
+        while self._lots and self._batch_from < signed.register:
+            self._batch_from += self._lots[0]
+            del self._lots[:2]
+        self._batch_from = max(self._batch_from, signed.register)
+        self._lot_from = max(self._lot_from, signed.register)
+        self._register = max(self._register, signed.register)
+        self._closed_from = max(self._closed_from, signed.closed_from)
+        if signed.closed_step is not None:
+            self._next_step = max(self._next_step, signed.closed_step + 1)
+            if self._step is not None and self._step <= signed.closed_step:
+                self._step = None
+                self._watched = []
+        self._signed_run_ms = signed.run_ms
+
+    def next_due_ms(self) -> int | None:
+        """When something must be drafted even if no pulse comes: a batch, or the step's close."""
+        if self._step is None:
+            return None
+        end_ms = step_start_ms(self._step + 1, self.terms.step_s)
+        return min(end_ms, self._lots_ms + self.limits.delay_ms) if self._lots else end_ms
+
+    def notice(self, mark: Mark | int, amount: int) -> None:
+        """Declares something in the next record."""
+        self._marks[int(mark)] += amount
+
+    def begin_run(self, utc_ms: int, software: str, ending: Ending, clock: ClockReading) -> None:
+        """The program began to watch at `utc_ms`."""
+        if self._run_ms == 0 and utc_ms < self.terms.first_ms:
+            # Before the registration's first step nothing is signed; the chain begins with it.
+            self._first_run = (software, ending)
+            return
+        earliest = max(self._run_ms + 1, self._seen_ms or 0)
+        if utc_ms < earliest - MS_PER_S:
+            self.notice(Mark.CLOCK_STEPPED, earliest - utc_ms)
+        at_ms = max(utc_ms, earliest)
+        if self._run_ms == 0 and self._signed_run_ms == 0:
+            self._batch_from = self._lot_from = self._closed_from = self._register
+        self._watching = False
+        self._advance(at_ms, clock)
+        # The open lot ends here, so that the run start's register is the chain's.
+        self._close_lot(at_ms)
+        self._cut(clock)
+        step = self._open(at_ms)
+        # After a crash the journal is applied again: what is signed is not signed twice.
+        if at_ms > self._signed_run_ms:
+            marks = self._take_marks(clock, 0)
+            unwatched = self._seen_ms
+            self.drafts.append(
+                RunDraft(self._register, step, clock, marks, at_ms, software, ending, unwatched)
+            )
+        self._run_ms = at_ms
+        self._watching = True
+        self._watch_from(at_ms)
+
+    def end_run(self) -> None:
+        """The program stopped watching."""
+        self._watching = False
+
+    def count(
+        self, register: int, from_ms: int, to_ms: int, clock: ClockReading, *, waited: bool = False
+    ) -> None:
+        """Counts pulses up to `register`, captured after `from_ms` and not after `to_ms`; they
+        `waited` if that was before the run began."""
+        if self._first_run is not None and not self._begin_held(register, to_ms, clock):
+            return
+        self._advance(to_ms, clock)
+        pulses = max(0, register - self._register)
+        if not self._reach(to_ms, pulses):
+            return
+        if pulses and from_ms < step_start_ms(self._step or 0, self.terms.step_s):
+            self.notice(Mark.STRADDLE, pulses)
+        shortest_ns = (pulses - 1) * self.terms.pulse_ns
+        if pulses and (waited or shortest_ns > BURST_FACTOR * (to_ms - from_ms) * NS_PER_MS):
+            self.notice(Mark.BURST, pulses)
+        while self._register < register:
+            room = register - self._register
+            if not self.limits.oversize:
+                room = min(room, self.terms.lot_pulses - (self._register - self._lot_from))
+            self._register += max(room, 1)
+            if self._is_full():
+                self._close_lot(to_ms)
+                if len(self._lots) // 2 >= self.limits.lots:
+                    self._cut(clock)
+        self._see(to_ms, clock)
+
+    def watch(self, until_ms: int, clock: ClockReading) -> None:
+        """Every pulse given before `until_ms` has been counted."""
+        if self._first_run is not None and not self._begin_held(self._register, until_ms, clock):
+            return
+        self._advance(until_ms, clock)
+        if self._reach(until_ms, 0):
+            self._see(until_ms, clock)
+
+    def _reach(self, utc_ms: int, pulses: int) -> bool:
+        """Sees to it that a step is open; False for a moment whose step is signed as closed, met
+        again while the journal is applied after a crash."""
+        if self._step is not None:
+            return True
+        start_ms = step_start_ms(self._next_step, self.terms.step_s)
+        if utc_ms < start_ms and not pulses:
+            self._seen_ms = max(utc_ms, self._seen_ms or 0)
+            return False
+        begin_ms = step_start_ms(self._open(utc_ms), self.terms.step_s)
+        watched_before = (self._seen_ms or 0) >= begin_ms - self.terms.step_ms
+        self._watch_from(begin_ms if watched_before else utc_ms)
+        return True
+
+    def _begin_held(self, register: int, utc_ms: int, clock: ClockReading) -> bool:
+        """Begins the chain once the registration's first step has come."""
+        assert self._first_run is not None  # noqa: S101 - the callers' condition
+        if utc_ms < self.terms.first_ms:
+            self._register = max(self._register, register)
+            return False
+        software, ending = self._first_run
+        self._first_run = None
+        self.begin_run(self.terms.first_ms, software, ending, clock)
+        return True
+
+    def _is_full(self) -> bool:
+        return not self.limits.oversize and self._register - self._lot_from >= self.terms.lot_pulses
+
+    def _see(self, utc_ms: int, clock: ClockReading) -> None:
+        if self._watching and utc_ms > (self._seen_ms or 0):
+            self._seen_ms = utc_ms
+            self._watched[-1] = max(self._watched[-1], self._offset(utc_ms))
+        if self._lots and utc_ms >= self._lots_ms + self.limits.delay_ms:
+            self._cut(clock)
+
+    def _advance(self, utc_ms: int, clock: ClockReading) -> None:
+        """Closes the open step once `utc_ms` is past it."""
+        if self._step is None:
+            return
+        end_ms = step_start_ms(self._step + 1, self.terms.step_s)
+        if utc_ms < end_ms:
+            return
+        # Across one boundary the line was watched; when whole steps have passed in between (a
+        # suspended board, a clock set forward), nobody can say so, and they get no close.
+        throughout = self._watching and utc_ms - end_ms < self.terms.step_ms
+        if throughout:
+            self._watched[-1] = self.terms.step_ms
+            self._seen_ms = max(end_ms, self._seen_ms or 0)
+        self._close_step(clock)
+        if throughout:
+            self._open(end_ms)
+            self._watch_from(end_ms)
+        elif self._watching:
+            self._open(utc_ms)
+            self._watch_from(utc_ms)
+
+    def _open(self, utc_ms: int) -> int:
+        """The open step; opens the one of `utc_ms`, or a later one: steps only advance."""
+        if self._step is None:
+            self._step = max(step_of(utc_ms, self.terms.step_s), self._next_step)
+            self._next_step = self._step + 1
+            self._watched = []
+        return self._step
+
+    def _watch_from(self, utc_ms: int) -> None:
+        if len(self._watched) >= 2 * WATCHED_MAX:
+            # Too many restarts in one step: the shortest interval is not claimed as watched.
+            lengths = [
+                (self._watched[at + 1] - self._watched[at], at)
+                for at in range(0, len(self._watched), 2)
+            ]
+            shortest = min(lengths)[1]
+            del self._watched[shortest : shortest + 2]
+        offset = self._offset(utc_ms)
+        self._watched += [offset, offset]
+        self._seen_ms = max(utc_ms, self._seen_ms or 0)
+
+    def _offset(self, utc_ms: int) -> int:
+        """Milliseconds since the open step began; a clock that was set back can not leave it."""
+        start_ms = step_start_ms(self._step or 0, self.terms.step_s)
+        return min(max(utc_ms - start_ms, 0), self.terms.step_ms)
+
+    def _close_lot(self, utc_ms: int) -> None:
+        pulses = self._register - self._lot_from
+        if not pulses:
+            return
+        if not self._lots:
+            self._lots_ms = utc_ms
+            self._batch_from = self._lot_from
+        if pulses > self.terms.lot_pulses:
+            self.notice(Mark.OVERSIZE, pulses)
+        earlier = self._lots[-1] if self._lots else 0
+        self._lots += [pulses, max(earlier, self._offset(utc_ms))]
+        self._lot_from = self._register
+
+    def _cut(self, clock: ClockReading) -> None:
+        """Makes a batch of the closed lots."""
+        if not self._lots or self._step is None:
+            return
+        lots = tuple(self._lots)
+        marks = self._take_marks(clock, sum(lots[::2]))
+        self.drafts.append(BatchDraft(self._batch_from, self._step, clock, marks, lots))
+        self._lots = []
+        self._batch_from = self._lot_from
+
+    def _close_step(self, clock: ClockReading) -> None:
+        if self._step is None:
+            return
+        self._close_lot(step_start_ms(self._step + 1, self.terms.step_s))
+        self._cut(clock)
+        self.drafts.append(
+            CloseDraft(
+                self._closed_from,
+                self._step,
+                clock,
+                self._take_marks(clock, 0),
+                self._register,
+                tuple(self._watched),
+            )
+        )
+        self._closed_from = self._register
+        self._step = None
+        self._watched = []
+
+    def _take_marks(self, clock: ClockReading, pulses: int) -> tuple[int, ...]:
+        if self.terms.coarse:
+            self._marks[Mark.COARSE] = pulses
+        if clock.error_ms > DOUBTFUL_ERROR_MS:
+            self._marks[Mark.CLOCK_DOUBTFUL] = clock.error_ms
+        flat = tuple(part for pair in sorted(self._marks.items()) for part in pair)
+        self._marks.clear()
+        return flat

@@ -1,0 +1,179 @@
+"""`cryptometer-firmware`: the command line and the running program's shell."""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cryptometer.errors import ConfigurationError, Rejected
+from cryptometer.keys import Algorithm
+from cryptometer.records import Role
+from hal import faults
+
+if TYPE_CHECKING:
+    from firmware.config import Config
+
+DEFAULT_STATE = Path("/var/lib/cryptometer")
+DEFAULT_CONFIG = Path("/etc/cryptometer/meter.toml")
+EXIT_CONFIGURATION = 2
+EXIT_FAILED = 75  # EX_TEMPFAIL: the service manager starts us again, and recovery decides
+
+
+def main() -> int:
+    """Entry point of the console script."""
+    faults.arm(os.environ.get(faults.CRASH_VARIABLE))
+    arguments = _parser().parse_args()
+    try:
+        return int(arguments.act(arguments))
+    except (ConfigurationError, Rejected) as error:
+        print(f"cryptometer-firmware: {error}", file=sys.stderr)
+        return EXIT_CONFIGURATION
+    except OSError as error:
+        # A failed write or sync ends the program cleanly; what was given before it is recovered.
+        print(f"cryptometer-firmware: stopping: {error}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cryptometer-firmware",
+        description="Reads a meter's pulses, signs lots of energy, and keeps them until the"
+        " community's gateway has them.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    init = commands.add_parser("init", help="make the device's key and its enrolment request")
+    init.add_argument("--state", type=Path, default=DEFAULT_STATE, help="the device's folder")
+    init.add_argument("--p256", action="store_true", help="an ECDSA P-256 key, not Ed25519")
+    init.set_defaults(act=_init)
+
+    enrol = commands.add_parser("enrol", help="install the authority's answer")
+    enrol.add_argument("bundle", type=Path, help="the bundle `cryptometer authority` wrote")
+    enrol.add_argument("--state", type=Path, default=DEFAULT_STATE, help="the device's folder")
+    enrol.set_defaults(act=_enrol)
+
+    run = commands.add_parser("run", help="count, sign and publish")
+    run.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="meter.toml")
+    run.set_defaults(act=_run)
+
+    status = commands.add_parser("status", help="what the device knows and holds")
+    status.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="meter.toml")
+    status.set_defaults(act=_status)
+
+    from firmware import simulate  # noqa: PLC0415 - light, and only a parser here
+
+    simulate.add_command(commands)
+    return parser
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from firmware import setup  # noqa: PLC0415
+
+    algorithm = Algorithm.ES256 if arguments.p256 else Algorithm.EDDSA
+    print(setup.initialise(arguments.state, algorithm))
+    return 0
+
+
+def _enrol(arguments: argparse.Namespace) -> int:
+    from firmware import setup  # noqa: PLC0415
+
+    enrolment = setup.enrol(arguments.state, arguments.bundle)
+    print(
+        f"enrolled as {enrolment.meter} in {enrolment.community.parameters.name}"
+        f" ({enrolment.community.id.hex()})"
+    )
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from firmware import setup  # noqa: PLC0415
+
+    print(setup.describe(Path(setup.load_config(arguments.config).state)))
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from firmware import setup  # noqa: PLC0415
+
+    config = setup.load_config(arguments.config)
+    state = Path(config.state)
+    stopping: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _frame: stopping.append(received))
+    held = setup.lock(state)
+    try:
+        while not stopping:
+            _run_once(config, state, stopping)
+    finally:
+        os.close(held)
+    return 0
+
+
+def _run_once(config: "Config", state: Path, stopping: list[int]) -> None:
+    """One life of the device: until it is told to stop, or the authority says something new."""
+    from firmware import setup  # noqa: PLC0415
+    from firmware.device import Device, Parts  # noqa: PLC0415
+    from hal.drivers import open_clock, open_source  # noqa: PLC0415
+    from hal.files import DiskDirectory  # noqa: PLC0415
+    from hal.mqtt import Link  # noqa: PLC0415
+    from hal.notify import Notifier  # noqa: PLC0415
+
+    key = setup.load_device_key(state)
+    enrolment = setup.read_enrolment(state, key.public)
+    notifier = Notifier()
+    link: Link | None = None
+    if enrolment is None:
+        _log(
+            "not enrolled: pulses are journalled, and signed later if the registration covers them"
+        )
+    else:
+        base = f"cryptometer/1/{enrolment.community.id.hex()}"
+        own = f"{base}/meter/{enrolment.meter}"
+        if not enrolment.community.keys_of(Role.GATEWAY):
+            raise ConfigurationError("the bundle names no gateway; ask the authority for a new one")
+        link = Link(
+            setup.broker_settings(state, enrolment.broker, config.broker),
+            f"cryptometer-{enrolment.meter}-{enrolment.community.id.hex()[:8]}",
+            [f"{own}/ack/+", f"{own}/registration", f"{base}/checkpoint"],
+            will_topic=f"{own}/status",
+        )
+    parts = Parts(
+        clock=open_clock(config.clock),
+        open_line=lambda: open_source(config.source),
+        journal_directory=DiskDirectory(state / "journal"),
+        outbox_directory=DiskDirectory(state / "outbox"),
+        signer=key,
+        enrolment=enrolment,
+        connection=link,
+        on_registration=lambda update: setup.keep_update(state, key.public, update),
+        log=_log,
+    )
+    device = Device(parts, config, setup.SOFTWARE)
+    device.begin()
+    if link is not None:
+        link.start()
+    notifier.ready(device.status)
+    alive_at = 0.0
+    while not stopping and not device.wants_restart:
+        device.turn()
+        if notifier.watchdog_s is not None and time.monotonic() >= alive_at:
+            alive_at = time.monotonic() + notifier.watchdog_s
+            notifier.alive(device.status)
+    if stopping:
+        notifier.stopping()
+    device.end()
+    if link is not None:
+        link.stop()
+    _log(f"ended: {device.status}")
+
+
+def _log(text: str) -> None:
+    # The service manager adds time and name; standard error is unbuffered by line.
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,377 @@
+"""Signed records until the gateway has them: ordered, durable before they leave, repeated byte for
+byte. Knows nothing of the network; time comes in as machine nanoseconds.
+
+Only the gateway's signed, cumulative acknowledgement lets go of a record: a broker's own does not
+mean that anything is durable. Acknowledged records are kept while space allows, for a gateway that
+had to be restored from a backup.
+"""
+
+from collections import deque
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from cryptometer import cbor, records
+from cryptometer.errors import Reason, Rejected
+from cryptometer.records import (
+    DIGEST,
+    MS,
+    STEP,
+    Acknowledgement,
+    Batch,
+    ChainRecord,
+    Record,
+    RunStart,
+    StepClose,
+    Stop,
+)
+from cryptometer.steps import NS_PER_S
+from cryptometer.wire import Row, Uint, decode_map, encode_map, wire, wire_optional
+from firmware.segments import Cut, Position, SegmentedLog
+from hal.ports import Directory
+
+SEGMENT_BYTES = 1024 * 1024
+FULL_AT = 0.9  # of the limit: from there on, lots are stretched over whole steps
+RESEND_FIRST_NS, RESEND_MAX_NS = 10 * NS_PER_S, 300 * NS_PER_S
+_OFFSET_ZERO = 2**62  # offsets are stored from here, since records hold no negative numbers
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The end of the chain as signed here, and how far it is acknowledged.
+
+    Attributes:
+        sequence: of the next record.
+        previous: what it must name as the one before.
+        register: where it must start; chain registers are the counter's plus `offset`.
+        closed_from: chain register at the newest close, or at the chain's start.
+        run_ms: when the newest signed run began, 0 before the first.
+        shift: `offset` + 2^62.
+        epoch: of the newest acknowledgement.
+        acknowledged: sequence number up to which, exclusively, the gateway has the chain.
+        anchors: number of re-anchors that have acted on this chain.
+        closed_step: the newest step closed.
+    """
+
+    sequence: int = wire(0, Uint())
+    previous: bytes = wire(1, DIGEST)
+    register: int = wire(2, Uint())
+    closed_from: int = wire(3, Uint())
+    run_ms: int = wire(4, MS)
+    shift: int = wire(5, Uint())
+    epoch: int = wire(6, Uint())
+    acknowledged: int = wire(7, Uint())
+    anchors: int = wire(8, Uint())
+    closed_step: int | None = wire_optional(9, STEP)
+
+    @property
+    def offset(self) -> int:
+        return self.shift - _OFFSET_ZERO
+
+
+def chain_start(registration: bytes) -> End:
+    """The end of a chain that has no record yet."""
+    return End(0, registration, 0, 0, 0, _OFFSET_ZERO, 0, 0, 0)
+
+
+def follow(end: End, record: Record) -> End:
+    """The end of the chain with one more record of ours."""
+    end = replace(end, sequence=end.sequence + 1, previous=record.identity)
+    match record.body:
+        case RunStart() as run:
+            first = run.register if end.run_ms == 0 else end.closed_from
+            return replace(end, register=run.register, run_ms=run.at_ms, closed_from=first)
+        case StepClose() as close:
+            after = close.register_after
+            return replace(end, register=after, closed_from=after, closed_step=close.step)
+        case Batch() as batch:
+            return replace(end, register=batch.register_after)
+        case other:
+            raise TypeError(f"no {other.KIND} stands in a meter's chain")
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A record that is not acknowledged yet."""
+
+    sequence: int
+    identity: bytes
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class _Acked:
+    epoch: int = wire(0, Uint())
+    sequence: int = wire(1, Uint())
+
+
+class Outbox:
+    """The signed records of one meter. Entries of its log: a record's bytes; an `End`, at the head
+    of each segment and after a re-anchor; an acknowledgement that was believed."""
+
+    def __init__(self, directory: Directory, *, limit_bytes: int, window: int) -> None:
+        """
+        Args:
+            directory: where the log lives.
+            limit_bytes: room for records, acknowledged ones included.
+            window: how many records may be on their way at once.
+        """
+        self._log = SegmentedLog(directory, "outbox")
+        self._limit_bytes = limit_bytes
+        self._window = window
+        self._kept: deque[_Kept] = deque()
+        self._durable = 0  # sequence up to which, exclusively, records may be published
+        self._sent = 0  # sequence up to which, exclusively, they were, on this connection
+        self._resend_at_ns: int | None = None
+        self._resend_after_ns = RESEND_FIRST_NS
+        self._progress_ns = 0
+        self._connected = False
+        self.stop: Stop | None = None
+        self.end: End | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Number of records not yet acknowledged."""
+        return len(self._kept)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether records that nobody has acknowledged fill the room."""
+        return bool(self._kept) and self._unacknowledged_bytes() > FULL_AT * self._limit_bytes
+
+    def isolated_ns(self, now_ns: int) -> int:
+        """For how long records have waited without any acknowledgement."""
+        return now_ns - self._progress_ns if self._kept else 0
+
+    def recover(self, now_ns: int) -> list[Cut]:
+        """Reads the log after any end of the program; `end` is None if it is empty.
+
+        Raises:
+            Rejected: an entry is whole, but not of this version.
+        """
+        cuts: list[Cut] = []
+        self._progress_ns = now_ns
+        for segment in reversed(self._log.segments):
+            cut = self._log.recover(segment)
+            if cut is not None:
+                cuts.append(cut)
+            self._read_segment(segment)
+            if self.end is not None:
+                break
+            self._log.drop(segment)  # its head never became whole
+        if self.end is not None:
+            self._kept = self._index(self.end.acknowledged)
+            # What stands in the files survived whatever ended the program; it may be published
+            # once this sync has returned.
+            self._durable = self._sent = self.end.acknowledged
+        return cuts
+
+    def peek(self) -> End | None:
+        """The chain's end, read beside a running program: nothing is cut, nothing is dropped."""
+        for segment in reversed(self._log.segments):
+            self._read_segment(segment)
+            if self.end is not None:
+                break
+        return self.end
+
+    def begin(self, end: End) -> None:
+        """Begins a chain, or begins it anew from a re-anchor. Durable after `sync`.
+
+        Raises:
+            OSError: stop, and recover.
+        """
+        self._log.roll()
+        self._log.append([cbor.encode(encode_map(end))])
+        self.end = end
+        self.stop = None
+        self._kept.clear()
+        self._durable = self._sent = end.acknowledged
+
+    def append(self, signed: list[Record]) -> None:
+        """Keeps records that continue the chain, in one write. They are published after `sync`.
+
+        Raises:
+            OSError: stop, and recover.
+        """
+        if self._log.newest_bytes > SEGMENT_BYTES:
+            self._roll()
+        positions = self._log.append([record.raw for record in signed])
+        for record, position in zip(signed, positions, strict=True):
+            self._advance(record, position)
+
+    def sync(self) -> None:
+        """Makes records durable; from here on they may be published.
+
+        Raises:
+            OSError: stop, and recover; never try again.
+        """
+        self._log.sync()
+        if self.end is not None:
+            self._durable = self.end.sequence
+
+    def connected(self, now_ns: int) -> None:
+        """A connection stands: whatever is not acknowledged is sent again, in order."""
+        self._connected = True
+        self._go_back()
+        self._resend_after_ns = RESEND_FIRST_NS
+        self._resend_at_ns = now_ns + self._resend_after_ns
+
+    def disconnected(self) -> None:
+        self._connected = False
+        self._resend_at_ns = None
+
+    def next_due_ns(self) -> int | None:
+        """When `take_due` should be asked again even if nothing happens."""
+        return self._resend_at_ns if self._kept and self.stop is None else None
+
+    def take_due(self, now_ns: int) -> list[bytes]:
+        """Records to publish now, in order; each is given once per connection and time-out."""
+        if not self._connected or self.stop is not None or self.end is None:
+            return []
+        if self._resend_at_ns is not None and now_ns >= self._resend_at_ns and self._kept:
+            self._go_back()
+            self._resend_after_ns = min(2 * self._resend_after_ns, RESEND_MAX_NS)
+        limit = min(self._durable, self.end.acknowledged + self._window)
+        if self._sent >= limit:
+            return []
+        first = self._kept[0].sequence
+        due: list[bytes] = []
+        for kept in islice(self._kept, self._sent - first, limit - first):
+            raw = self._log.read(kept.position)
+            if raw is None:
+                # The card lost what it had kept. The gateway will say at which place it waits.
+                self.stop = Stop(kept.sequence, Reason.MALFORMED)
+                return due
+            due.append(raw)
+        self._sent = limit
+        self._resend_at_ns = now_ns + self._resend_after_ns
+        return due
+
+    def acknowledge(self, word: Acknowledgement, now_ns: int) -> None:
+        """Believes a gateway's signed acknowledgement.
+
+        An older epoch's word, or one that says less than an earlier one of its epoch, is void: a
+        broker may repeat what it likes.
+
+        Raises:
+            OSError: stop, and recover.
+        """
+        end = self.end
+        if end is None or word.epoch < end.epoch:
+            return
+        renewed = word.epoch > end.epoch
+        if not renewed and word.sequence < end.acknowledged:
+            return
+        if word.sequence > end.sequence:
+            # The gateway knows more of this chain than we do: our files are an older copy.
+            self.stop = Stop(end.sequence, Reason.FORK)
+            return
+        if word.sequence < end.acknowledged:
+            kept = self._index(word.sequence)
+            if not kept or kept[0].sequence != word.sequence:
+                self.stop = Stop(word.sequence, Reason.GAP)  # let go of already
+                return
+            self._kept = kept
+        elif not self._is_at(word):
+            self.stop = Stop(word.sequence, Reason.FORK)
+            return
+        if renewed or word.sequence > end.acknowledged:
+            self._progress_ns = now_ns
+            self._resend_after_ns = RESEND_FIRST_NS
+            self._resend_at_ns = now_ns + self._resend_after_ns
+            self._log.append([cbor.encode(Row(_Acked).encode(_Acked(word.epoch, word.sequence)))])
+            self.end = replace(end, epoch=word.epoch, acknowledged=word.sequence)
+        while self._kept and self._kept[0].sequence < word.sequence:
+            self._kept.popleft()
+        if renewed:
+            self._go_back()
+        self._sent = max(self._sent, word.sequence)
+        self.stop = word.stop
+        self._make_room()
+
+    def refused(self) -> list[Record]:
+        """The records the gateway does not have, to be signed anew after a re-anchor."""
+        raws = [self._log.read(kept.position) for kept in self._kept]
+        return [records.decode(raw) for raw in raws if raw is not None]
+
+    def _advance(self, record: Record, position: Position) -> None:
+        assert self.end is not None  # noqa: S101 - a log begins with its end; written by us alone
+        self._kept.append(_Kept(self.end.sequence, record.identity, position))
+        self.end = follow(self.end, record)
+
+    def _read_segment(self, segment: int) -> None:
+        for position, entry in self._log.entries(segment):
+            match _decode_entry(entry):
+                case End() as end:
+                    self.end = end
+                case _Acked(epoch=epoch, sequence=sequence):
+                    if self.end is not None:
+                        self.end = replace(self.end, epoch=epoch, acknowledged=sequence)
+                case Record() as record:
+                    self._advance(record, position)
+
+    def _index(self, first: int) -> deque[_Kept]:
+        """Where the records from sequence `first` on stand; empty if they are not kept."""
+        found: deque[_Kept] = deque()
+        for segment in reversed(self._log.segments):
+            here: list[_Kept] = []
+            begins: int | None = None
+            for position, entry in self._log.entries(segment):
+                decoded = _decode_entry(entry)
+                if isinstance(decoded, End) and begins is None:
+                    begins = decoded.sequence
+                elif isinstance(decoded, End):
+                    here.clear()
+                elif isinstance(decoded, Record) and isinstance(decoded.body, ChainRecord):
+                    here.append(_Kept(decoded.body.sequence, decoded.identity, position))
+            found.extendleft(reversed([kept for kept in here if kept.sequence >= first]))
+            if begins is not None and begins <= first:
+                break
+        return found
+
+    def _is_at(self, word: Acknowledgement) -> bool:
+        """Whether the acknowledged place names our record as the one before."""
+        end = self.end
+        if end is None or word.sequence == end.acknowledged:
+            return True  # nothing new is claimed
+        if word.sequence == end.sequence:
+            return word.previous == end.previous
+        index = word.sequence - 1 - self._kept[0].sequence
+        return self._kept[index].identity == word.previous
+
+    def _go_back(self) -> None:
+        if self.end is not None:
+            self._sent = self.end.acknowledged
+
+    def _roll(self) -> None:
+        self._log.roll()
+        self._log.append([cbor.encode(encode_map(self.end))])
+
+    def _make_room(self) -> None:
+        """Acknowledged records go first, the oldest of them first, and only when room is short."""
+        segments = self._log.segments
+        needed = self._kept[0].position.segment if self._kept else segments[-1]
+        for segment in segments:
+            if segment >= needed or self._log.total_bytes <= self._limit_bytes:
+                return
+            self._log.drop(segment)
+
+    def _unacknowledged_bytes(self) -> int:
+        first = self._kept[0].position
+        newest = self._kept[-1].position
+        whole = (newest.segment - first.segment) * SEGMENT_BYTES
+        return whole + newest.offset + newest.size - first.offset
+
+
+def _decode_entry(entry: bytes) -> End | _Acked | Record:
+    """An entry is a record (an array of four), an acknowledgement (of two), or an `End` (a map)."""
+    if entry[:1] == b"\x84":
+        return records.decode(entry)
+    value = cbor.decode(entry)
+    if isinstance(value, list):
+        return Row(_Acked).decode(value)
+    try:
+        return decode_map(End, value)
+    except Rejected as refused:
+        raise Rejected(
+            Reason.MALFORMED, f"the outbox is of another version: {refused.detail}"
+        ) from None

@@ -1,0 +1,217 @@
+"""The device's folder: key, request, enrolment; and what stands in it, for people."""
+
+import fcntl
+import os
+import platform
+import time
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+from cryptometer import __version__, records
+from cryptometer.errors import ConfigurationError, Rejected
+from cryptometer.keys import Algorithm, PublicKey
+from cryptometer.records import Broker, EnrolmentRequest, Role
+from firmware.config import Config, read_config
+from firmware.enrolment import Enrolment, read_bundle
+from firmware.journal import Journal
+from firmware.outbox import Outbox
+from hal.files import DiskDirectory, put_file
+from hal.keyfile import FileKey, create_key, load_key
+from hal.mqtt import BrokerSettings
+
+SOFTWARE = f"cryptometer-firmware {__version__}"
+
+_KEY, _REQUEST, _BUNDLE, _UPDATE, _LOCK = (
+    "device.key",
+    "device.request",
+    "device.bundle",
+    "authority.update",
+    "device.lock",
+)
+_BROKER_FILES = ("ca.pem", "client.pem", "client.key", "password")
+
+
+def load_config(path: Path) -> Config:
+    """Reads `meter.toml`.
+
+    Raises:
+        ConfigurationError: it cannot be read, or a setting is wrong.
+    """
+    try:
+        return read_config(tomllib.loads(path.read_text()))
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}") from None
+
+
+def initialise(state: Path, algorithm: Algorithm) -> str:
+    """Makes the device's key and its enrolment request; returns what to do next.
+
+    Raises:
+        ConfigurationError: there is a key already; it is left as it is.
+    """
+    key = create_key(state / _KEY, algorithm)
+    request = EnrolmentRequest(
+        Role.METER, key.public, platform.node()[:120], SOFTWARE, time.time_ns() // 1_000_000
+    )
+    path = state / _REQUEST
+    put_file(path, records.seal(request, None, key).raw, mode=0o644)
+    return (
+        f"key thumbprint  {key.public.thumbprint.hex()}\n"
+        f"request         {path}\n"
+        "Give the request to the authority, with the meter's data; compare the thumbprint with\n"
+        "it by voice. What comes back is a bundle: cryptometer-firmware enrol BUNDLE"
+    )
+
+
+def enrol(state: Path, bundle: Path) -> Enrolment:
+    """Installs the authority's answer.
+
+    Raises:
+        ConfigurationError: a file cannot be read.
+        Rejected: the bundle is not meant for this device.
+    """
+    key = load_key(state / _KEY)
+    raw = _read(bundle)
+    enrolment = read_bundle(raw, None, key.public)
+    known = read_enrolment(state, key.public)
+    if known is not None and known.community.id != enrolment.community.id:
+        raise ConfigurationError(
+            f"this device belongs to {known.community.parameters.name!r}, and its journal with it;"
+            " use a state folder of its own for another community"
+        )
+    _install_broker(state, enrolment.broker)
+    put_file(state / _BUNDLE, raw)
+    return enrolment
+
+
+def read_enrolment(state: Path, key: PublicKey) -> Enrolment | None:
+    """What was installed, and what came over the broker since; None before `enrol`.
+
+    Raises:
+        ConfigurationError: a file cannot be read.
+        Rejected: a file is not what was installed.
+    """
+    if not (state / _BUNDLE).exists():
+        return None
+    update = _read(state / _UPDATE) if (state / _UPDATE).exists() else None
+    return read_bundle(_read(state / _BUNDLE), update, key)
+
+
+def keep_update(state: Path, key: PublicKey, update: bytes) -> bool:
+    """Keeps authority records that came over the broker; True if they say something new.
+
+    Raises:
+        Rejected: they are not the authority's, or not meant for this device.
+    """
+    known = read_enrolment(state, key)
+    if known is None:
+        return False
+    fresh = read_bundle(_read(state / _BUNDLE), update, key)
+    newest = {record.identity for record in fresh.community.records}
+    if newest <= {record.identity for record in known.community.records}:
+        return False
+    put_file(state / _UPDATE, update)
+    return True
+
+
+def load_device_key(state: Path) -> FileKey:
+    """The device's key.
+
+    Raises:
+        ConfigurationError: there is none, or it is readable by others.
+    """
+    if not (state / _KEY).exists():
+        raise ConfigurationError(
+            f"there is no key in {state}; run cryptometer-firmware init --state {state}"
+        )
+    return load_key(state / _KEY)
+
+
+def broker_settings(state: Path, broker: Broker, overrides: BrokerSettings) -> BrokerSettings:
+    """The bundle's broker, with what the configuration overrides."""
+    folder = state / "broker"
+    installed = {
+        name: str(folder / name) if (folder / name).exists() else "" for name in _BROKER_FILES
+    }
+    bundled = BrokerSettings(
+        broker.url,
+        installed["ca.pem"],
+        installed["client.pem"],
+        installed["client.key"],
+        broker.username or "",
+        installed["password"],
+    )
+    given = {
+        name: getattr(overrides, name)
+        for name in BrokerSettings.__slots__
+        if getattr(overrides, name)
+    }
+    return replace(bundled, **given)
+
+
+def lock(state: Path) -> int:
+    """Holds the folder for one program; released when the process ends.
+
+    Raises:
+        ConfigurationError: another program holds it.
+    """
+    descriptor = os.open(state / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigurationError(f"another cryptometer-firmware runs on {state}") from None
+    return descriptor
+
+
+def describe(state: Path) -> str:
+    """The device's state for people, read beside a running program without disturbing it."""
+    key = load_device_key(state)
+    lines = [f"key          {key.public.thumbprint.hex()}"]
+    try:
+        enrolment = read_enrolment(state, key.public)
+    except Rejected as refused:
+        return "\n".join([*lines, f"enrolment    unusable: {refused}"])
+    if enrolment is None:
+        return "\n".join([*lines, "enrolment    none; pulses are journalled, not signed"])
+    name = enrolment.community.parameters.name
+    lines += [
+        f"community    {name} ({enrolment.community.id.hex()[:16]}…)",
+        f"meter        {enrolment.meter}, serial {enrolment.details.serial},"
+        f" {enrolment.details.constant} pulses/kWh, {enrolment.details.lot_pulses} per lot"
+        + (", REVOKED" if enrolment.revoked else ""),
+        f"broker       {enrolment.broker.url}",
+    ]
+    register = Journal(DiskDirectory(state / "journal")).peek()
+    lines.append(f"register     {register} pulses")
+    end = Outbox(DiskDirectory(state / "outbox"), limit_bytes=0, window=1).peek()
+    if end is None:
+        lines.append("records      none signed yet")
+    else:
+        lines.append(
+            f"records      {end.sequence} signed, {end.acknowledged} acknowledged,"
+            f" {end.sequence - end.acknowledged} waiting"
+        )
+        lines.append(f"last close   step {end.closed_step}")
+    return "\n".join(lines)
+
+
+def _install_broker(state: Path, broker: Broker) -> None:
+    folder = state / "broker"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    password = None if broker.password is None else broker.password.encode()
+    contents = (broker.ca, broker.certificate, broker.key, password)
+    for name, content in zip(_BROKER_FILES, contents, strict=True):
+        if content is None:
+            (folder / name).unlink(missing_ok=True)
+        else:
+            put_file(folder / name, content)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None

@@ -1,0 +1,124 @@
+"""The store's twin in memory: the same behaviour, and what a crash would leave of it."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from cryptometer.errors import Reason
+from cryptometer.records import ChainRecord, Genesis, Record
+from cryptometer.state import State, found
+from gateway.store import (
+    EVIDENCE_MAX,
+    BlockRow,
+    Changes,
+    Contact,
+    NewBlock,
+    Refusal,
+    RefusalCount,
+)
+
+
+class MemoryStore:
+    """A `Store` that lives as long as its process."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self._state: State | None = None
+        self._authority: list[bytes] = []
+        self._pending: dict[tuple[str, int], Record] = {}
+        self._leaves: dict[tuple[str, int], tuple[bytes, int]] = {}
+        self._staged: dict[int, bytes] = {}
+        self._blocks: dict[int, BlockRow] = {}
+        self._refusals: dict[tuple[str, str], RefusalCount] = {}
+        self._evidence: list[Refusal] = []
+        self._contacts: dict[str, Contact] = {}
+
+    def commit(self, changes: Changes) -> None:
+        for record in changes.authority:
+            if isinstance(record.body, Genesis):
+                self._state = found(record)
+            self._authority.append(record.raw)
+        for record in changes.accepted:
+            self._pending[_place(record)] = record
+        for refusal in changes.refusals:
+            self._refuse(refusal)
+        for contact in changes.contacts:
+            self._contacts[contact.meter] = contact
+        if changes.block is not None:
+            self._add_block(changes.block)
+        if changes.published is not None:
+            for leaf in [one for one in self._staged if one < changes.published]:
+                del self._staged[leaf]
+        for step, punctuality_ms in changes.measured:
+            self._blocks[step] = replace(self._blocks[step], punctuality_ms=punctuality_ms)
+
+    def state(self) -> State | None:
+        return self._state
+
+    def authority(self) -> list[bytes]:
+        return list(self._authority)
+
+    def pending(self) -> Iterable[bytes]:
+        return [record.raw for _, record in sorted(self._pending.items())]
+
+    def identity_at(self, meter: str, sequence: int) -> bytes | None:
+        pending = self._pending.get((meter, sequence))
+        if pending is not None:
+            return pending.identity
+        return self._leaves.get((meter, sequence), (None, 0))[0]
+
+    def leaf_at(self, meter: str, sequence: int) -> int | None:
+        found_at = self._leaves.get((meter, sequence))
+        return None if found_at is None else found_at[1]
+
+    def find(self, identity: bytes) -> tuple[str, int, int | None] | None:
+        for (meter, sequence), (known, leaf) in self._leaves.items():
+            if known == identity:
+                return meter, sequence, leaf
+        for (meter, sequence), record in self._pending.items():
+            if record.identity == identity:
+                return meter, sequence, None
+        return None
+
+    def staged(self) -> list[tuple[int, bytes]]:
+        return sorted(self._staged.items())
+
+    def blocks(self, newest: int) -> list[BlockRow]:
+        return [self._blocks[step] for step in sorted(self._blocks, reverse=True)[:newest]]
+
+    def block(self, step: int) -> BlockRow | None:
+        return self._blocks.get(step)
+
+    def refusals(self) -> list[RefusalCount]:
+        return [self._refusals[key] for key in sorted(self._refusals)]
+
+    def evidence(self) -> list[Refusal]:
+        return list(self._evidence)
+
+    def contacts(self) -> list[Contact]:
+        return [self._contacts[name] for name in sorted(self._contacts)]
+
+    def _refuse(self, refusal: Refusal) -> None:
+        key = (refusal.meter, refusal.reason.value)
+        before = self._refusals.get(key)
+        count = 1 if before is None else before.count + 1
+        self._refusals[key] = RefusalCount(*key, count, refusal.at_ms, refusal.detail)
+        if refusal.raw is not None and len(self._evidence) < EVIDENCE_MAX:
+            self._evidence.append(refusal)
+
+    def _add_block(self, block: NewBlock) -> None:
+        for offset, record in enumerate(block.leaves):
+            self._staged[block.row.first + offset] = record.raw
+            if isinstance(record.body, ChainRecord):
+                del self._pending[_place(record)]
+                self._leaves[_place(record)] = (record.identity, block.row.first + offset)
+        for record in block.dropped:
+            del self._pending[_place(record)]
+            self._refuse(Refusal(_place(record)[0], Reason.REVOKED, "dropped", 0, record.raw))
+        self._state = block.state
+        self._blocks[block.row.step] = block.row
+
+
+def _place(record: Record) -> tuple[str, int]:
+    body = record.body
+    assert isinstance(body, ChainRecord)  # noqa: S101 - the gateway's own filing
+    return body.meter, body.sequence

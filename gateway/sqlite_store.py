@@ -1,0 +1,299 @@
+"""The store in SQLite: write-ahead log, synchronous FULL: a commit is durable once it returns."""
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cryptometer.errors import ConfigurationError, Reason
+from cryptometer.records import ChainRecord, Genesis, Record
+from cryptometer.state import State
+from gateway.snapshot import decode_state, encode_common, encode_meter
+from gateway.store import (
+    EVIDENCE_MAX,
+    BlockRow,
+    Changes,
+    Contact,
+    NewBlock,
+    Refusal,
+    RefusalCount,
+)
+from hal.faults import Point, passing
+
+SCHEMA_VERSION = 1
+_BUSY_MS = 5_000  # `status` and `backup` read beside the one writer
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE authority (sequence INTEGER PRIMARY KEY, raw BLOB NOT NULL);
+CREATE TABLE meters (name TEXT PRIMARY KEY, state BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE pending (
+    meter TEXT NOT NULL, sequence INTEGER NOT NULL, identity BLOB NOT NULL, raw BLOB NOT NULL,
+    PRIMARY KEY (meter, sequence)) WITHOUT ROWID;
+CREATE TABLE leaves (
+    meter TEXT NOT NULL, sequence INTEGER NOT NULL, identity BLOB NOT NULL, leaf INTEGER NOT NULL,
+    PRIMARY KEY (meter, sequence)) WITHOUT ROWID;
+CREATE TABLE staged (leaf INTEGER PRIMARY KEY, raw BLOB NOT NULL);
+CREATE TABLE blocks (
+    step INTEGER PRIMARY KEY, first INTEGER NOT NULL, size INTEGER NOT NULL,
+    sealed_ms INTEGER NOT NULL, records INTEGER NOT NULL, late INTEGER NOT NULL,
+    expected INTEGER NOT NULL, heard INTEGER NOT NULL, caught_up INTEGER NOT NULL,
+    note TEXT NOT NULL, punctuality_ms INTEGER);
+CREATE TABLE refusals (
+    meter TEXT NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL, last_ms INTEGER NOT NULL,
+    detail TEXT NOT NULL, PRIMARY KEY (meter, reason)) WITHOUT ROWID;
+CREATE TABLE evidence (
+    number INTEGER PRIMARY KEY, meter TEXT NOT NULL, reason TEXT NOT NULL, detail TEXT NOT NULL,
+    at_ms INTEGER NOT NULL, raw BLOB NOT NULL);
+CREATE TABLE contacts (
+    meter TEXT PRIMARY KEY, at_ms INTEGER NOT NULL, step INTEGER NOT NULL,
+    clock_state TEXT NOT NULL, clock_error_ms INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+
+class SqliteStore:
+    """A `Store` in one database file."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Opens a database that `create_store` made.
+
+        Raises:
+            ConfigurationError: there is none, or it is of another version.
+        """
+        if not path.exists():
+            raise ConfigurationError(f"there is no store at {path}; run cryptometer-gateway init")
+        mode = "ro" if read_only else "rw"
+        self._connection = sqlite3.connect(
+            f"file:{path}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False
+        )
+        self._connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+        if not read_only:
+            _make_durable(self._connection)
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if version != SCHEMA_VERSION:
+            raise ConfigurationError(f"{path} is of schema {version}, this is {SCHEMA_VERSION}")
+        self.epoch = int(self._meta("epoch") or b"0")
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def commit(self, changes: Changes) -> None:
+        with self._transaction():
+            self._add_authority(changes.authority)
+            self._connection.executemany(
+                "INSERT INTO pending VALUES (?, ?, ?, ?)",
+                [(*_place(record), record.identity, record.raw) for record in changes.accepted],
+            )
+            for refusal in changes.refusals:
+                self._refuse(refusal)
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO contacts VALUES (?, ?, ?, ?, ?)",
+                [
+                    (one.meter, one.at_ms, one.step, one.clock_state, one.clock_error_ms)
+                    for one in changes.contacts
+                ],
+            )
+            if changes.block is not None:
+                self._add_block(changes.block)
+            if changes.published is not None:
+                self._connection.execute("DELETE FROM staged WHERE leaf < ?", (changes.published,))
+            self._connection.executemany(
+                "UPDATE blocks SET punctuality_ms = ? WHERE step = ?",
+                [(milliseconds, step) for step, milliseconds in changes.measured],
+            )
+
+    def state(self) -> State | None:
+        genesis = self._meta("genesis")
+        if genesis is None:
+            return None
+        meters = dict(self._connection.execute("SELECT name, state FROM meters"))
+        return decode_state(genesis, self._meta("state"), meters)
+
+    def authority(self) -> list[bytes]:
+        rows = self._connection.execute("SELECT raw FROM authority ORDER BY sequence")
+        return [raw for (raw,) in rows]
+
+    def pending(self) -> Iterable[bytes]:
+        rows = self._connection.execute("SELECT raw FROM pending ORDER BY meter, sequence")
+        return (raw for (raw,) in rows)
+
+    def identity_at(self, meter: str, sequence: int) -> bytes | None:
+        for table in ("pending", "leaves"):
+            row = self._connection.execute(
+                f"SELECT identity FROM {table} WHERE meter = ? AND sequence = ?",  # noqa: S608
+                (meter, sequence),
+            ).fetchone()
+            if row is not None:
+                return bytes(row[0])
+        return None
+
+    def leaf_at(self, meter: str, sequence: int) -> int | None:
+        row = self._connection.execute(
+            "SELECT leaf FROM leaves WHERE meter = ? AND sequence = ?", (meter, sequence)
+        ).fetchone()
+        return None if row is None else int(row[0])
+
+    def find(self, identity: bytes) -> tuple[str, int, int | None] | None:
+        # No index on identities: people ask for few, and every record would pay for it.
+        row = self._connection.execute(
+            "SELECT meter, sequence, leaf FROM leaves WHERE identity = ?"
+            " UNION ALL SELECT meter, sequence, NULL FROM pending WHERE identity = ?",
+            (identity, identity),
+        ).fetchone()
+        return None if row is None else (str(row[0]), int(row[1]), row[2])
+
+    def staged(self) -> list[tuple[int, bytes]]:
+        return list(self._connection.execute("SELECT leaf, raw FROM staged ORDER BY leaf"))
+
+    def blocks(self, newest: int) -> list[BlockRow]:
+        rows = self._connection.execute(
+            "SELECT * FROM blocks ORDER BY step DESC LIMIT ?", (newest,)
+        )
+        return [_block_row(row) for row in rows]
+
+    def block(self, step: int) -> BlockRow | None:
+        row = self._connection.execute("SELECT * FROM blocks WHERE step = ?", (step,)).fetchone()
+        return None if row is None else _block_row(row)
+
+    def refusals(self) -> list[RefusalCount]:
+        rows = self._connection.execute("SELECT * FROM refusals ORDER BY meter, reason")
+        return [RefusalCount(*row) for row in rows]
+
+    def evidence(self) -> list[Refusal]:
+        rows = self._connection.execute(
+            "SELECT meter, reason, detail, at_ms, raw FROM evidence ORDER BY number"
+        )
+        return [
+            Refusal(meter, Reason(reason), detail, at_ms, raw)
+            for meter, reason, detail, at_ms, raw in rows
+        ]
+
+    def contacts(self) -> list[Contact]:
+        return [Contact(*row) for row in self._connection.execute("SELECT * FROM contacts")]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        passing(Point.STORE_COMMIT)
+        self._connection.execute("COMMIT")
+        passing(Point.STORE_COMMITTED)
+
+    def _meta(self, key: str) -> bytes | None:
+        row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def _set_meta(self, key: str, value: bytes) -> None:
+        self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def _add_authority(self, added: tuple[Record, ...]) -> None:
+        if not added:
+            return
+        (known,) = self._connection.execute("SELECT count(*) FROM authority").fetchone()
+        for offset, record in enumerate(added):
+            if isinstance(record.body, Genesis):
+                self._set_meta("genesis", record.raw)
+            self._connection.execute(
+                "INSERT INTO authority VALUES (?, ?)", (known + offset, record.raw)
+            )
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._connection.execute(
+            "INSERT INTO refusals VALUES (?, ?, 1, ?, ?) ON CONFLICT (meter, reason) DO UPDATE"
+            " SET count = count + 1, last_ms = excluded.last_ms, detail = excluded.detail",
+            (refusal.meter, refusal.reason.value, refusal.at_ms, refusal.detail),
+        )
+        if refusal.raw is not None:
+            self._connection.execute(
+                "INSERT INTO evidence (meter, reason, detail, at_ms, raw) SELECT ?, ?, ?, ?, ?"
+                " WHERE (SELECT count(*) FROM evidence) < ?",
+                (
+                    refusal.meter,
+                    refusal.reason.value,
+                    refusal.detail,
+                    refusal.at_ms,
+                    refusal.raw,
+                    EVIDENCE_MAX,
+                ),
+            )
+
+    def _add_block(self, block: NewBlock) -> None:
+        row, first = block.row, block.row.first
+        numbered = list(enumerate(block.leaves, first))
+        chain = [(r, leaf) for leaf, r in numbered if isinstance(r.body, ChainRecord)]
+        places = [_place(record) for record, _ in chain]
+        places += [_place(record) for record in block.dropped]
+        self._connection.executemany("DELETE FROM pending WHERE meter = ? AND sequence = ?", places)
+        self._connection.executemany(
+            "INSERT INTO leaves VALUES (?, ?, ?, ?)",
+            [(*_place(record), record.identity, leaf) for record, leaf in chain],
+        )
+        self._connection.executemany(
+            "INSERT INTO staged VALUES (?, ?)", [(leaf, record.raw) for leaf, record in numbered]
+        )
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO meters VALUES (?, ?)",
+            [(name, encode_meter(block.state.meters[name])) for name in block.meters],
+        )
+        self._set_meta("state", encode_common(block.state))
+        self._connection.execute(
+            "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                row.step,
+                row.first,
+                row.size,
+                row.sealed_ms,
+                row.records,
+                row.late,
+                row.expected,
+                row.heard,
+                row.caught_up,
+                row.note,
+                row.punctuality_ms,
+            ),
+        )
+        for record in block.dropped:
+            meter, _ = _place(record)
+            self._refuse(Refusal(meter, Reason.REVOKED, "dropped", row.sealed_ms, record.raw))
+
+
+def create_store(path: Path, epoch: int) -> None:
+    """Makes an empty database.
+
+    Raises:
+        ConfigurationError: there is one already.
+    """
+    if path.exists():
+        raise ConfigurationError(f"{path} exists, and a store is never overwritten")
+    connection = sqlite3.connect(path, isolation_level=None)
+    path.chmod(0o600)
+    _make_durable(connection)
+    connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    set_epoch(connection, epoch)
+    connection.close()
+
+
+def set_epoch(connection: sqlite3.Connection, epoch: int) -> None:
+    """Begins a new epoch: what devices were told before is void."""
+    connection.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?)", (str(epoch).encode(),))
+
+
+def _make_durable(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+def _block_row(row: tuple[object, ...]) -> BlockRow:
+    values = list(row)
+    values[8] = bool(values[8])
+    return BlockRow(*values)  # type: ignore[arg-type]  # the table's columns are the class's fields
+
+
+def _place(record: Record) -> tuple[str, int]:
+    body = record.body
+    assert isinstance(body, ChainRecord)  # noqa: S101 - the gateway's own filing
+    return body.meter, body.sequence

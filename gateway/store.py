@@ -1,0 +1,182 @@
+"""What a gateway keeps, behind one interface that states its guarantees; and its twin in memory.
+
+One writer. `commit` takes a whole `Changes` value: after it returns all of it is durable, and
+after a crash either all or none of it is there. A commit that fails ends the program: recovery
+decides, nothing is tried again.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from cryptometer.errors import Reason
+from cryptometer.records import Record
+from cryptometer.state import State
+
+EVIDENCE_MAX = 1_000  # records kept as evidence; enough to show a fork, too few to fill a disk
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Bytes that were refused: counted by meter and reason, the newest detail kept.
+
+    Attributes:
+        meter: from the topic, "" where that names no registered meter.
+        raw: kept as evidence where a registered key has signed it, else None.
+    """
+
+    meter: str
+    reason: Reason
+    detail: str
+    at_ms: int
+    raw: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRow:
+    """A block as `status` shows it.
+
+    Attributes:
+        first: index of its first leaf.
+        size: of the tree with it.
+        note: the signed checkpoint.
+        punctuality_ms: community time from the later of step end and last close received to the
+            published checkpoint; None where it was not measured (caught up, or not yet published).
+    """
+
+    step: int
+    first: int
+    size: int
+    sealed_ms: int
+    records: int
+    late: int
+    expected: int
+    heard: int
+    caught_up: bool
+    note: str
+    punctuality_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewBlock:
+    """A block to be committed.
+
+    Attributes:
+        state: the community after it.
+        meters: names of the meters whose state it changed.
+        leaves: its records, header last, in the ledger's order.
+        dropped: pending records that can no longer become leaves.
+    """
+
+    row: BlockRow
+    state: State
+    meters: frozenset[str]
+    leaves: tuple[Record, ...]
+    dropped: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """When and in which clock state a meter was last heard."""
+
+    meter: str
+    at_ms: int
+    step: int
+    clock_state: str
+    clock_error_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What one commit writes, all or none.
+
+    Attributes:
+        accepted: records that passed the chain verdict, in order of arrival.
+        authority: authority records imported.
+        published: size of the tree whose static files are durable: older staged leaves may go.
+        measured: punctuality of blocks, by step, in ms.
+    """
+
+    accepted: tuple[Record, ...] = ()
+    authority: tuple[Record, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    contacts: tuple[Contact, ...] = ()
+    block: NewBlock | None = None
+    published: int | None = None
+    measured: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        return self == Changes()
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalCount:
+    """How often a meter's bytes were refused for a reason."""
+
+    meter: str
+    reason: str
+    count: int
+    last_ms: int
+    detail: str
+
+
+class Store(Protocol):
+    """The gateway's private state. Reads see everything committed."""
+
+    @property
+    def epoch(self) -> int:
+        """Grows when the store was restored from a backup."""
+        ...
+
+    def commit(self, changes: Changes) -> None:
+        """Writes `changes`: durable and whole once it returns."""
+        ...
+
+    def state(self) -> State | None:
+        """The community after the newest block; before the first, as its genesis founds it."""
+        ...
+
+    def authority(self) -> list[bytes]:
+        """Every authority record imported, in order, those in blocks included."""
+        ...
+
+    def pending(self) -> Iterable[bytes]:
+        """Accepted device records that no block holds yet, by meter and sequence."""
+        ...
+
+    def identity_at(self, meter: str, sequence: int) -> bytes | None:
+        """Identity of a meter's record, pending or in a block."""
+        ...
+
+    def leaf_at(self, meter: str, sequence: int) -> int | None:
+        """The leaf that holds a meter's record, None while it is pending or unknown."""
+        ...
+
+    def find(self, identity: bytes) -> tuple[str, int, int | None] | None:
+        """Meter, sequence and leaf of a record by its identity."""
+        ...
+
+    def staged(self) -> list[tuple[int, bytes]]:
+        """Leaves of committed blocks whose static files may not be durable yet, in order."""
+        ...
+
+    def blocks(self, newest: int) -> list[BlockRow]:
+        """The newest blocks, latest first."""
+        ...
+
+    def block(self, step: int) -> BlockRow | None:
+        """The block of a step."""
+        ...
+
+    def refusals(self) -> list[RefusalCount]:
+        """All refusals, by meter and reason."""
+        ...
+
+    def evidence(self) -> list[Refusal]:
+        """Refused records that a registered key has signed, oldest first, at most EVIDENCE_MAX."""
+        ...
+
+    def contacts(self) -> list[Contact]:
+        """The newest contact with each meter."""
+        ...
