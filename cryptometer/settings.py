@@ -50,7 +50,7 @@ def read_settings(cls: type[T], table: Mapping[str, object], where: str) -> T:
             values[name] = _value(hints[name], table[name], f"{where} {name}")
         elif is_dataclass(hints[name]) and part.default is MISSING:
             values[name] = read_settings(hints[name], {}, f"{where} {name}")
-        elif part.default is MISSING:
+        elif part.default is MISSING and part.default_factory is MISSING:
             raise ConfigurationError(f"{where} lacks {name!r}: {_doc(part)}")
     return cls(**values)
 

@@ -25,8 +25,13 @@ class DiskDirectory:
             if entry.is_file() and not entry.name.endswith(_NEW)
         )
 
-    def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
+    def size(self, name: str) -> int:
+        return (self.path / name).stat().st_size
+
+    def read(self, name: str, offset: int = 0, size: int = -1) -> bytes:
+        with (self.path / name).open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
 
     def append(self, name: str, data: bytes) -> None:
         passing(Point.FILE_APPEND)
@@ -75,11 +80,10 @@ class DiskDirectory:
         self._open.clear()
 
     def _open_file(self, name: str) -> int:
-        path = self.path / name
-        if not path.exists():
-            self._fresh.add(name)
+        # Also a name that stands there already may not be durable: who made it may have died.
+        self._fresh.add(name)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        self._open[name] = os.open(path, flags, 0o600)
+        self._open[name] = os.open(self.path / name, flags, 0o600)
         return self._open[name]
 
     def _forget(self, name: str) -> None:
@@ -126,8 +130,12 @@ class SimulatedDirectory:
     def names(self) -> list[str]:
         return sorted(self._live)
 
-    def read(self, name: str) -> bytes:
-        return bytes(self._live[name])
+    def size(self, name: str) -> int:
+        return len(self._live[name])
+
+    def read(self, name: str, offset: int = 0, size: int = -1) -> bytes:
+        end = None if size < 0 else offset + size
+        return bytes(self._live[name][offset:end])
 
     def append(self, name: str, data: bytes) -> None:
         if len(data) > self.free_bytes():

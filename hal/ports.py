@@ -85,7 +85,13 @@ class Directory(Protocol):
         """The files there, sorted."""
         ...
 
-    def read(self, name: str) -> bytes: ...
+    def size(self, name: str) -> int:
+        """Bytes in a file."""
+        ...
+
+    def read(self, name: str, offset: int = 0, size: int = -1) -> bytes:
+        """Content from `offset` on; all of it, or at most `size` bytes."""
+        ...
 
     def append(self, name: str, data: bytes) -> None:
         """Adds to the end of a file, made when missing. Once it returns, the death of the program
