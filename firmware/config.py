@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cryptometer.settings import read_settings, setting
-from hal.mqtt import BrokerSettings
+from hal.broker import BrokerSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ Nothing moves on before the step before it holds it, and each step is also where
 import select
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from cryptometer import records
 from cryptometer.errors import Reason, Rejected
@@ -25,8 +24,16 @@ from firmware.lots import BLANK, CloseDraft, Draft, Limits, RunDraft, Signed
 from firmware.outbox import Outbox, chain_start
 from firmware.timekeeping import adopt
 from hal.faults import Point, passing
-from hal.mqtt import Connected, Disconnected, Message
-from hal.ports import Clock, Directory, LineLost, PulseSource
+from hal.ports import (
+    Clock,
+    Connected,
+    Connection,
+    Directory,
+    Disconnected,
+    LineLost,
+    Message,
+    PulseSource,
+)
 
 MESSAGES_MAX = 100  # taken from the broker in one turn, so that the line is never kept waiting
 LINE_RETRY_NS = 2 * NS_PER_S
@@ -34,15 +41,6 @@ WAIT_MAX_S = 1.0  # the clock is looked at, at least so often
 FREE_BYTES_MIN = 16 * 2**20  # below it the card counts as full
 
 Log = Callable[[str], None]
-
-
-class Connection(Protocol):
-    """What the device needs of its line to the broker (`hal.mqtt.Link`)."""
-
-    def fileno(self) -> int: ...
-    def drain(self, most: int) -> "list[Message | Connected | Disconnected]": ...
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool: ...
-    def confirm(self, token: tuple[int, int]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,17 +70,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from firmware import setup  # noqa: PLC0415
+    from firmware import folder  # noqa: PLC0415
 
     algorithm = Algorithm.ES256 if arguments.p256 else Algorithm.EDDSA
-    print(setup.initialise(arguments.state, algorithm))
+    print(folder.initialise(arguments.state, algorithm))
     return 0
 
 
 def _enrol(arguments: argparse.Namespace) -> int:
-    from firmware import setup  # noqa: PLC0415
+    from firmware import folder  # noqa: PLC0415
 
-    enrolment = setup.enrol(arguments.state, arguments.bundle)
+    enrolment = folder.enrol(arguments.state, arguments.bundle)
     print(
         f"enrolled as {enrolment.meter} in {enrolment.community.parameters.name}"
         f" ({enrolment.community.id.hex()})"
@@ -89,40 +89,39 @@ def _enrol(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from firmware import setup  # noqa: PLC0415
+    from firmware import folder  # noqa: PLC0415
 
-    print(setup.describe(Path(setup.load_config(arguments.config).state)))
+    print(folder.describe(Path(folder.load_config(arguments.config).state)))
     return 0
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from firmware import setup  # noqa: PLC0415
+    from firmware import folder  # noqa: PLC0415
+    from hal.files import hold  # noqa: PLC0415
 
-    config = setup.load_config(arguments.config)
+    config = folder.load_config(arguments.config)
     state = Path(config.state)
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _frame: stopping.append(received))
-    held = setup.lock(state)
-    try:
+    with hold(state / "device.lock"):
         while not stopping:
             _run_once(config, state, stopping)
-    finally:
-        os.close(held)
     return 0
 
 
 def _run_once(config: "Config", state: Path, stopping: list[int]) -> None:
     """One life of the device: until it is told to stop, or the authority says something new."""
-    from firmware import setup  # noqa: PLC0415
+    from firmware import folder  # noqa: PLC0415
     from firmware.device import Device, Parts  # noqa: PLC0415
+    from hal.broker import broker_settings  # noqa: PLC0415
     from hal.drivers import open_clock, open_source  # noqa: PLC0415
     from hal.files import DiskDirectory  # noqa: PLC0415
     from hal.mqtt import Link  # noqa: PLC0415
     from hal.notify import Notifier  # noqa: PLC0415
 
-    key = setup.load_device_key(state)
-    enrolment = setup.read_enrolment(state, key.public)
+    key = folder.load_device_key(state)
+    enrolment = folder.read_enrolment(state, key.public)
     notifier = Notifier()
     link: Link | None = None
     if enrolment is None:
@@ -135,7 +134,7 @@ def _run_once(config: "Config", state: Path, stopping: list[int]) -> None:
         if not enrolment.community.keys_of(Role.GATEWAY):
             raise ConfigurationError("the bundle names no gateway; ask the authority for a new one")
         link = Link(
-            setup.broker_settings(state, enrolment.broker, config.broker),
+            broker_settings(state / folder.BROKER_FOLDER, enrolment.broker, config.broker),
             f"cryptometer-{enrolment.meter}-{enrolment.community.id.hex()[:8]}",
             [f"{own}/ack/+", f"{own}/registration", f"{base}/checkpoint"],
             will_topic=f"{own}/status",
@@ -148,10 +147,10 @@ def _run_once(config: "Config", state: Path, stopping: list[int]) -> None:
         signer=key,
         enrolment=enrolment,
         connection=link,
-        on_registration=lambda update: setup.keep_update(state, key.public, update),
+        on_registration=lambda update: folder.keep_update(state, key.public, update),
         log=_log,
     )
-    device = Device(parts, config, setup.SOFTWARE)
+    device = Device(parts, config, folder.SOFTWARE)
     device.begin()
     if link is not None:
         link.start()

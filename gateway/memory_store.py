@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from cryptometer.errors import Reason
 from cryptometer.records import ChainRecord, Genesis, Record
 from cryptometer.state import State, found
 from gateway.store import (
@@ -14,6 +13,7 @@ from gateway.store import (
     NewBlock,
     Refusal,
     RefusalCount,
+    Tally,
 )
 
 
@@ -31,6 +31,7 @@ class MemoryStore:
         self._refusals: dict[tuple[str, str], RefusalCount] = {}
         self._evidence: list[Refusal] = []
         self._contacts: dict[str, Contact] = {}
+        self._tallies: dict[str, Tally] = {}
 
     def commit(self, changes: Changes) -> None:
         for record in changes.authority:
@@ -97,6 +98,9 @@ class MemoryStore:
     def contacts(self) -> list[Contact]:
         return [self._contacts[name] for name in sorted(self._contacts)]
 
+    def tallies(self) -> list[Tally]:
+        return [self._tallies[name] for name in sorted(self._tallies)]
+
     def _refuse(self, refusal: Refusal) -> None:
         key = (refusal.meter, refusal.reason.value)
         before = self._refusals.get(key)
@@ -113,9 +117,21 @@ class MemoryStore:
                 self._leaves[_place(record)] = (record.identity, block.row.first + offset)
         for record in block.dropped:
             del self._pending[_place(record)]
-            self._refuse(Refusal(_place(record)[0], Reason.REVOKED, "dropped", 0, record.raw))
+        for tally in block.tallies:
+            before = self._tallies.get(tally.meter)
+            self._tallies[tally.meter] = tally if before is None else _added(before, tally)
         self._state = block.state
         self._blocks[block.row.step] = block.row
+
+
+def _added(before: Tally, tally: Tally) -> Tally:
+    return Tally(
+        tally.meter,
+        before.closes + tally.closes,
+        tally.first_step if before.first_step is None else before.first_step,
+        before.late + tally.late,
+        before.quarantined + tally.quarantined,
+    )
 
 
 def _place(record: Record) -> tuple[str, int]:

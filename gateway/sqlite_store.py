@@ -17,6 +17,7 @@ from gateway.store import (
     NewBlock,
     Refusal,
     RefusalCount,
+    Tally,
 )
 from hal.faults import Point, passing
 
@@ -45,6 +46,9 @@ CREATE TABLE refusals (
 CREATE TABLE evidence (
     number INTEGER PRIMARY KEY, meter TEXT NOT NULL, reason TEXT NOT NULL, detail TEXT NOT NULL,
     at_ms INTEGER NOT NULL, raw BLOB NOT NULL);
+CREATE TABLE tallies (
+    meter TEXT PRIMARY KEY, closes INTEGER NOT NULL, first_step INTEGER, late INTEGER NOT NULL,
+    quarantined INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE contacts (
     meter TEXT PRIMARY KEY, at_ms INTEGER NOT NULL, step INTEGER NOT NULL,
     clock_state TEXT NOT NULL, clock_error_ms INTEGER NOT NULL) WITHOUT ROWID;
@@ -171,6 +175,9 @@ class SqliteStore:
     def contacts(self) -> list[Contact]:
         return [Contact(*row) for row in self._connection.execute("SELECT * FROM contacts")]
 
+    def tallies(self) -> list[Tally]:
+        return [Tally(*row) for row in self._connection.execute("SELECT * FROM tallies")]
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         self._connection.execute("BEGIN IMMEDIATE")
@@ -239,6 +246,16 @@ class SqliteStore:
             "INSERT OR REPLACE INTO meters VALUES (?, ?)",
             [(name, encode_meter(block.state.meters[name])) for name in block.meters],
         )
+        self._connection.executemany(
+            "INSERT INTO tallies VALUES (?, ?, ?, ?, ?) ON CONFLICT (meter) DO UPDATE SET"
+            " closes = closes + excluded.closes,"
+            " first_step = coalesce(first_step, excluded.first_step),"
+            " late = late + excluded.late, quarantined = quarantined + excluded.quarantined",
+            [
+                (one.meter, one.closes, one.first_step, one.late, one.quarantined)
+                for one in block.tallies
+            ],
+        )
         self._set_meta("state", encode_common(block.state))
         self._connection.execute(
             "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -256,9 +273,6 @@ class SqliteStore:
                 row.punctuality_ms,
             ),
         )
-        for record in block.dropped:
-            meter, _ = _place(record)
-            self._refuse(Refusal(meter, Reason.REVOKED, "dropped", row.sealed_ms, record.raw))
 
 
 def create_store(path: Path, epoch: int) -> None:

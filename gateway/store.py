@@ -58,14 +58,33 @@ class BlockRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Tally:
+    """What blocks held of one meter: one block's share when committed, the sum when read.
+
+    Attributes:
+        closes: steps closed that counted.
+        first_step: the first of them; with `closes` and the newest it gives the gaps.
+        late: records whose step had its block already.
+        quarantined: records whose energy was set aside.
+    """
+
+    meter: str
+    closes: int
+    first_step: int | None
+    late: int
+    quarantined: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewBlock:
     """A block to be committed.
 
     Attributes:
+        tallies: of the meters that have records in it.
         state: the community after it.
         meters: names of the meters whose state it changed.
         leaves: its records, header last, in the ledger's order.
-        dropped: pending records that can no longer become leaves.
+        dropped: pending records that can no longer become leaves; they are refusals, too.
     """
 
     row: BlockRow
@@ -73,6 +92,7 @@ class NewBlock:
     meters: frozenset[str]
     leaves: tuple[Record, ...]
     dropped: tuple[Record, ...]
+    tallies: tuple[Tally, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,4 +199,8 @@ class Store(Protocol):
 
     def contacts(self) -> list[Contact]:
         """The newest contact with each meter."""
+        ...
+
+    def tallies(self) -> list[Tally]:
+        """What all blocks held of each meter."""
         ...

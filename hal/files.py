@@ -1,9 +1,12 @@
 """Durable files: a real folder, and a simulated one that can lose what was not synced."""
 
+import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from cryptometer.errors import ConfigurationError
 from hal.faults import Point, passing
 
 _NEW = ".new"  # what a half-finished `put` leaves; never read
@@ -92,22 +95,45 @@ class DiskDirectory:
             os.close(descriptor)
 
 
+@contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """Holds a folder for one program, through a lock on the file `path` in it.
+
+    Raises:
+        ConfigurationError: another program holds it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(f"another program runs on {path.parent}") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def put_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Replaces a file: durable once it returns, the old or the new content at any instant."""
     beside = path.with_name(path.name + _NEW)
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    write_file(beside, data, mode)
+    passing(Point.FILE_PUT_WRITTEN)
+    beside.replace(path)
+    passing(Point.FILE_PUT_RENAMED)
+    sync_folder(path.parent)
+
+
+def write_file(path: Path, data: bytes, mode: int) -> None:
+    """Writes a whole file, durably; at any earlier instant it may hold a part."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
-        os.fchmod(descriptor, mode)  # the umask has no say over a key or a credential
+        os.fchmod(descriptor, mode)  # the umask has no say over a key or a published file
         view = memoryview(data)
         while view:
             view = view[os.write(descriptor, view) :]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    passing(Point.FILE_PUT_WRITTEN)
-    beside.replace(path)
-    passing(Point.FILE_PUT_RENAMED)
-    sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:
@@ -170,3 +196,64 @@ class SimulatedDirectory:
                 survived[name] = bytearray(content[:kept])
         self._live = survived
         self._durable = {name: bytes(content) for name, content in survived.items()}
+
+
+class DiskTree:
+    """A folder of published files; readable by all, since it holds nothing secret."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+
+    def read(self, path: str) -> bytes | None:
+        try:
+            return (self.path / path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def put_all(self, files: Mapping[str, bytes]) -> None:
+        folders: set[Path] = set()
+        for name, data in files.items():
+            target = self.path / name
+            folders |= self._make_folders(target.parent)
+            beside = target.with_name(target.name + _NEW)
+            write_file(beside, data, 0o644)
+            beside.replace(target)
+            folders.add(target.parent)
+        # The deepest folder first: a name is durable only when the folders above it are.
+        for folder in sorted(folders, key=lambda one: len(one.parts), reverse=True):
+            sync_folder(folder)
+
+    def remove_under(self, path: str) -> None:
+        folder = self.path / path
+        if folder.is_dir():
+            for entry in folder.iterdir():
+                entry.unlink()
+            folder.rmdir()
+
+    def _make_folders(self, folder: Path) -> set[Path]:
+        """Makes a folder and those above it; returns those whose names are new or changed."""
+        made: set[Path] = set()
+        while not folder.exists():
+            made |= {folder, folder.parent}
+            folder = folder.parent
+        for one in sorted(made, key=lambda path: len(path.parts)):
+            one.mkdir(mode=0o755, exist_ok=True)
+        return made
+
+
+class SimulatedTree:
+    """A tree in memory; the twin of DiskTree."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+
+    def read(self, path: str) -> bytes | None:
+        return self.files.get(path)
+
+    def put_all(self, files: Mapping[str, bytes]) -> None:
+        self.files.update(files)
+
+    def remove_under(self, path: str) -> None:
+        for name in [one for one in self.files if one.startswith(f"{path}/")]:
+            del self.files[name]

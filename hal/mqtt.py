@@ -11,7 +11,6 @@ import random
 import ssl
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,47 +19,14 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from cryptometer.errors import ConfigurationError
-from cryptometer.settings import setting
+from hal.broker import BrokerSettings
+from hal.ports import Connected, Disconnected, Message
 
 KEEPALIVE_S = 30
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 60.0
 INCOMING_MAX = 10_000  # messages; beyond it the network thread waits, and the broker with it
 IN_FLIGHT_MAX = 1_000
 _QOS = 1
-
-
-@dataclass(frozen=True, slots=True)
-class BrokerSettings:
-    """The table `[broker]`: overrides what the bundle brought, field by field."""
-
-    url: str = setting("mqtt://host:port, or mqtts://host:port for TLS", "")
-    ca_file: str = setting("PEM file of the CA that signed the broker's certificate", "")
-    certificate_file: str = setting("PEM file of the client certificate", "")
-    key_file: str = setting("PEM file of the client certificate's key", "")
-    username: str = setting("user name at the broker", "")
-    password_file: str = setting("file that holds the password", "")
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A message that came. `token` is given back to `Link.confirm`."""
-
-    topic: str
-    payload: bytes
-    retained: bool
-    token: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Connected:
-    """The broker has accepted us; subscriptions are on their way."""
-
-
-@dataclass(frozen=True, slots=True)
-class Disconnected:
-    """The broker is out of reach, or refuses us: why, for people."""
-
-    reason: str
 
 
 Event = Message | Connected | Disconnected

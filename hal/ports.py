@@ -1,6 +1,6 @@
 """What the programs may ask of a machine: one Protocol per capability, each with its guarantee."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -115,4 +115,66 @@ class Directory(Protocol):
 
     def free_bytes(self) -> int:
         """Room left on the file system."""
+        ...
+
+
+class Tree(Protocol):
+    """Files under one folder, by paths with slashes: what a ledger is published as."""
+
+    def read(self, path: str) -> bytes | None:
+        """A file's content, or None if there is none."""
+        ...
+
+    def put_all(self, files: Mapping[str, bytes]) -> None:
+        """Writes files, each all or nothing. Durable, names included, once it returns.
+
+        Raises:
+            OSError: which of them are written is open; writing them again mends it.
+        """
+        ...
+
+    def remove_under(self, path: str) -> None:
+        """Removes a folder and the files right in it; nothing if it does not exist."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message that came. `token` is given back to `Connection.confirm`."""
+
+    topic: str
+    payload: bytes
+    retained: bool
+    token: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The broker has accepted us; subscriptions are on their way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The broker is out of reach, or refuses us: why, for people."""
+
+    reason: str
+
+
+class Connection(Protocol):
+    """A line to the broker. It keeps no message: what must arrive is kept by the caller."""
+
+    def fileno(self) -> int:
+        """A descriptor that polls readable while events wait."""
+        ...
+
+    def drain(self, most: int) -> list[Message | Connected | Disconnected]:
+        """Takes up to `most` events; never blocks."""
+        ...
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
+        """Hands a message over; False when there is no connection to send on."""
+        ...
+
+    def confirm(self, token: tuple[int, int]) -> None:
+        """Tells the broker that a message is done with. Without it, it comes again."""
         ...

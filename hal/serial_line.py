@@ -2,14 +2,15 @@
 
 A received byte has no measured width, so on a `byte` line every byte and every break counts. An
 `s0` line is a contact between RX and ground at 300 baud, where a character is its own width
-measurement: it samples the line every 3.3 ms, a pulse of at least 30 ms pulls nearly all bits to
-zero, and up to 5 ms of bounce touches at most the first and the last of them.
+measurement: `hal.uart` says why, and models it.
 """
 
 import errno
 import fcntl
 import os
 import struct
+import termios
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -19,19 +20,25 @@ from cryptometer.errors import ConfigurationError
 from cryptometer.settings import setting
 from cryptometer.steps import NS_PER_MS, NS_PER_S
 from hal.ports import LineLost, Taken
+from hal.uart import IS_S0_PULSE, S0_BAUD, S0_BOUNCE_NS
 
 BAUD_MIN, BAUD_MAX = 300, 115_200
-_READ_MAX = 65_536  # bytes; the kernel's buffer of a line holds 4,095
-_SETTLE_NS = 20 * NS_PER_MS  # from a UART's FIFO, or a pseudo-terminal's work queue, to `read`
+_READ_MAX = 65_536
+# A look ends here on a line that never falls silent. The kernel holds at most 640 KiB for a line
+# (tty_buffer.c), so that what comes behind it came after the look began.
+_LOOK_MAX = 2**20
+_SETTLE_NS = 20 * NS_PER_MS  # a USB adapter's latency timer (16 ms), a pty's work queue, our wake-up
 _BITS_PER_CHARACTER = 10
+# A UART may hold characters back until its FIFO is half full (PL011: 16 of 32) or the line was
+# quiet for the time of 32 bits (PL011; 40 on a 16550, which gives up at 8 characters).
+_FIFO_BITS = 16 * (_BITS_PER_CHARACTER + 32)
+# Lines without such a FIFO, by device number (Linux admin-guide/devices): /dev/ttyACM*,
+# /dev/ttyUSB*, and pseudo-terminals.
+_UNHELD_MAJORS = frozenset({166, 188, *range(136, 144)})
 _TIOCGICOUNT = 0x545D  # linux/serial.h
 _ICOUNT = struct.Struct("=20i")  # struct serial_icounter_struct
 _OVERRUN, _BUFFER_OVERRUN = 7, 10  # its indexes
-
-# On an `s0` line: a byte with at least six of its eight samples low, hence a contact closed for
-# 20 ms or more. What a bounce or a relay's spike starts has nearly all samples high.
-_S0_LOW_MIN = 6
-_IS_S0_PULSE = bytes(8 - value.bit_count() >= _S0_LOW_MIN for value in range(256))
+_IFLAG, _CFLAG, _CC = 0, 2, 6  # indexes of what termios.tcgetattr gives
 
 
 class LineKind(StrEnum):
@@ -65,7 +72,7 @@ class SerialLine:
     def __init__(self, settings: SerialSettings) -> None:
         if not BAUD_MIN <= settings.baud <= BAUD_MAX:
             raise ConfigurationError(f"baud is from {BAUD_MIN} to {BAUD_MAX}")
-        if settings.line is LineKind.S0 and settings.baud != BAUD_MIN:
+        if settings.line is LineKind.S0 and settings.baud != S0_BAUD:
             raise ConfigurationError("an s0 line is read at 300 baud: remove the baud setting")
         self._is_s0 = settings.line is LineKind.S0
         self._device = settings.device
@@ -75,27 +82,44 @@ class SerialLine:
         self._port.exclusive = True  # a second reader would take a part of the pulses
         try:
             self._port.open()
-        except (serial.SerialException, OSError) as error:
+            _set_terminal(self._port.fileno(), is_s0=self._is_s0)
+        except (OSError, termios.error, ValueError) as error:  # SerialException is an OSError
+            self._port.close()
             raise LineLost(f"cannot open {settings.device}: {_why(error)}") from None
-        self.latency_ns = _SETTLE_NS + _BITS_PER_CHARACTER * NS_PER_S // settings.baud
+        bits = _BITS_PER_CHARACTER + _fifo_bits(self._port.fileno())
+        bounce_ns = S0_BOUNCE_NS if self._is_s0 else 0
+        self.latency_ns = _SETTLE_NS + bits * NS_PER_S // settings.baud + bounce_ns
         self._overruns = self._count_overruns()
 
     def fileno(self) -> int:
         return int(self._port.fileno())
 
     def take(self) -> Taken:
-        try:
-            data = os.read(self._port.fileno(), _READ_MAX)
-        except BlockingIOError:
-            return Taken(0)
-        except OSError as error:
-            raise LineLost(f"{self._device} is gone: {error.strerror}") from None
-        if not data:
-            raise LineLost(f"{self._device} has hung up")
-        pulses = sum(data.translate(_IS_S0_PULSE)) if self._is_s0 else len(data)
+        data = self._read_waiting()
+        pulses = sum(data.translate(IS_S0_PULSE)) if self._is_s0 else len(data)
         overruns = self._count_overruns()
-        lost, self._overruns = overruns - self._overruns, overruns
+        lost, self._overruns = max(0, overruns - self._overruns), overruns
         return Taken(pulses, noise=len(data) - pulses, lost=lost)
+
+    def _read_waiting(self) -> bytes:
+        # One read brings at most the 4,095 bytes of the terminal's buffer; more may wait behind it.
+        data = bytearray()
+        while len(data) < _LOOK_MAX:
+            try:
+                chunk = os.read(self._port.fileno(), _READ_MAX)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                why = f"{self._device} is gone: {error.strerror}"
+            else:
+                if chunk:
+                    data += chunk
+                    continue
+                why = f"{self._device} has hung up"
+            if not data:
+                raise LineLost(why)
+            break  # what was read counts; the next look says that the line is gone
+        return bytes(data)
 
     def close(self) -> None:
         self._port.close()
@@ -111,12 +135,44 @@ class SerialLine:
         return int(counts[_OVERRUN] + counts[_BUFFER_OVERRUN])
 
 
+def _set_terminal(descriptor: int, *, is_s0: bool) -> None:
+    """What pyserial leaves as an earlier user set it. Drops nothing that waits.
+
+    No input flag is wanted. BRKINT (set by `stty sane` and by getty) would turn a break into a
+    signal and flush what waits; IGNBRK would drop it; IGNPAR would drop a character without a stop
+    bit; INPCK would replace it by zero; PARMRK would put marks between the bytes. Without them a
+    break is read as one zero byte, and a character without a stop bit as its data (Linux n_tty.c,
+    8250_port.c, amba-pl011.c).
+    """
+    attributes = termios.tcgetattr(descriptor)
+    attributes[_IFLAG] = 0
+    # With VMIN 0 an empty read of an idle line looks like a hang-up; with 1 it is EAGAIN.
+    attributes[_CC][termios.VMIN] = 1
+    attributes[_CC][termios.VTIME] = 0
+    termios.tcsetattr(descriptor, termios.TCSANOW, attributes)
+    if is_s0:
+        attributes[_CFLAG] = attributes[_CFLAG] & ~termios.CSIZE | termios.CS6
+        # EINVAL says that the line kept another size: the same six bits of it decide.
+        with suppress(termios.error):
+            termios.tcsetattr(descriptor, termios.TCSANOW, attributes)
+
+
+def _fifo_bits(descriptor: int) -> int:
+    """For how many bits a pulse may be held back in a UART's FIFO."""
+    major = os.major(os.fstat(descriptor).st_rdev)
+    return 0 if major in _UNHELD_MAJORS else _FIFO_BITS
+
+
 def _why(error: Exception) -> str:
     number = getattr(error, "errno", None)
+    if number is None and error.args and isinstance(error.args[0], int):
+        number = error.args[0]  # termios.error is no OSError
     if number in (errno.EACCES, errno.EPERM):
         return "permission denied; add the user to the group dialout"
-    if number == errno.ENOENT:
+    if number in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
         return "there is no such device; look under /dev/serial/by-id"
     if number in (errno.EAGAIN, errno.EWOULDBLOCK):
         return "another program reads it"
+    if number in (errno.ENOTTY, errno.EISDIR, errno.EINVAL, errno.EIO):
+        return "it is no serial line"
     return str(error)

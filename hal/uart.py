@@ -14,19 +14,26 @@ from cryptometer.steps import NS_PER_MS, NS_PER_S
 S0_LEAST_NS = 30 * NS_PER_MS
 S0_BOUNCE_NS = 5 * NS_PER_MS  # ... and its transition, with all its bounce, is shorter than this.
 
-# Why 300 baud, and why the six first data bits decide. A start bit begins at some edge of the
-# closing bounce, at s < 5 ms after the first contact. Data bit i is sampled at s + 5 ms + i · 3.33
-# ms: the first when the bounce is over, whichever edge of it was taken for the start; the sixth at
-# s + 21.7 ms, still inside the shortest pulse. So each pulse gives one character with these six
-# low, and what a spike of less than 20 ms starts does not. Later bits may fall into the opening
-# bounce (0x80, 0x40, 0xC0 in an eight-bit character), and the stop bit with them.
+# Why 300 baud, and why six data bits decide. A start bit begins at some edge of the closing bounce,
+# s < 5 ms after the first contact. Data bit i is sampled at s + 5 ms + i · 3.33 ms: the first when
+# the bounce is over, whichever edge of it was taken for the start; the sixth at s + 21.7 ms, still
+# inside the shortest pulse. So each pulse gives one character with these six bits low, and what a
+# spike of less than 20 ms starts has a high one. Later bits may fall into the opening bounce (0x80,
+# 0x40, 0xC0 in an eight-bit character), and so may the stop bit: neither decides anything.
 #
-# A longer pulse is a break: one character, then the receiver waits for the line to rise. The
-# opening bounce may start another character: its samples lie behind the bounce, all high (0x3F).
+# With the stop bit low the character is a break: delivered once, however long the pulse, and the
+# receiver waits for the line to rise. The opening bounce may start another character: its samples
+# lie behind the bounce, all high (0x3F). Between two counted characters the line was always high,
+# so that no pulse is counted twice, whatever disturbs it.
 #
-# Six data bits are also the right length. Such a character is over 28.3 ms after the contact began
-# to open, before the next pulse can begin. One of eight bits may reach into the next pulse and lose
-# its stop bit there; a receiver that then waits for the line to rise would miss that pulse.
+# Six is also the right length. Such a character is over 28.3 ms after the contact began to open,
+# before the next pulse can begin. One of eight bits may reach into a pulse that comes within 37 ms
+# and lose its stop bit there; that pulse is then missed or not, as the receiver goes on. So a line
+# is asked for six bits. Where it has only seven (a Raspberry Pi's mini UART) or eight (FTDI), the
+# same six bits decide, exactly for contacts that stay open for 37 ms.
+#
+# What is left: a spike less than 25 ms before a pulse of less than 50 ms can hide it in one
+# character that began too early. That character is noise, and declared.
 S0_BAUD = 300
 S0_BITS = 6
 _S0_MASK = (1 << S0_BITS) - 1

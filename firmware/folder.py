@@ -1,35 +1,31 @@
 """The device's folder: key, request, enrolment; and what stands in it, for people."""
 
-import fcntl
-import os
 import platform
 import time
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 
 from cryptometer import __version__, records
 from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.keys import Algorithm, PublicKey
-from cryptometer.records import Broker, EnrolmentRequest, Role
+from cryptometer.records import EnrolmentRequest, Role
 from firmware.config import Config, read_config
 from firmware.enrolment import Enrolment, read_bundle
 from firmware.journal import Journal
 from firmware.outbox import Outbox
+from hal.broker import install_broker
 from hal.files import DiskDirectory, put_file
 from hal.keyfile import FileKey, create_key, load_key
-from hal.mqtt import BrokerSettings
 
 SOFTWARE = f"cryptometer-firmware {__version__}"
 
-_KEY, _REQUEST, _BUNDLE, _UPDATE, _LOCK = (
+_KEY, _REQUEST, _BUNDLE, _UPDATE = (
     "device.key",
     "device.request",
     "device.bundle",
     "authority.update",
-    "device.lock",
 )
-_BROKER_FILES = ("ca.pem", "client.pem", "client.key", "password")
+BROKER_FOLDER = "broker"
 
 
 def load_config(path: Path) -> Config:
@@ -82,7 +78,7 @@ def enrol(state: Path, bundle: Path) -> Enrolment:
             f"this device belongs to {known.community.parameters.name!r}, and its journal with it;"
             " use a state folder of its own for another community"
         )
-    _install_broker(state, enrolment.broker)
+    install_broker(state / BROKER_FOLDER, enrolment.broker)
     put_file(state / _BUNDLE, raw)
     return enrolment
 
@@ -130,42 +126,6 @@ def load_device_key(state: Path) -> FileKey:
     return load_key(state / _KEY)
 
 
-def broker_settings(state: Path, broker: Broker, overrides: BrokerSettings) -> BrokerSettings:
-    """The bundle's broker, with what the configuration overrides."""
-    folder = state / "broker"
-    installed = {
-        name: str(folder / name) if (folder / name).exists() else "" for name in _BROKER_FILES
-    }
-    bundled = BrokerSettings(
-        broker.url,
-        installed["ca.pem"],
-        installed["client.pem"],
-        installed["client.key"],
-        broker.username or "",
-        installed["password"],
-    )
-    given = {
-        name: getattr(overrides, name)
-        for name in BrokerSettings.__slots__
-        if getattr(overrides, name)
-    }
-    return replace(bundled, **given)
-
-
-def lock(state: Path) -> int:
-    """Holds the folder for one program; released when the process ends.
-
-    Raises:
-        ConfigurationError: another program holds it.
-    """
-    descriptor = os.open(state / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ConfigurationError(f"another cryptometer-firmware runs on {state}") from None
-    return descriptor
-
-
 def describe(state: Path) -> str:
     """The device's state for people, read beside a running program without disturbing it."""
     key = load_device_key(state)
@@ -196,18 +156,6 @@ def describe(state: Path) -> str:
         )
         lines.append(f"last close   step {end.closed_step}")
     return "\n".join(lines)
-
-
-def _install_broker(state: Path, broker: Broker) -> None:
-    folder = state / "broker"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    password = None if broker.password is None else broker.password.encode()
-    contents = (broker.ca, broker.certificate, broker.key, password)
-    for name, content in zip(_BROKER_FILES, contents, strict=True):
-        if content is None:
-            (folder / name).unlink(missing_ok=True)
-        else:
-            put_file(folder / name, content)
 
 
 def _read(path: Path) -> bytes:

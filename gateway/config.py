@@ -1,0 +1,30 @@
+"""The file `gateway.toml`: read once, at start."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cryptometer.settings import read_settings, setting
+from hal.broker import BrokerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole file. Paths are relative to its folder."""
+
+    state: str = setting("folder for keys, store and imports", ".")
+    ledger: str = setting("folder for the public ledger; may be served as it is", "ledger")
+    accept_unsynchronised: bool = setting(
+        "seal blocks without a synchronised clock; every header then shows it", default=False
+    )
+    clock: dict[str, Any] = field(default_factory=dict, metadata={"doc": "the clock"})
+    broker: BrokerSettings = setting("overrides of the bundle's broker")
+
+
+def read_config(table: Mapping[str, object]) -> Config:
+    """Reads the parsed file.
+
+    Raises:
+        ConfigurationError: naming the setting, and what to do.
+    """
+    return read_settings(Config, table, "gateway.toml")

@@ -1,0 +1,221 @@
+"""The gateway's folder: keys, requests, bundle, imports, store, ledger. Files and names only."""
+
+import platform
+import time
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptometer import __version__, cbor, records
+from cryptometer.community import Community, trust
+from cryptometer.errors import ConfigurationError, Reason, Rejected
+from cryptometer.records import Bundle, EnrolmentRequest, Record, Role
+from gateway.config import Config, read_config
+from gateway.sqlite_store import SqliteStore, create_store
+from hal.broker import install_broker
+from hal.files import put_file
+from hal.keyfile import FileKey, create_key, load_key
+
+SOFTWARE = f"cryptometer-gateway {__version__}"
+
+_TOML = """\
+# cryptometer-gateway: every setting has a default; see docs/operations.md.
+# ledger = "ledger"
+# accept_unsynchronised = false
+# [clock]
+# driver = "system"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """Where everything of one gateway lies."""
+
+    path: Path
+    config: Config
+
+    @property
+    def state(self) -> Path:
+        return self.path / self.config.state
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / self.config.ledger
+
+    @property
+    def store(self) -> Path:
+        return self.state / "store.sqlite"
+
+    @property
+    def key(self) -> Path:
+        return self.state / "gateway.key"
+
+    @property
+    def vpp_key(self) -> Path:
+        return self.state / "vpp.key"
+
+    @property
+    def bundle(self) -> Path:
+        return self.state / "gateway.bundle"
+
+    @property
+    def broker(self) -> Path:
+        return self.state / "broker"
+
+    @property
+    def lock(self) -> Path:
+        return self.state / "gateway.lock"
+
+    @property
+    def imports(self) -> Path:
+        return self.state / "imports"
+
+    def load_key(self) -> FileKey:
+        return load_key(self.key)
+
+    def open_store(self, *, read_only: bool = False) -> SqliteStore:
+        return SqliteStore(self.store, read_only=read_only)
+
+
+def open_folder(config: Path) -> Folder:
+    """The folder of a `gateway.toml`; a folder may be given in place of its file.
+
+    Raises:
+        ConfigurationError: it cannot be read, or a setting is wrong.
+    """
+    path = config / "gateway.toml" if config.is_dir() else config
+    try:
+        return Folder(path.parent, read_config(tomllib.loads(path.read_text())))
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot read {path}: {error.strerror}; run cryptometer-gateway init {path.parent}"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}") from None
+
+
+def initialise(path: Path) -> str:
+    """Makes a gateway's folder: configuration, keys, requests, an empty store.
+
+    Raises:
+        ConfigurationError: there is one already; it is left as it is.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    toml = path / "gateway.toml"
+    if not toml.exists():
+        put_file(toml, _TOML.encode(), mode=0o644)
+    folder = open_folder(toml)
+    lines = []
+    for role, key_path in ((Role.GATEWAY, folder.key), (Role.VPP, folder.vpp_key)):
+        key = create_key(key_path)
+        now_ms = time.time_ns() // 1_000_000
+        request = EnrolmentRequest(role, key.public, platform.node()[:120], SOFTWARE, now_ms)
+        target = key_path.with_suffix(".request")
+        put_file(target, records.seal(request, None, key).raw, mode=0o644)
+        lines.append(f"{role:8} {key.public.thumbprint.hex()}  {target}")
+    # The epoch is a time, so that a restored store's is greater whatever it was copied from.
+    create_store(folder.store, epoch=int(time.time()))
+    folder.imports.mkdir(mode=0o700, exist_ok=True)
+    lines.append("Give both requests to the authority; then: cryptometer-gateway import BUNDLE")
+    return "\n".join(lines)
+
+
+def import_file(folder: Folder, source: Path) -> str:
+    """Takes a bundle, or the authority's records, for the gateway to work with.
+
+    A running gateway finds the records within a second; they stand in its next block.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
+        Rejected: it is not signed by this community's authority.
+    """
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {source}: {error.strerror}") from None
+    bundle = _bundle(data)
+    raws = [bundle.genesis, *bundle.records] if bundle is not None else _raws(data)
+    if not raws:
+        raise Rejected(Reason.MALFORMED, f"{source} holds no authority records")
+    community = trust(raws[0], raws[1:])
+    known = folder.open_store(read_only=True).authority()
+    if known and records.decode(known[0]).identity != community.id:
+        raise Rejected(Reason.OTHER_COMMUNITY, f"{source} is of another community")
+    if bundle is not None:
+        own = folder.load_key().public
+        if own not in community.keys_of(Role.GATEWAY):
+            raise Rejected(Reason.UNKNOWN_KEY, f"{source} does not register this gateway's key")
+        install_broker(folder.broker, bundle.broker)
+        put_file(folder.bundle, data)
+        return f"enrolled as gateway of {community.parameters.name} ({community.id.hex()})"
+    folder.imports.mkdir(mode=0o700, exist_ok=True)
+    newest = records.decode(raws[-1]).identity.hex()[:16]
+    put_file(folder.imports / f"{len(raws):08d}-{newest}.records", data)
+    return f"{len(raws)} authority records of {community.parameters.name} for the gateway"
+
+
+def waiting_imports(folder: Folder) -> list[Path]:
+    """Imported files the gateway has not taken in yet, oldest first."""
+    return sorted(folder.imports.glob("*.records"))
+
+
+def read_import(path: Path) -> list[bytes]:
+    """The authority records of an imported file.
+
+    Raises:
+        Rejected: it holds something else.
+    """
+    return _raws(path.read_bytes())
+
+
+def read_own_bundle(folder: Folder) -> Bundle:
+    """The bundle that enrolled this gateway.
+
+    Raises:
+        ConfigurationError: there is none yet.
+    """
+    if not folder.bundle.exists():
+        raise ConfigurationError(
+            "this gateway is not enrolled: cryptometer-gateway import gateway.bundle"
+        )
+    bundle = _bundle(folder.bundle.read_bytes())
+    if bundle is None:
+        raise ConfigurationError(f"{folder.bundle} is no bundle; import it again")
+    return bundle
+
+
+def read_community(store: SqliteStore) -> Community:
+    """The community as the store's authority records found it.
+
+    Raises:
+        ConfigurationError: nothing was imported yet.
+    """
+    known = store.authority()
+    if not known:
+        raise ConfigurationError(
+            "there are no authority records yet: cryptometer-gateway import authority.records"
+        )
+    return trust(known[0], known[1:])
+
+
+def _bundle(data: bytes) -> Bundle | None:
+    """The bundle in a file, None if it is something else."""
+    try:
+        record: Record = records.decode(data)
+    except Rejected:
+        return None
+    body = record.body
+    if not isinstance(body, Bundle):
+        return None
+    authority = trust(body.genesis, []).parameters.authority
+    if record.key_id != authority.thumbprint:
+        raise Rejected(Reason.UNKNOWN_KEY, "the bundle is not signed by its authority")
+    record.envelope.verify(authority)
+    return body
+
+
+def _raws(data: bytes) -> list[bytes]:
+    value = cbor.decode(data)
+    if not isinstance(value, list) or not all(isinstance(one, bytes) for one in value):
+        raise Rejected(Reason.MALFORMED, "neither a bundle nor an array of authority records")
+    return [one for one in value if isinstance(one, bytes)]

@@ -1,0 +1,150 @@
+"""`cryptometer-gateway`: the command line."""
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from cryptometer.errors import ConfigurationError, Rejected
+from gateway.folder import Folder, import_file, initialise, open_folder, read_community
+from hal import faults
+from hal.files import DiskTree, put_file
+
+DEFAULT = Path("/var/lib/cryptometer-gateway")
+EXIT_CONFIGURATION = 2
+EXIT_BEHIND = 3  # there is a newer ledger than ours: starting again mends nothing
+EXIT_FAILED = 75  # EX_TEMPFAIL: the service manager starts us again, and recovery decides
+
+
+def main() -> int:
+    """Entry point of the console script."""
+    faults.arm(os.environ.get(faults.CRASH_VARIABLE))
+    arguments = _parser().parse_args()
+    from gateway.node import Behind  # noqa: PLC0415
+
+    try:
+        return int(arguments.act(arguments))
+    except (ConfigurationError, Rejected) as error:
+        print(f"cryptometer-gateway: {error}", file=sys.stderr)
+        return EXIT_CONFIGURATION
+    except Behind as error:
+        print(f"cryptometer-gateway: {error}", file=sys.stderr)
+        return EXIT_BEHIND
+    except OSError as error:
+        # A failed write or commit ends the program cleanly; the next start recovers.
+        print(f"cryptometer-gateway: stopping: {error}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cryptometer-gateway",
+        description="Verifies a community's signed lots, seals one block per market step, and"
+        " publishes the ledger.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    init = commands.add_parser("init", help="make a gateway's folder, keys and requests")
+    init.add_argument("folder", type=Path)
+    init.set_defaults(act=lambda arguments: _print(initialise(arguments.folder)))
+
+    imported = commands.add_parser("import", help="take a bundle, or the authority's records")
+    imported.add_argument("files", type=Path, nargs="+")
+    _add_config(imported)
+    imported.set_defaults(act=_import)
+
+    run = commands.add_parser("run", help="receive, verify, seal, publish")
+    _add_config(run)
+    run.set_defaults(act=_run)
+
+    status = commands.add_parser("status", help="meters, blocks and punctuality")
+    status.add_argument("--json", action="store_true", help="for programs")
+    _add_config(status)
+    status.set_defaults(act=_status)
+
+    prove = commands.add_parser("prove", help="write the proof that a record or block stands")
+    prove.add_argument("what", help="METER/SEQUENCE, a record's identity in hex, or a step")
+    prove.add_argument("--out", type=Path, required=True, help="the .tlog-proof file to write")
+    _add_config(prove)
+    prove.set_defaults(act=_prove)
+
+    backup = commands.add_parser("backup", help="write keys, store and ledger to one file")
+    backup.add_argument("--out", type=Path, required=True)
+    _add_config(backup)
+    backup.set_defaults(act=_backup)
+
+    restore = commands.add_parser("restore", help="make a folder from a backup, in a new epoch")
+    restore.add_argument("backup", type=Path)
+    restore.add_argument("folder", type=Path)
+    restore.add_argument("--ledger", type=Path, help="ledger files newer than the backup's")
+    restore.set_defaults(act=_restore)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", type=Path, default=DEFAULT, help="gateway.toml, or the folder that holds it"
+    )
+
+
+def _folder(arguments: argparse.Namespace) -> Folder:
+    return open_folder(arguments.config)
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    folder = _folder(arguments)
+    for source in arguments.files:
+        print(import_file(folder, source))
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from gateway.service import run  # noqa: PLC0415
+
+    return run(_folder(arguments))
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from gateway.report import describe, make_report  # noqa: PLC0415
+
+    store = _folder(arguments).open_store(read_only=True)
+    state = store.state()
+    if state is None:
+        raise ConfigurationError("nothing was imported yet")
+    report = make_report(store, state)
+    return _print(json.dumps(asdict(report)) if arguments.json else "\n".join(describe(report)))
+
+
+def _prove(arguments: argparse.Namespace) -> int:
+    from gateway.ledger import Ledger  # noqa: PLC0415
+    from gateway.prove import prove  # noqa: PLC0415
+
+    folder = _folder(arguments)
+    store = folder.open_store(read_only=True)
+    community = read_community(store)
+    text = prove(arguments.what, store, Ledger(DiskTree(folder.ledger)), community)
+    put_file(arguments.out, text.encode(), mode=0o644)
+    return _print(f"{arguments.out}: check it with cryptometer verify")
+
+
+def _backup(arguments: argparse.Namespace) -> int:
+    from gateway.backup import backup  # noqa: PLC0415
+
+    return _print(backup(_folder(arguments), arguments.out))
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    from gateway.backup import restore  # noqa: PLC0415
+
+    return _print(restore(arguments.backup, arguments.folder, arguments.ledger))
+
+
+def _print(text: str) -> int:
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""What a gateway knows of its meters and blocks: values for programs, lines for people."""
+
+from dataclasses import dataclass
+
+from cryptometer import records
+from cryptometer.metrology import UWH_PER_KWH
+from cryptometer.records import Registration, Role
+from cryptometer.state import State
+from gateway.store import Store
+
+UWH_PER_WH = 10**6
+BLOCKS_SHOWN = 96  # a day of quarter hours
+
+
+@dataclass(frozen=True, slots=True)
+class MeterReport:
+    """One meter.
+
+    Attributes:
+        last_step: newest step closed in a block.
+        gaps: steps between its first and newest close that it did not close.
+        late: records that came after their step's block.
+        quarantined: records whose energy was set aside.
+        last_heard_ms: when its newest record came, UTC ms.
+        index_wh: what the display showed at enrolment, Wh.
+        registered_uwh: energy its chain has registered since.
+        expected_index_wh: the sum of the two, to be compared with the display.
+        register: its pulse count as signed.
+        refused: records or bytes refused, by reason.
+    """
+
+    name: str
+    serial: str
+    last_step: int | None
+    gaps: int
+    late: int
+    quarantined: int
+    quarantined_uwh: int
+    clock_state: str
+    clock_error_ms: int
+    last_heard_ms: int | None
+    index_wh: int
+    registered_uwh: int
+    expected_index_wh: int
+    register: int
+    revoked: bool
+    refused: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The whole community as this gateway holds it."""
+
+    community: str
+    name: str
+    step: int
+    size: int
+    root: str
+    epoch: int
+    registered_uwh: int
+    waiting_uwh: int
+    untransferred_uwh: int
+    quarantined_uwh: int
+    blocks: int
+    caught_up: int
+    punctuality_ms: list[int]
+    strangers: dict[str, int]
+    meters: list[MeterReport]
+
+
+def make_report(store: Store, state: State) -> Report:
+    """Gathers a report; reads only."""
+    newest = store.blocks(BLOCKS_SHOWN)
+    refused: dict[str, dict[str, int]] = {}
+    for one in store.refusals():
+        refused.setdefault(one.meter, {})[one.reason] = one.count
+    balance = state.balance
+    return Report(
+        community=state.community.hex(),
+        name=state.genesis.name,
+        step=state.step,
+        size=state.frontier.size,
+        root=state.frontier.root.hex(),
+        epoch=store.epoch,
+        registered_uwh=balance.registered,
+        waiting_uwh=balance.waiting,
+        untransferred_uwh=balance.untransferred,
+        quarantined_uwh=balance.quarantined,
+        blocks=state.step - state.genesis.first_step + 1,
+        caught_up=sum(row.caught_up for row in newest),
+        punctuality_ms=[
+            row.punctuality_ms for row in reversed(newest) if row.punctuality_ms is not None
+        ],
+        strangers=refused.get("", {}),
+        meters=_meter_reports(store, state, refused),
+    )
+
+
+def _meter_reports(
+    store: Store, state: State, refused: dict[str, dict[str, int]]
+) -> list[MeterReport]:
+    contacts = {one.meter: one for one in store.contacts()}
+    tallies = {one.meter: one for one in store.tallies()}
+    indexes: dict[str, int] = {}
+    for raw in store.authority():
+        body = records.decode(raw).body
+        if isinstance(body, Registration) and body.role is Role.METER and body.meter is not None:
+            indexes.setdefault(body.name, body.meter.index_wh)
+    reports = []
+    for name, meter in sorted(state.meters.items()):
+        contact, tally = contacts.get(name), tallies.get(name)
+        gaps = 0
+        if tally is not None and tally.first_step is not None and meter.closed_step is not None:
+            gaps = meter.closed_step - tally.first_step + 1 - tally.closes
+        registered = meter.registered_uwh
+        reports.append(
+            MeterReport(
+                name=name,
+                serial=meter.serial,
+                last_step=meter.closed_step,
+                gaps=gaps,
+                late=tally.late if tally is not None else 0,
+                quarantined=tally.quarantined if tally is not None else 0,
+                quarantined_uwh=meter.quarantined_uwh,
+                clock_state=contact.clock_state if contact is not None else "-",
+                clock_error_ms=contact.clock_error_ms if contact is not None else 0,
+                last_heard_ms=contact.at_ms if contact is not None else None,
+                index_wh=indexes.get(name, 0),
+                registered_uwh=registered,
+                expected_index_wh=indexes.get(name, 0) + registered // UWH_PER_WH,
+                register=meter.head.register or 0,
+                revoked=meter.terms[-1].valid_to is not None,
+                refused=refused.get(name, {}),
+            )
+        )
+    return reports
+
+
+def describe(report: Report) -> list[str]:
+    """The report as lines for people."""
+    lines = [
+        f"{report.name}  {report.community[:16]}…",
+        f"newest block   step {report.step}, {report.size} leaves, root {report.root[:16]}…",
+        f"blocks         {report.blocks}; caught up on: {report.caught_up} of the newest {BLOCKS_SHOWN}",
+        f"punctuality    {_punctuality(report.punctuality_ms)}",
+        f"energy         registered {kwh(report.registered_uwh)}: at the VPP"
+        f" {kwh(report.waiting_uwh)}, not yet transferred {kwh(report.untransferred_uwh)},"
+        f" quarantined {kwh(report.quarantined_uwh)}",
+    ]
+    if report.strangers:
+        lines.append(f"refused        from the unregistered: {_counts(report.strangers)}")
+    for meter in report.meters:
+        lines += ["", *_describe_meter(meter)]
+    return lines
+
+
+def _describe_meter(meter: MeterReport) -> list[str]:
+    step = "none" if meter.last_step is None else str(meter.last_step)
+    lines = [
+        f"meter {meter.name}  serial {meter.serial}" + ("  REVOKED" if meter.revoked else ""),
+        f"  last step    {step}, gaps {meter.gaps}, late {meter.late},"
+        f" quarantined {meter.quarantined} ({kwh(meter.quarantined_uwh)})",
+        f"  clock        {meter.clock_state}, error {meter.clock_error_ms} ms",
+        f"  register     {meter.register} pulses, {kwh(meter.registered_uwh)} since enrolment",
+        f"  display      {kwh(meter.index_wh * UWH_PER_WH)} at enrolment; it should now show about"
+        f" {kwh(meter.expected_index_wh * UWH_PER_WH)}",
+    ]
+    if meter.refused:
+        lines.append(f"  refused      {_counts(meter.refused)}")
+    return lines
+
+
+def kwh(uwh: int) -> str:
+    """Micro-watt-hours as kWh with all digits that are not zero, three at least."""
+    whole, rest = divmod(uwh, UWH_PER_KWH)
+    return f"{whole}.{f'{rest:09d}'.rstrip('0'):0<3} kWh"
+
+
+def _punctuality(milliseconds: list[int]) -> str:
+    if not milliseconds:
+        return "not measured yet"
+    ordered = sorted(milliseconds)
+    middle, worst = ordered[len(ordered) // 2], ordered[-1]
+    return f"median {middle} ms, worst {worst} ms of {len(ordered)} blocks (community time)"
+
+
+def _counts(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))

@@ -1,0 +1,203 @@
+"""The running gateway: gives the node its messages and time, and does its effects."""
+
+import select
+import signal
+import sys
+import time
+
+from cryptometer.errors import ConfigurationError, Rejected
+from cryptometer.steps import NS_PER_MS, NS_PER_S
+from gateway.folder import (
+    Folder,
+    read_community,
+    read_import,
+    read_own_bundle,
+    waiting_imports,
+)
+from gateway.ledger import Ledger
+from gateway.node import (
+    Confirm,
+    Effect,
+    Node,
+    Policy,
+    Publish,
+    Say,
+    Sealed,
+    found_store,
+    gateway_name,
+)
+from gateway.sqlite_store import SqliteStore
+from hal.broker import broker_settings
+from hal.drivers import open_clock
+from hal.files import DiskTree, hold
+from hal.mqtt import Link
+from hal.notify import Notifier
+from hal.ports import Clock, Connected, Disconnected, Message
+
+MESSAGES_MAX = 1_000  # judged in one commit: the more wait, the cheaper each of them
+WAIT_MAX_S = 1.0
+IMPORTS_EVERY_S = 1.0
+SETTLE_MACHINE_MS = 500  # after connecting, for what the broker kept for us to come
+
+
+def run(folder: Folder) -> int:
+    """Runs until SIGTERM or SIGINT; returns the exit code.
+
+    Raises:
+        ConfigurationError: it cannot run like this; the message says what to do.
+        Behind: there is a newer ledger than ours.
+    """
+    stopping: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _frame: stopping.append(received))
+    with hold(folder.lock):
+        store = folder.open_store()
+        try:
+            service = Service(folder, store)
+            service.run(stopping)
+        finally:
+            store.close()
+    return 0
+
+
+class Service:
+    """One gateway process."""
+
+    def __init__(self, folder: Folder, store: SqliteStore) -> None:
+        self._folder = folder
+        self._clock: Clock = open_clock(folder.config.clock)
+        self._notifier = Notifier()
+        self._said: dict[str, str] = {}
+        self._imports_at = 0.0
+        self._alive_at = 0.0
+        bundle = read_own_bundle(folder)
+        key = folder.load_key()
+        if not store.authority():
+            self._found(store)
+        community = read_community(store)
+        name = gateway_name(community, key)
+        if name is None:
+            raise ConfigurationError(
+                "the imported authority records do not register this gateway's key; import newer"
+            )
+        settle_ms = round(SETTLE_MACHINE_MS / self._clock.machine_wait_s(NS_PER_S))
+        policy = Policy(name, folder.config.accept_unsynchronised, settle_ms)
+        self._node = Node(store, Ledger(DiskTree(folder.ledger)), key, policy)
+        base = f"cryptometer/1/{community.id.hex()}"
+        self._link = Link(
+            broker_settings(folder.broker, bundle.broker, folder.config.broker),
+            f"cryptometer-{name}-{community.id.hex()[:8]}",
+            [f"{base}/meter/+/record", f"{base}/checkpoint"],
+            keep_session=True,
+        )
+        self._poll = select.poll()
+        self._poll.register(self._link.fileno(), select.POLLIN)
+
+    def run(self, stopping: list[int]) -> None:
+        """Serves until something is in `stopping`."""
+        self._link.start()
+        self._notifier.ready(self._status())
+        try:
+            while not stopping:
+                self._wait()
+                self._take_messages()
+                self._take_imports()
+                while effects := self._node.tick(self._clock.now()):
+                    self._perform(effects)
+                self._say("sealing", self._node.why_not(self._clock.now()) or "sealing blocks")
+                self._report_alive()
+        finally:
+            self._notifier.stopping()
+            self._link.stop()
+
+    def _found(self, store: SqliteStore) -> None:
+        imports = waiting_imports(self._folder)
+        if not imports:
+            raise ConfigurationError(
+                "there are no authority records yet: cryptometer-gateway import authority.records"
+            )
+        found_store(store, read_import(imports[-1]))
+
+    def _take_messages(self) -> None:
+        messages: list[Message] = []
+        for event in self._link.drain(MESSAGES_MAX):
+            match event:
+                case Message():
+                    messages.append(event)
+                case Connected():
+                    self._say("broker", "connected")
+                    self._perform(self._node.connected(self._clock.now()))
+                case Disconnected(reason=reason):
+                    self._say("broker", reason)
+        if messages:
+            self._perform(self._node.receive(messages, self._clock.now()))
+
+    def _take_imports(self) -> None:
+        if time.monotonic() < self._imports_at:
+            return
+        self._imports_at = time.monotonic() + IMPORTS_EVERY_S
+        for path in waiting_imports(self._folder):
+            try:
+                added = self._node.take_authority(read_import(path))
+            except Rejected as refused:
+                self._say("import", f"refused {path.name}: {refused}")
+                path.replace(path.with_suffix(".refused"))
+                continue
+            # Committed by now; the file has served.
+            path.unlink()
+            if added:
+                self._say("import", f"{added} new authority records; they act after the next block")
+
+    def _perform(self, effects: list[Effect]) -> None:
+        """Does effects in their order: it is the node's safety argument."""
+        for effect in effects:
+            match effect:
+                case Publish(topic=topic, payload=payload, retain=retain):
+                    # Without a connection it is lost, and said anew on the next one.
+                    self._link.publish(topic, payload, retain=retain)
+                case Confirm(token=token):
+                    self._link.confirm(token)
+                case Say(text=text):
+                    _log(text)
+                case Sealed():
+                    self._report_block(effect)
+
+    def _report_block(self, sealed: Sealed) -> None:
+        punctuality_ms = self._node.published(sealed, self._clock.now())
+        row = sealed.row
+        punctual = "caught up" if punctuality_ms is None else f"punctuality_ms={punctuality_ms}"
+        _log(
+            f"block step={row.step} records={row.records} heard={row.heard}/{row.expected}"
+            f" late={row.late} {punctual} size={row.size}"
+        )
+
+    def _wait(self) -> None:
+        wait_s = WAIT_MAX_S
+        due_ms = self._node.next_due_ms()
+        if due_ms is not None:
+            ahead_ns = due_ms * NS_PER_MS - self._clock.now().utc_ns
+            wait_s = min(wait_s, max(0.0, self._clock.machine_wait_s(ahead_ns)))
+        self._poll.poll(1000 * wait_s)
+
+    def _report_alive(self) -> None:
+        every_s = self._notifier.watchdog_s
+        if every_s is not None and time.monotonic() >= self._alive_at:
+            self._alive_at = time.monotonic() + every_s
+            self._notifier.alive(self._status())
+
+    def _status(self) -> str:
+        state = self._node.state
+        return (
+            f"{state.frontier.size} leaves, step {state.step}, {self._node.pending_count} waiting"
+        )
+
+    def _say(self, about: str, what: str) -> None:
+        """Logs a change once, not each of its repetitions."""
+        if self._said.get(about) != what:
+            self._said[about] = what
+            _log(what)
+
+
+def _log(text: str) -> None:
+    # The service manager adds time and name; standard error is unbuffered by line.
+    print(text, file=sys.stderr, flush=True)
