@@ -231,7 +231,11 @@ class _Block:
             )
             # Authority records act from the next block on, hence after everything else.
             for index, record in self._authority:
-                state = govern(state, record)
+                try:
+                    state = govern(state, record)
+                except Rejected as refused:
+                    at = self._state.frontier.size + index
+                    raise Rejected(refused.reason, f"leaf {at}: {refused.detail}") from None
                 try:
                     state = act(state, record)
                 except Rejected as refused:
@@ -285,8 +289,7 @@ class _Block:
         self.verdicts.append(Verdict(record, reason, energy))
 
     def _count(self, meter: Meter, batch: Batch) -> tuple[Reason | None, int, Meter]:
-        terms = meter.made_under(batch.registration) or meter.terms[-1]
-        energy = terms.energy_uwh(batch.register, batch.register_after)
+        energy = meter.energy_uwh(batch)
         reason = self._judge_batch(meter, batch)
         self._flow[0] += energy
         if reason is not None:
@@ -326,6 +329,8 @@ class _Block:
         reason = self._judge_step(meter, close.step)
         if reason is None and close.register != meter.closed_register:
             reason = Reason.REGISTER_MISMATCH
+        # The next close starts from this one, even if it is set aside: the device cannot know.
+        meter = replace(meter, closed_register=close.register_after)
         if reason is not None:
             return reason, 0, meter
         energy = meter.open_uwh if close.step == meter.last_step else 0
@@ -339,7 +344,6 @@ class _Block:
                 meter,
                 last_step=close.step,
                 closed_step=close.step,
-                closed_register=close.register_after,
                 open_uwh=0,
                 untransferred_uwh=meter.untransferred_uwh - energy,
                 transferred_uwh=before + energy,

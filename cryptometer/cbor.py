@@ -17,6 +17,7 @@ Value: TypeAlias = "int | bytes | str | Sequence[Value] | Mapping[int, Value]"
 DEPTH_MAX = 8  # the deepest record (a registration's constant) needs 4
 _INT_MIN, _INT_MAX = -(2**64), 2**64 - 1
 _KEY_MIN, _KEY_MAX = -24, 23
+_NO_LIMIT = 2**63
 
 
 def encode(value: Value) -> bytes:
@@ -26,7 +27,7 @@ def encode(value: Value) -> bytes:
         TypeError: `value` holds what the subset does not have; a fault of the caller.
     """
     try:
-        _check_plain(value, DEPTH_MAX)
+        _check_plain(value, DEPTH_MAX, _NO_LIMIT)
     except Rejected as refused:
         raise TypeError(refused.detail) from None
     return cbor2.dumps(value, canonical=True)
@@ -40,37 +41,44 @@ def decode(data: bytes) -> Value:
     """
     try:
         value = cbor2.loads(data)
-        # Encoding first, types after: shared references (tag 29) can build a cycle, on which the
-        # encoder stops and a walk over the types would not.
-        again = cbor2.dumps(value, canonical=True)
     except Exception as error:  # noqa: BLE001 - the library raises many kinds, by version, on bad bytes
         raise Rejected(Reason.MALFORMED, f"not CBOR: {type(error).__name__}") from None
-    if again != data:
+    # The walk comes before the encoder and stops where the value outgrows its bytes: with shared
+    # references (tags 25 and 29) a hundred bytes can stand for gigabytes, or for a cycle.
+    _check_plain(value, DEPTH_MAX, len(data))
+    if cbor2.dumps(value, canonical=True) != data:
         raise Rejected(Reason.NOT_CANONICAL, "not the canonical encoding of its content")
-    _check_plain(value, DEPTH_MAX)
     return value  # type: ignore[no-any-return]  # checked just above
 
 
-def _check_plain(value: object, depth: int) -> None:
+def _check_plain(value: object, depth: int, room: int) -> int:
+    """Refuses what the subset does not have, and what cannot be written in `room` bytes; returns
+    the bytes that are left at most."""
     kind = type(value)
+    room -= 1
     if kind is int:
         if not _INT_MIN <= value <= _INT_MAX:  # type: ignore[operator]
             raise Rejected(Reason.MALFORMED, "an integer beyond 64 bits")
     elif kind is bytes or kind is str:
-        return
+        room -= len(value)  # type: ignore[arg-type]
     elif depth == 0:
         raise Rejected(Reason.MALFORMED, f"nested deeper than {DEPTH_MAX}")
     elif kind is list or kind is tuple:
-        if not _all_small(value):
+        if len(value) <= room and _all_small(value):  # type: ignore[arg-type]
+            room -= len(value)  # type: ignore[arg-type]
+        else:
             for item in value:  # type: ignore[attr-defined]
-                _check_plain(item, depth - 1)
+                room = _check_plain(item, depth - 1, room)
     elif kind is dict:
         for key, item in value.items():  # type: ignore[attr-defined]
             if type(key) is not int or not _KEY_MIN <= key <= _KEY_MAX:
-                raise Rejected(Reason.MALFORMED, f"map key {key!r} is not from -24 to 23")
-            _check_plain(item, depth - 1)
+                raise Rejected(Reason.MALFORMED, "a map key is no integer from -24 to 23")
+            room = _check_plain(item, depth - 1, room - 1)
     else:
         raise Rejected(Reason.MALFORMED, f"{kind.__name__} has no place in a record")
+    if room < 0:
+        raise Rejected(Reason.NOT_CANONICAL, "more content than bytes")
+    return room
 
 
 def _all_small(items: object) -> bool:

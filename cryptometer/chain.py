@@ -4,7 +4,7 @@ again, by the same functions, whenever a block is checked. It says nothing about
 
 from cryptometer import cose, records
 from cryptometer.errors import Reason, Rejected
-from cryptometer.records import Batch, ChainRecord, Record, RunStart, StepClose
+from cryptometer.records import REGISTER, Batch, ChainRecord, Record, RunStart, StepClose
 from cryptometer.state import Head, Meter, State
 
 _CHAIN_KINDS = {body.KIND.value for body in (RunStart, Batch, StepClose)}
@@ -42,7 +42,7 @@ def follow(meter: Meter, head: Head, record: Record, body: ChainRecord) -> Head:
     Raises:
         Rejected: REVOKED; REPEAT for a place that is taken (whether by the same record, the
             caller can tell); GAP; FORK when it names another record as the one before;
-            REGISTER_MISMATCH.
+            REGISTER_MISMATCH; IMPLAUSIBLE when it registers more than the meter can give.
     """
     if body.sequence < head.sequence:
         raise Rejected(Reason.REPEAT, f"sequence {body.sequence} is taken")
@@ -61,12 +61,14 @@ def follow(meter: Meter, head: Head, record: Record, body: ChainRecord) -> Head:
             Reason.REGISTER_MISMATCH, f"register {body.register}, expected {head.register}"
         )
     after = register_after(body)
-    added = 0 if isinstance(body, StepClose) else after - body.register
-    if added > head.allowance:
+    energy = meter.energy_uwh(body) if isinstance(body, Batch) else 0
+    # Beyond REGISTER.high no record could say where the chain goes on, nor an acknowledgement.
+    if energy > head.allowance_uwh or after > REGISTER.high:
         raise Rejected(
-            Reason.IMPLAUSIBLE, f"{added} pulses more than {meter.name} can give in its life"
+            Reason.IMPLAUSIBLE,
+            f"{after - body.register} pulses more than {meter.name} can give in its life",
         )
-    return Head(body.sequence + 1, record.identity, head.allowance - added, after)
+    return Head(body.sequence + 1, record.identity, head.allowance_uwh - energy, after)
 
 
 def register_after(body: ChainRecord) -> int:

@@ -67,7 +67,8 @@ class Community:
             try:
                 return note.open_checkpoint(signed, note.Verifier(self.origin, key))
             except Rejected as error:
-                refused = error
+                # "Not signed by this key" says less than what another key's signature had wrong.
+                refused = error if refused.reason is Reason.UNKNOWN_KEY else refused
         raise refused
 
 
@@ -116,7 +117,7 @@ def decode_community(text: str) -> Community:
     except (binascii.Error, ValueError):
         raise Rejected(Reason.MALFORMED, "community.pub is not base64") from None
     match cbor.decode(data):
-        case [bytes(genesis), *others]:
-            return trust(genesis, [raw for raw in others if isinstance(raw, bytes)])
+        case [bytes(genesis), *others] if all(isinstance(raw, bytes) for raw in others):
+            return trust(genesis, others)  # type: ignore[arg-type]  # checked just above
         case _:
             raise Rejected(Reason.MALFORMED, "community.pub holds no records")

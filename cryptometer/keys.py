@@ -24,6 +24,20 @@ from cryptometer.errors import Reason, Rejected
 
 SIGNATURE_BYTES = 64  # Ed25519: R || S; ES256: r || s (RFC 9053 §2.1)
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+# The y of the points of small order, without x's sign, and the second forms y + p of two of them:
+# under such a key anyone makes signatures that verify.
+_SMALL_ORDER = frozenset(
+    bytes.fromhex(y)
+    for y in (
+        "0000000000000000000000000000000000000000000000000000000000000000",
+        "0100000000000000000000000000000000000000000000000000000000000000",
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    )
+)
 
 # COSE_Key labels and values (RFC 9052 §7.1, RFC 9053 §7).
 _KTY, _CRV, _X, _Y = 1, -1, -2, -3
@@ -92,7 +106,9 @@ def from_cose(value: cbor.Value) -> PublicKey:
     """Reads a COSE_Key that holds only the members of its thumbprint.
 
     Raises:
-        Rejected: MALFORMED when it is another key type, has other members, or is no curve point.
+        Rejected: MALFORMED when it is another key type, has other members, is no point of P-256,
+            or an Ed25519 point of small order. The library passes 32 bytes that are no
+            point of Ed25519; nothing verifies under them.
     """
     match value:
         case {1: 1, -1: 6, -2: bytes(x), **rest} if len(x) == 32 and not rest:
@@ -110,7 +126,13 @@ def from_cose(value: cbor.Value) -> PublicKey:
             _p256(key.coordinates)
     except ValueError:
         raise Rejected(Reason.MALFORMED, "the key is not a point of its curve") from None
+    if key.algorithm is Algorithm.EDDSA and _without_sign(key.coordinates) in _SMALL_ORDER:
+        raise Rejected(Reason.MALFORMED, "the key is a point of small order")
     return key
+
+
+def _without_sign(coordinates: bytes) -> bytes:
+    return coordinates[:-1] + bytes((coordinates[-1] & 0x7F,))
 
 
 def from_library(key: object) -> PublicKey:

@@ -13,8 +13,10 @@ from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import Algorithm, PublicKey, Signer
 from cryptometer.merkle import HASH_BYTES
 from cryptometer.records import Checkpoint
+from cryptometer.wire import UINT_MAX
 
 NOTE_MAX = 65_536  # bytes; room for the 16 signatures that every verifier must accept
+DECIMAL_MAX = 19  # digits of 2^63 - 1; Python refuses to read numbers of some thousand digits
 _ED25519 = b"\x01"
 _DASH = "— "
 
@@ -113,12 +115,21 @@ def open_checkpoint(note: bytes, verifier: Verifier) -> Checkpoint:
         Rejected: BAD_CHECKPOINT or what `open_note` raises.
     """
     lines = open_note(note, verifier).split("\n")
-    if len(lines) < 4 or lines[0] != verifier.name or not lines[1].isascii():
+    if len(lines) < 4 or lines[0] != verifier.name:
         raise Rejected(Reason.BAD_CHECKPOINT, "not a checkpoint of this ledger")
     root = _base64(lines[2])
-    if not lines[1].isdigit() or str(int(lines[1])) != lines[1] or len(root) != HASH_BYTES:
+    size = decimal(lines[1])
+    if size is None or len(root) != HASH_BYTES:
         raise Rejected(Reason.BAD_CHECKPOINT, "a checkpoint's size or root is not one")
-    return Checkpoint(int(lines[1]), root)
+    return Checkpoint(size, root)
+
+
+def decimal(text: str) -> int | None:
+    """The number below 2^63 that is written as `text`, in its one form, or None."""
+    if not (text.isascii() and text.isdigit()) or len(text) > DECIMAL_MAX:
+        return None
+    number = int(text)
+    return number if str(number) == text and number <= UINT_MAX else None
 
 
 def _base64(text: str) -> bytes:

@@ -8,7 +8,7 @@ import base64
 import binascii
 from dataclasses import dataclass
 
-from cryptometer import cbor, merkle, records
+from cryptometer import cbor, merkle, note, records
 from cryptometer.community import Community
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey
@@ -64,16 +64,16 @@ def verify_proof(text: str, community: Community) -> Proven:
     lines = head.split("\n")
     if not separator or len(lines) < 3 or lines[0] != _MAGIC:
         raise Rejected(Reason.MALFORMED, "not a tlog-proof file")
-    extra, index = _field(lines[1], "extra"), _field(lines[2], "index")
-    if not (index.isascii() and index.isdigit()) or len(lines) - 3 > PATH_MAX:
+    extra, index = _field(lines[1], "extra"), note.decimal(_field(lines[2], "index"))
+    if index is None or len(lines) - 3 > PATH_MAX:
         raise Rejected(Reason.MALFORMED, "the proof's index or path is not one")
     checkpoint = community.open_checkpoint(signed.encode())
     record, key = _open_carried(_data(extra), community)
     record.envelope.verify(key)
     path = [_data(line) for line in lines[3:]]
     leaf = merkle.leaf_hash(record.raw)
-    merkle.verify_inclusion(leaf, int(index), checkpoint.size, path, checkpoint.root)
-    return Proven(record, int(index), checkpoint)
+    merkle.verify_inclusion(leaf, index, checkpoint.size, path, checkpoint.root)
+    return Proven(record, index, checkpoint)
 
 
 def _open_carried(data: bytes, community: Community) -> tuple[Record, PublicKey]:
@@ -86,6 +86,8 @@ def _open_carried(data: bytes, community: Community) -> tuple[Record, PublicKey]
             raise Rejected(Reason.MALFORMED, "the proof carries no record")
     if record.community != community.id:
         raise Rejected(Reason.OTHER_COMMUNITY, "a record of another community")
+    if registration is not None and not isinstance(record.body, ChainRecord):
+        raise Rejected(Reason.MALFORMED, "only a meter's record comes with a registration")
     authority = community.parameters.authority
     match record.body:
         case ChainRecord() as body:

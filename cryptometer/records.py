@@ -112,7 +112,6 @@ class Ending(StrEnum):
     STOPPED = "stopped"  # ended in order
     UNKNOWN = "unknown"  # killed, crashed or power cut
     LINE_LOST = "line-lost"  # the pulse line was gone for a while
-    RE_ANCHORED = "re-anchored"  # the authority let the chain go on after a break
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,7 @@ def read_settings(cls: type[T], table: Mapping[str, object], where: str) -> T:
 def _value(kind: Any, value: object, where: str) -> object:
     if isinstance(kind, types.UnionType):
         kind = next(one for one in kind.__args__ if one is not types.NoneType)
+    kind = typing.get_origin(kind) or kind  # dict[str, ...] is a dict
     if is_dataclass(kind) and isinstance(kind, type):
         if not isinstance(value, dict):
             raise ConfigurationError(f"{where} is a table")

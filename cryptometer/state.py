@@ -16,6 +16,7 @@ from cryptometer.records import (
     NAME,
     STEP,
     Balance,
+    Batch,
     Checkpoint,
     Genesis,
     Record,
@@ -38,8 +39,7 @@ from cryptometer.wire import (
 )
 
 REGISTRATIONS_MAX = 1_000  # of one meter; each is kept, since late records may name it
-LIFETIME_H = 20 * 8766  # longer than a meter's verification lasts; see Head.allowance
-ALLOWANCE_MAX = 2**61
+LIFETIME_H = 20 * 8766  # longer than a meter's verification lasts; see Head.allowance_uwh
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +59,13 @@ class Head:
         previous: identity that record must name.
         register: where it must start; None while the chain has no record: its first one, a run
             start, sets the register.
-        allowance: pulses the chain may still register. It begins with what the meter's greatest
-            power gives in LIFETIME_H, so that no device can drive a sum out of 63 bits.
+        allowance_uwh: energy the chain may still register. It begins with what the meter's
+            greatest power gives in LIFETIME_H, so that no device can drive a sum out of 63 bits.
     """
 
     sequence: int = wire(0, Uint())
     previous: bytes = wire(1, DIGEST)
-    allowance: int = wire(2, Uint())
+    allowance_uwh: int = wire(2, Uint())
     register: int | None = wire_optional(3, Uint())
 
 
@@ -103,7 +103,8 @@ class Meter:
         head: where its chain stands.
         last_step: the newest step a counted record belongs to.
         closed_step: the newest step it closed, or None.
-        closed_register: the register at that close.
+        closed_register: the register at its newest close, which the next one starts from, whether
+            that close transferred anything or was set aside.
         open_uwh: counted energy of `last_step` that no close has transferred yet.
         untransferred_uwh: all counted energy that no close has transferred yet.
         transferred_uwh: all energy its closes have transferred.
@@ -142,6 +143,11 @@ class Meter:
 
     def made_under(self, registration: bytes) -> Terms | None:
         return next((one for one in self.terms if one.registration == registration), None)
+
+    def energy_uwh(self, batch: Batch) -> int:
+        """What a batch registers, µWh; by the newest terms when it names none of this meter's."""
+        terms = self.made_under(batch.registration) or self.terms[-1]
+        return terms.energy_uwh(batch.register, batch.register_after)
 
     def expected_at(self, step: int) -> bool:
         """Whether the block of `step` should wait for this meter's close."""
@@ -298,8 +304,11 @@ def _register_meter(state: State, body: Registration, identity: bytes) -> State:
     details = body.meter
     if details is None:
         raise Rejected(Reason.MALFORMED, f"the registration of {body.name} describes no meter")
+    if details.guard > 1 or details.ratio < 1:
+        raise Rejected(Reason.MALFORMED, f"{body.name} has a guard above 1 or a ratio below 1")
     ratings = details.ratings
-    if not details.coarse and details.lot_pulses > ratings.pulses_per_lot(state.genesis.step_s):
+    limit = ratings.pulses_per_lot(state.genesis.step_s)
+    if details.lot_pulses > (max(limit, 1) if details.coarse else limit):
         raise Rejected(Reason.LOT_ABOVE_V, f"the registration of {body.name} allows lots above V")
     secondary = details.constant_side is Side.SECONDARY
     terms = Terms(
@@ -313,9 +322,10 @@ def _register_meter(state: State, body: Registration, identity: bytes) -> State:
     )
     lifetime_uwh = int(ratings.power_w(details.i_max_ma) * LIFETIME_H * 10**6)
     known = state.meters.get(body.name)
+    if known is not None and len(known.terms) >= REGISTRATIONS_MAX:
+        raise Rejected(Reason.TOO_MANY, f"{body.name} has {REGISTRATIONS_MAX} registrations")
     spent_uwh = 0 if known is None else known.registered_uwh
-    allowance = max(0, int((lifetime_uwh - spent_uwh) / ratings.pulse_uwh))
-    fresh = Head(0, identity, min(allowance, ALLOWANCE_MAX))
+    fresh = Head(0, identity, max(0, lifetime_uwh - spent_uwh))
     if known is None:
         meter = Meter(body.name, details.serial, (terms,), fresh, 0, 0, 0, 0, 0, 0, lifetime_uwh)
     else:
@@ -324,7 +334,7 @@ def _register_meter(state: State, body: Registration, identity: bytes) -> State:
             known,
             serial=details.serial,
             terms=(*known.terms, terms),
-            head=replace(known.head, allowance=fresh.allowance) if started else fresh,
+            head=replace(known.head, allowance_uwh=fresh.allowance_uwh) if started else fresh,
             lifetime_uwh=max(lifetime_uwh, known.lifetime_uwh),
         )
     meters = {**state.meters, body.name: meter}
@@ -375,7 +385,7 @@ def _re_anchor(state: State, body: records.ReAnchor, identity: bytes) -> State:
         raise Rejected(
             Reason.FORK, f"{body.meter} has {meter.head.sequence} records; its chain cannot go back"
         )
-    head = Head(body.at, identity, meter.head.allowance, body.register)
+    head = Head(body.at, identity, meter.head.allowance_uwh, body.register)
     # A register that was set anew must not be taken for energy by the next close.
     anchored = replace(meter, head=head, closed_register=body.register)
     return replace(state, meters={**state.meters, meter.name: anchored})

@@ -93,14 +93,14 @@ def read_tile(tile: Tile, read: Read) -> bytes:
     Raises:
         Rejected: MALFORMED, naming the path, when it is missing or of another length.
     """
-    data = read(tile.path)
-    if data is None and tile.width < TILE_WIDTH:
-        data = read(tile.full.path)
+    data, width = read(tile.path), tile.width
+    if data is None and width < TILE_WIDTH:
+        data, width = read(tile.full.path), TILE_WIDTH
     if data is None:
         raise Rejected(Reason.MALFORMED, f"{tile.path} is missing")
     if tile.level is None:
         return data
-    if len(data) not in (tile.width * HASH_BYTES, TILE_WIDTH * HASH_BYTES):
+    if len(data) != width * HASH_BYTES:
         raise Rejected(Reason.MALFORMED, f"{tile.path} has {len(data)} bytes")
     return data[: tile.width * HASH_BYTES]
 

@@ -111,7 +111,7 @@ class Choice(Generic[E]):
             return self.members(value)  # type: ignore[arg-type]  # anything else is a ValueError
         except ValueError:
             allowed = ", ".join(self.members)
-            raise Rejected(Reason.MALFORMED, f"{value!r} is none of {allowed}") from None
+            raise Rejected(Reason.MALFORMED, f"{value!r:.80} is none of {allowed}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class Flag:
 
     def decode(self, value: cbor.Value) -> bool:
         if value not in (0, 1):
-            raise Rejected(Reason.MALFORMED, f"{value!r} is neither 0 nor 1")
+            raise Rejected(Reason.MALFORMED, f"{value!r:.80} is neither 0 nor 1")
         return value == 1
 
 

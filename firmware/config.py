@@ -8,7 +8,7 @@ from cryptometer.settings import read_settings, setting
 from hal.broker import BrokerSettings
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSettings:
     """The table `[batch]`: when lots are signed together."""
 
@@ -16,7 +16,7 @@ class BatchSettings:
     lots: int = setting("lots in a batch; 1 gives one record per lot, as in paper A", 1_000)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JournalSettings:
     """The table `[journal]`: what a power cut may cost, and what the card must bear."""
 
@@ -31,7 +31,7 @@ class JournalSettings:
     limit_mb: int = setting("room for signed records, acknowledged ones included", 256)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxSettings:
     """The table `[outbox]`: how records travel."""
 
@@ -41,7 +41,7 @@ class OutboxSettings:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The whole file."""
 

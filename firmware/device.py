@@ -128,6 +128,10 @@ class Device:
     def turn(self) -> None:
         """One turn of the loop: waits until something is due, then does everything that is."""
         self._wait()
+        self.work()
+
+    def work(self) -> None:
+        """Everything that is due now, without waiting."""
         self._look()
         self._sign()
         self._make_durable()

@@ -8,7 +8,7 @@ from cryptometer.settings import read_settings, setting
 from hal.broker import BrokerSettings
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The whole file. Paths are relative to its folder."""
 

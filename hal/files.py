@@ -1,5 +1,6 @@
 """Durable files: a real folder, and a simulated one that can lose what was not synced."""
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ class DiskDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(path)
         self._open: dict[str, int] = {}
         self._fresh: set[str] = set()  # names not yet durable in the folder
 
@@ -40,7 +41,7 @@ class DiskDirectory:
         passing(Point.FILE_APPEND)
         descriptor = self._open.get(name)
         if descriptor is None:
-            descriptor = self._open_file(name)
+            descriptor = self._open_file(name, os.O_CREAT)
         view = memoryview(data)
         while view:  # a short write is legal; the rest follows or the next call says why not
             view = view[os.write(descriptor, view) :]
@@ -49,7 +50,8 @@ class DiskDirectory:
     def sync(self, names: Sequence[str]) -> None:
         for name in names:
             descriptor = self._open.get(name)
-            os.fdatasync(self._open_file(name) if descriptor is None else descriptor)
+            # What an earlier run appended is not durable either: its files are synced, not made.
+            os.fdatasync(self._open_file(name, 0) if descriptor is None else descriptor)
         if self._fresh:
             sync_folder(self.path)
             self._fresh.clear()
@@ -71,6 +73,7 @@ class DiskDirectory:
     def remove(self, name: str) -> None:
         self._forget(name)
         (self.path / name).unlink(missing_ok=True)
+        sync_folder(self.path)
         passing(Point.FILE_REMOVED)
 
     def free_bytes(self) -> int:
@@ -82,11 +85,11 @@ class DiskDirectory:
             os.close(descriptor)
         self._open.clear()
 
-    def _open_file(self, name: str) -> int:
+    def _open_file(self, name: str, create: int) -> int:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | create
+        self._open[name] = os.open(self.path / name, flags, 0o600)
         # Also a name that stands there already may not be durable: who made it may have died.
         self._fresh.add(name)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        self._open[name] = os.open(self.path / name, flags, 0o600)
         return self._open[name]
 
     def _forget(self, name: str) -> None:
@@ -136,6 +139,15 @@ def write_file(path: Path, data: bytes, mode: int) -> None:
         os.close(descriptor)
 
 
+def make_folder(path: Path, mode: int = 0o700) -> None:
+    """Makes a folder and those above it, durably; one that stands there is left as it is."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(mode=mode, parents=True, exist_ok=True)
+    # A durable file in a folder whose own name is lost is lost with it.
+    for folder in missing:
+        sync_folder(folder.parent)
+
+
 def sync_folder(path: Path) -> None:
     """Makes the names in a folder durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -157,26 +169,30 @@ class SimulatedDirectory:
         return sorted(self._live)
 
     def size(self, name: str) -> int:
-        return len(self._live[name])
+        return len(self._content(name))
 
     def read(self, name: str, offset: int = 0, size: int = -1) -> bytes:
         end = None if size < 0 else offset + size
-        return bytes(self._live[name][offset:end])
+        return bytes(self._content(name)[offset:end])
 
     def append(self, name: str, data: bytes) -> None:
-        if len(data) > self.free_bytes():
-            raise OSError(28, "No space left on device")
-        self._live.setdefault(name, bytearray()).extend(data)
+        # A real disk takes what it has room for before it says that it is full.
+        written = data[: max(0, self.free_bytes())]
+        self._live.setdefault(name, bytearray()).extend(written)
+        if len(written) < len(data):
+            raise _full()
 
     def sync(self, names: Sequence[str]) -> None:
         for name in names:
-            self._durable[name] = bytes(self._live[name])
+            self._durable[name] = bytes(self._content(name))
 
     def truncate(self, name: str, size: int) -> None:
-        del self._live[name][size:]
+        del self._content(name)[size:]
         self.sync([name])
 
     def put(self, name: str, data: bytes) -> None:
+        if len(data) > self.free_bytes():  # the new content stands beside the old for a moment
+            raise _full()
         self._live[name] = bytearray(data)
         self.sync([name])
 
@@ -196,6 +212,15 @@ class SimulatedDirectory:
                 survived[name] = bytearray(content[:kept])
         self._live = survived
         self._durable = {name: bytes(content) for name, content in survived.items()}
+
+    def _content(self, name: str) -> bytearray:
+        if name not in self._live:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        return self._live[name]
+
+
+def _full() -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class DiskTree:

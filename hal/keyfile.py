@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from cryptometer.errors import ConfigurationError
 from cryptometer.keys import Algorithm, PublicKey, from_library, low_s
-from hal.files import put_file, sync_folder
+from hal.files import make_folder, put_file, sync_folder
 
 
 class FileKey:
@@ -42,7 +42,7 @@ def create_key(path: Path, algorithm: Algorithm = Algorithm.EDDSA) -> FileKey:
         if algorithm is Algorithm.EDDSA
         else ec.generate_private_key(ec.SECP256R1())
     )
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(path.parent)
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     beside = path.with_name(f"{path.name}.{os.getpid()}")
     put_file(beside, pem)

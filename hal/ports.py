@@ -111,7 +111,9 @@ class Directory(Protocol):
         """Replaces a file: durable once it returns, all or nothing at any instant."""
         ...
 
-    def remove(self, name: str) -> None: ...
+    def remove(self, name: str) -> None:
+        """Removes a file, durably; nothing if there is none."""
+        ...
 
     def free_bytes(self) -> int:
         """Room left on the file system."""

@@ -27,7 +27,7 @@ _READ_MAX = 65_536
 # A look ends here on a line that never falls silent. The kernel holds at most 640 KiB for a line
 # (tty_buffer.c), so that what comes behind it came after the look began.
 _LOOK_MAX = 2**20
-_SETTLE_NS = 20 * NS_PER_MS  # a USB adapter's latency timer (16 ms), a pty's work queue, our wake-up
+_SETTLE_NS = 20 * NS_PER_MS  # a USB adapter's latency timer (16 ms), or a pty's work queue
 _BITS_PER_CHARACTER = 10
 # A UART may hold characters back until its FIFO is half full (PL011: 16 of 32) or the line was
 # quiet for the time of 32 bits (PL011; 40 on a 16550, which gives up at 8 characters).
@@ -163,10 +163,12 @@ def _fifo_bits(descriptor: int) -> int:
     return 0 if major in _UNHELD_MAJORS else _FIFO_BITS
 
 
-def _why(error: Exception) -> str:
+def _why(error: BaseException) -> str:
     number = getattr(error, "errno", None)
-    if number is None and error.args and isinstance(error.args[0], int):
-        number = error.args[0]  # termios.error is no OSError
+    if isinstance(error, termios.error):  # no OSError
+        number = error.args[0]
+    elif number is None and isinstance(error.__context__, termios.error):
+        return _why(error.__context__)  # pyserial keeps only its text
     if number in (errno.EACCES, errno.EPERM):
         return "permission denied; add the user to the group dialout"
     if number in (errno.ENOENT, errno.ENODEV, errno.ENXIO):

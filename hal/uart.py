@@ -1,4 +1,4 @@
-"""What a UART makes of a line: levels that change in, characters out. And what a contact does to it.
+"""What a UART makes of a line: edges in, characters out. And the edges of a bouncing contact.
 
 A model, for the `s0` pulse line, its simulation and its proof. No clock, no device, no randomness
 of its own. Times are nanoseconds on one scale. A line rests high; a closed contact pulls it low.
