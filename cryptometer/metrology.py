@@ -132,6 +132,12 @@ def wh(uwh: Fraction | int) -> str:
     return f"{number(Fraction(uwh) / 10**6)} Wh"
 
 
+def kwh(uwh: int) -> str:
+    """An energy in µWh for people: kilowatt-hours, exact, with three decimals at least."""
+    whole, rest = divmod(uwh, UWH_PER_KWH)
+    return f"{whole}.{f'{rest:09d}'.rstrip('0'):0<3} kWh"
+
+
 def number(value: Fraction) -> str:
     """A rational for people: rounded to four decimals, trailing zeros dropped."""
     return f"{float(round(value, 4)):.4f}".rstrip("0").rstrip(".")

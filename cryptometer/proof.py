@@ -60,15 +60,12 @@ def verify_proof(text: str, community: Community) -> Proven:
     Raises:
         Rejected: the first thing that does not hold.
     """
-    head, separator, signed = text.partition("\n\n")
-    lines = head.split("\n")
-    if not separator or len(lines) < 3 or lines[0] != _MAGIC:
-        raise Rejected(Reason.MALFORMED, "not a tlog-proof file")
-    extra, index = _field(lines[1], "extra"), note.decimal(_field(lines[2], "index"))
+    lines, signed = _split(text)
+    index = note.decimal(_field(lines[2], "index"))
     if index is None or len(lines) - 3 > PATH_MAX:
         raise Rejected(Reason.MALFORMED, "the proof's index or path is not one")
     checkpoint = community.open_checkpoint(signed.encode())
-    record, key = _open_carried(_data(extra), community)
+    record, key = _open_carried(_carried(lines), community)
     record.envelope.verify(key)
     path = [_data(line) for line in lines[3:]]
     leaf = merkle.leaf_hash(record.raw)
@@ -76,14 +73,33 @@ def verify_proof(text: str, community: Community) -> Proven:
     return Proven(record, index, checkpoint)
 
 
-def _open_carried(data: bytes, community: Community) -> tuple[Record, PublicKey]:
-    match cbor.decode(data):
-        case [bytes(raw)]:
-            record, registration = records.decode(raw), None
-        case [bytes(raw), bytes(registered)]:
-            record, registration = records.decode(raw), records.decode(registered)
+def carried_records(text: str) -> list[Record]:
+    """The record a proof carries and, for a meter's, the registration. Nothing is verified.
+
+    Raises:
+        Rejected: it is no proof file, or carries no record.
+    """
+    return _carried(_split(text)[0])
+
+
+def _split(text: str) -> tuple[list[str], str]:
+    head, separator, signed = text.partition("\n\n")
+    lines = head.split("\n")
+    if not separator or len(lines) < 3 or lines[0] != _MAGIC:
+        raise Rejected(Reason.MALFORMED, "not a tlog-proof file")
+    return lines, signed
+
+
+def _carried(lines: list[str]) -> list[Record]:
+    match cbor.decode(_data(_field(lines[1], "extra"))):
+        case [bytes()] | [bytes(), bytes()] as raws:
+            return [records.decode(raw) for raw in raws]
         case _:
             raise Rejected(Reason.MALFORMED, "the proof carries no record")
+
+
+def _open_carried(carried: list[Record], community: Community) -> tuple[Record, PublicKey]:
+    record, registration = carried[0], carried[1] if len(carried) > 1 else None
     if record.community != community.id:
         raise Rejected(Reason.OTHER_COMMUNITY, "a record of another community")
     if registration is not None and not isinstance(record.body, ChainRecord):

@@ -74,6 +74,18 @@ def decode_bundle(data: bytes, width: int) -> list[bytes]:
     Raises:
         Rejected: MALFORMED when it does not hold exactly those.
     """
+    entries = split_bundle(data)
+    if len(entries) != width:
+        raise Rejected(Reason.MALFORMED, f"an entry bundle has {len(entries)} of {width} entries")
+    return entries
+
+
+def split_bundle(data: bytes) -> list[bytes]:
+    """Reads the entries of a bundle, however many it has.
+
+    Raises:
+        Rejected: MALFORMED when the last one is cut off.
+    """
     entries: list[bytes] = []
     at = 0
     while at < len(data):
@@ -82,8 +94,6 @@ def decode_bundle(data: bytes, width: int) -> list[bytes]:
             raise Rejected(Reason.MALFORMED, "an entry bundle is cut off")
         entries.append(data[at + 2 : at + 2 + size])
         at += 2 + size
-    if len(entries) != width:
-        raise Rejected(Reason.MALFORMED, f"an entry bundle has {len(entries)} of {width} entries")
     return entries
 
 

@@ -43,7 +43,7 @@ class OutboxSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """The whole file."""
+    """The whole file. `state` is relative to its folder."""
 
     state: str = setting("folder for key, enrolment, journal and outbox", "/var/lib/cryptometer")
     source: dict[str, Any] = setting("the pulse line: see the driver's own settings")

@@ -91,7 +91,8 @@ def _enrol(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     from firmware import folder  # noqa: PLC0415
 
-    print(folder.describe(Path(folder.load_config(arguments.config).state)))
+    config = folder.load_config(arguments.config)
+    print(folder.describe(arguments.config.parent / config.state))
     return 0
 
 
@@ -100,7 +101,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from hal.files import hold  # noqa: PLC0415
 
     config = folder.load_config(arguments.config)
-    state = Path(config.state)
+    state = arguments.config.parent / config.state
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _frame: stopping.append(received))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cryptometer import records
-from cryptometer.metrology import UWH_PER_KWH
+from cryptometer.metrology import kwh
 from cryptometer.records import Registration, Role
 from cryptometer.state import State
 from gateway.store import Store
@@ -168,12 +168,6 @@ def _describe_meter(meter: MeterReport) -> list[str]:
     if meter.refused:
         lines.append(f"  refused      {_counts(meter.refused)}")
     return lines
-
-
-def kwh(uwh: int) -> str:
-    """Micro-watt-hours as kWh with all digits that are not zero, three at least."""
-    whole, rest = divmod(uwh, UWH_PER_KWH)
-    return f"{whole}.{f'{rest:09d}'.rstrip('0'):0<3} kWh"
 
 
 def _punctuality(milliseconds: list[int]) -> str:

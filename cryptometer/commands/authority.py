@@ -1,4 +1,4 @@
-"""`cryptometer authority`: founds a community, registers and revokes its parties, for the broker too.
+"""`cryptometer authority`: founds a community, registers and revokes its parties, broker included.
 
 Each function does one command's work and returns what to tell the operator; the parsers at the end
 only turn words into arguments.

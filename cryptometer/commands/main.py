@@ -7,7 +7,7 @@ from importlib import import_module
 
 from cryptometer.errors import ConfigurationError, Rejected
 
-COMMANDS = ("bound", "authority")
+COMMANDS = ("bound", "authority", "verify", "audit", "inspect", "demo")
 """Each is a module of this package with `add_commands(subparsers)`, whose parsers set `run`."""
 
 EXIT_FAILED = 1  # the machine failed: a full disk, a file that may not be written

@@ -1,0 +1,179 @@
+"""Founds a community in a folder, by the same commands its people would type.
+
+FOLDER/community.pub            what outsiders need
+FOLDER/authority/               the authority's key and records
+FOLDER/gateway/                 the gateway's keys and store, and the ledger
+FOLDER/<meter>/                 a device: meter.toml, key, journal, outbox, and its line
+"""
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptometer.commands.demo.processes import COMMON, FIRMWARE, GATEWAY, run
+from cryptometer.steps import MS_PER_S, step_of, step_start_ms
+
+STEP_S = 900
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedMeter:
+    """A meter whose pulses a simulator emits.
+
+    Attributes:
+        constant: pulses per kWh.
+        watts: what it measures all the time.
+    """
+
+    name: str
+    accuracy_class: str
+    phases: int
+    constant: int
+    watts: int
+
+    @property
+    def table(self) -> str:
+        """The authority's description of it, TOML."""
+        return f"""\
+[[meter]]
+name = "{self.name}"
+request = "../{self.name}/device.request"
+serial = "SIM-{self.name.upper()}"
+use = "generation"
+class = "{self.accuracy_class}"
+phases = {self.phases}
+voltage_v = 230
+i_min_a = 0.25
+i_max_a = 60
+index_kwh = 0
+constant = {self.constant}
+"""
+
+
+# What is common on roofs: three phases with 10000 imp/kWh (8 pulses a lot), one with 5000 (2).
+_KINDS = (("pv-roof", "B", 3, 10_000, 2_400), ("pv-shed", "A", 1, 5_000, 900))
+
+
+def simulated_meters(number: int) -> list[SimulatedMeter]:
+    """So many meters, alternating between two common kinds."""
+    meters = []
+    for index in range(number):
+        name, accuracy_class, phases, constant, watts = _KINDS[index % len(_KINDS)]
+        meters.append(
+            SimulatedMeter(f"{name}-{index + 1}", accuracy_class, phases, constant, watts)
+        )
+    return meters
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A founded community: where its parts lie, and its first step with energy."""
+
+    folder: Path
+    meters: tuple[SimulatedMeter, ...]
+    first_step: int
+
+    @property
+    def authority(self) -> Path:
+        return self.folder / "authority"
+
+    @property
+    def gateway(self) -> Path:
+        return self.folder / "gateway"
+
+    @property
+    def community_pub(self) -> Path:
+        return self.folder / "community.pub"
+
+    def device(self, meter: SimulatedMeter) -> Path:
+        return self.folder / meter.name
+
+    def line(self, meter: SimulatedMeter) -> Path:
+        """The pseudo-terminal the meter's pulses come over."""
+        return self.device(meter) / "line"
+
+
+def found(
+    folder: Path, meters: Sequence[SimulatedMeter], broker_url: str, speed: int, grace_s: int
+) -> Layout:
+    """Founds a community whose first step with energy is the present one, and enrols everyone.
+
+    Args:
+        folder: where; made when missing.
+        meters: with names of their own.
+        broker_url: a plain broker on this machine.
+        speed: how many times faster than the machine community time will run.
+        grace_s: how long a block waits for closes, community seconds.
+
+    Raises:
+        ProcessFailed: one of the commands failed.
+    """
+    now_ms = time.time_ns() // 1_000_000
+    first_step = step_of(now_ms, STEP_S)
+    layout = Layout(folder, tuple(meters), first_step)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _found_authority(layout, broker_url, grace_s)
+    # Community time stands at the first step's beginning when the clocks are set, below.
+    run(GATEWAY, "init", layout.gateway)
+    for role, request in (("gateway", "gateway.request"), ("vpp", "vpp.request")):
+        words = ["--role", role, "--name", role]
+        run(COMMON, "authority", "register", layout.authority, layout.gateway / request, *words)
+    for meter in meters:
+        run(FIRMWARE, "init", "--state", layout.device(meter))
+    listing = layout.authority / "meters.toml"
+    beginning = _iso(step_start_ms(first_step, STEP_S))
+    listing.write_text("\n".join(f'{meter.table}from = "{beginning}"\n' for meter in meters))
+    run(COMMON, "authority", "register", layout.authority, "--meters", listing)
+    bundles = layout.authority / "bundles"
+    for meter in meters:
+        bundle = bundles / f"{meter.name}.bundle"
+        run(FIRMWARE, "enrol", bundle, "--state", layout.device(meter))
+    run(
+        GATEWAY,
+        *("import", bundles / "gateway.bundle", layout.authority / "authority.records"),
+        *("--config", layout.gateway),
+    )
+    shutil.copy(layout.authority / "community.pub", layout.community_pub)
+    write_configurations(layout, speed)
+    return layout
+
+
+def write_configurations(layout: Layout, speed: int) -> None:
+    """Writes `gateway.toml` and every `meter.toml`. Community time begins now: at the start of the
+    first step, `speed` times faster than the machine."""
+    clock = f"""\
+[clock]
+driver = "scaled"
+speed = {speed}
+origin_ms = {step_start_ms(layout.first_step, STEP_S)}
+anchor_ms = {time.monotonic_ns() // 1_000_000}
+"""
+    (layout.gateway / "gateway.toml").write_text(clock)
+    for meter in layout.meters:
+        text = f"""\
+state = "."
+
+[source]
+driver = "serial"
+device = "{layout.line(meter)}"
+line = "byte"
+
+{clock}"""
+        (layout.device(meter) / "meter.toml").write_text(text)
+
+
+def _found_authority(layout: Layout, broker_url: str, grace_s: int) -> None:
+    # The step before the first one holds the registrations: they act from the next block on.
+    before = _iso(step_start_ms(layout.first_step - 1, STEP_S))
+    run(
+        COMMON,
+        *("authority", "init", layout.authority, "--name", "Demonstration"),
+        *("--broker", broker_url, "--first-step", before, "--grace", f"{grace_s}s"),
+    )
+
+
+def _iso(ms: int) -> str:
+    return datetime.fromtimestamp(ms // MS_PER_S, UTC).isoformat()

@@ -1,0 +1,120 @@
+"""Programs of ours as child processes: started, logged to a file, ended by their id."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cryptometer.errors import ConfigurationError
+
+FIRMWARE, GATEWAY, COMMON = "firmware.main", "gateway.main", "cryptometer.commands.main"
+COMMAND_MAX_S = 120.0  # a board with a slow card starts Python in two seconds
+END_MAX_S = 20.0
+LOG_SHOWN = 15  # lines of a failed program's log
+
+
+class ProcessFailed(Exception):
+    """A program did not do what it was started for; the message shows the end of its log."""
+
+
+def program(module: str, *words: str | Path) -> list[str]:
+    """The command line of one of our programs, run by this interpreter."""
+    return [sys.executable, "-m", module, *map(str, words)]
+
+
+def run(module: str, *words: str | Path) -> str:
+    """Runs one of our programs to its end; returns what it printed.
+
+    Raises:
+        ProcessFailed: it failed; the message says how, in its own words.
+    """
+    command = program(module, *words)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=COMMAND_MAX_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise ProcessFailed(f"{shlex.join(command)}: no end after {COMMAND_MAX_S:.0f} s") from None
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip()
+        raise ProcessFailed(f"{shlex.join(command)}: exit code {done.returncode}: {said}")
+    return done.stdout
+
+
+class Child:
+    """A program that runs until it is ended. Its output goes to a file, appended."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self.log = log
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def exit_code(self) -> int | None:
+        """None while it runs; negative: the signal that ended it."""
+        return self._process.poll()
+
+    def check(self) -> None:
+        """Raises ProcessFailed when the program has ended by itself."""
+        code = self.exit_code()
+        if code is not None:
+            raise ProcessFailed(f"{self.name} ended with exit code {code}:\n{self.last_lines()}")
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Asks the program to end and waits for it; kills it when it does not. Its exit code."""
+        if self.exit_code() is None:
+            self._process.send_signal(number)
+        return self.wait()
+
+    def wait(self, longest_s: float = END_MAX_S) -> int:
+        """Waits for the program's end; kills it when there is none."""
+        try:
+            return self._process.wait(timeout=longest_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def last_lines(self) -> str:
+        """The end of its log."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return "\n".join(f"  {line}" for line in lines[-LOG_SHOWN:])
+
+
+class Tail:
+    """Reads a growing text file, whole lines only."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._at = 0
+
+    def lines(self) -> list[str]:
+        """The lines that came since the last call."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._at)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._at += len(whole)
+        return whole.decode(errors="replace").splitlines()

@@ -1,0 +1,126 @@
+"""`cryptometer inspect`: prints what a file says, whatever of ours it is. It checks no signature.
+
+`verify` and `audit` check; this shows, also what they refuse.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from cryptometer import cbor, records
+from cryptometer.commands.readable import describe_record, summarise_record
+from cryptometer.commands.sources import ledger_folder, ledger_reader, read_file
+from cryptometer.community import decode_community
+from cryptometer.errors import ConfigurationError, Reason, Rejected
+from cryptometer.note import decimal
+from cryptometer.proof import carried_records
+from cryptometer.records import Bundle, Genesis, Header, Record
+from cryptometer.tiles import CHECKPOINT_PATH, Read, read_entries, split_bundle, tiles_of
+
+_COSE_SIGN1 = 0x84
+_CBOR_ARRAY, _CBOR_ARRAY_END = 0x81, 0x9B
+
+
+def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Registers `inspect`."""
+    parser = subparsers.add_parser(
+        "inspect",
+        help="print a record, block, proof or bundle",
+        description="Prints a record, an enrolment request, a bundle, authority.records,"
+        " community.pub, a proof, a ledger's entries or, with --step, one block of a ledger."
+        " It shows what is written and checks no signature: see verify and audit.",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="a file, or a ledger's folder")
+    parser.add_argument("--step", type=int, help="of a ledger: the block of this step")
+    parser.add_argument("--brief", action="store_true", help="one line a record")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    path: Path = arguments.file
+    if path.is_dir():
+        shown, step_s = _from_ledger(path, arguments.step)
+    elif arguments.step is not None:
+        raise ConfigurationError("--step asks for a block: name the ledger's folder")
+    else:
+        try:
+            shown, step_s = _from_file(read_file(path)), None
+        except Rejected as refused:
+            raise Rejected(refused.reason, f"{path}: {refused.detail}") from None
+    for number, record in enumerate(shown):
+        if arguments.brief:
+            print(summarise_record(record))
+        else:
+            print("\n".join([""] * bool(number) + describe_record(record, step_s)))
+    return 0
+
+
+def _from_file(data: bytes) -> list[Record]:
+    """The records in a file of ours.
+
+    Raises:
+        Rejected: it is none, or is damaged.
+    """
+    if data.startswith(b"c2sp.org/tlog-proof@"):
+        return carried_records(_text(data))
+    if b"-----BEGIN CRYPTOMETER COMMUNITY-----" in data:
+        community = decode_community(_text(data))
+        return [community.genesis, *community.records]
+    if data[:1] == bytes([_COSE_SIGN1]):
+        return _with_carried(records.decode(data))
+    if data and _CBOR_ARRAY <= data[0] <= _CBOR_ARRAY_END:
+        raws = cbor.decode(data)
+        if isinstance(raws, list) and all(isinstance(raw, bytes) for raw in raws):
+            return [records.decode(raw) for raw in raws if isinstance(raw, bytes)]
+    return [records.decode(raw) for raw in split_bundle(data)]
+
+
+def _with_carried(record: Record) -> list[Record]:
+    """A record, and those a bundle carries."""
+    if not isinstance(record.body, Bundle):
+        return [record]
+    carried = [record.body.genesis, *record.body.records]
+    return [record, *(records.decode(raw) for raw in carried)]
+
+
+def _from_ledger(path: Path, step: int | None) -> tuple[list[Record], int | None]:
+    """A block's records, in order of its leaves, and the length of a step, seconds."""
+    read = ledger_reader(ledger_folder(path))
+    step_s: int | None = None
+    block: list[Record] = []
+    newest: Header | None = None
+    for record in _leaves(read):
+        block.append(record)
+        if isinstance(record.body, Genesis):
+            step_s = record.body.step_s
+        if isinstance(record.body, Header):
+            newest = record.body
+            if newest.step == step:
+                return block, step_s
+            block = []
+    if newest is None:
+        raise ConfigurationError(f"the ledger in {path} has no block yet")
+    raise ConfigurationError(f"name a block with --step; the newest is that of step {newest.step}")
+
+
+def _leaves(read: Read) -> Iterator[Record]:
+    size = _size(read(CHECKPOINT_PATH) or b"")
+    for tile in tiles_of(None, 0, size):
+        for raw in read_entries(tile, read):
+            yield records.decode(raw)
+
+
+def _size(checkpoint: bytes) -> int:
+    """The size a checkpoint states; only `audit` asks who signed it."""
+    lines = checkpoint.split(b"\n")
+    size = decimal(lines[1].decode(errors="replace")) if len(lines) > 2 else None
+    if size is None:
+        raise Rejected(Reason.BAD_CHECKPOINT, "the ledger's checkpoint is not one")
+    return size
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise Rejected(Reason.MALFORMED, "not UTF-8 text") from None
