@@ -4,7 +4,7 @@ Pulses that cannot be dated yet, or belong to no registration yet, wait here in 
 boot and the monotonic time they came at; once both are known they are counted as if just given.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cryptometer.records import REGISTER, Ending, Mark
 from cryptometer.steps import NS_PER_S
@@ -95,6 +95,15 @@ class Counter:
             self._lots.resume(signed)
         self.register = max(self.register, signed.register)
 
+    def caught_up(self) -> None:
+        """Tells that all journalled events have been applied again."""
+        if self._lots is not None:
+            self._lots.caught_up()
+
+    def has_begun_in(self, boot: bytes) -> bool:
+        """Whether a run has begun in this boot: datings of another one do not map its times."""
+        return boot == self._boot
+
     def snapshot(self) -> Snapshot:
         """All there is to know, once the drafts have been taken."""
         return Snapshot(
@@ -159,6 +168,13 @@ class Counter:
     def _notice(self, mark: int, amount: int) -> None:
         if self._lots is not None:
             self._lots.notice(mark, amount)
+        elif amount:
+            # Nobody signs yet; the first record will say it.
+            before = self._blank_lots.marks
+            marks = dict(zip(before[::2], before[1::2], strict=True))
+            marks[mark] = marks.get(mark, 0) + amount
+            flat = tuple(part for pair in sorted(marks.items()) for part in pair)
+            self._blank_lots = replace(self._blank_lots, marks=flat)
 
     def _wait(self, event: Event) -> None:
         if self._waiting:

@@ -141,7 +141,9 @@ class Device:
         """Ends the run in order: what was given is durable, and the next run says so."""
         if self._line is not None:
             self._look()
+        if self._line is not None:  # the last look may have found it gone
             self._give([Ended(self._looked_ns, Ending.STOPPED)])
+            self._poll.unregister(self._line.fileno())
             self._line.close()
             self._line = None
         self._sign()
@@ -172,6 +174,7 @@ class Device:
             counter.resume(signed)
         for event in recovered.events:
             counter.apply(event)
+        counter.caught_up()
         drafts = counter.take_drafts()
         if enrolment is not None and self._chain is not None:
             # Signed again from the journal, and durable, before the journal lets go of it.
@@ -211,7 +214,9 @@ class Device:
         began = Began(self._clock.boot_id, now.mono_ns, self._software, self._cut_bytes)
         self._cut_bytes = 0
         self._looked_ns = now.mono_ns
-        self._give([began, *self._dated(now)])
+        self._give([began])
+        # A dating belongs to a boot, hence after the word that this one has begun.
+        self._give(self._dated(now))
         self._look(waited=True)
 
     def _look(self, *, waited: bool = False) -> None:
@@ -219,8 +224,7 @@ class Device:
         before = self._clock.now()
         events: list[Event] = list(self._dated(before))
         if self._line is None:
-            if events:
-                self._give(events)
+            self._give(events)
             if self._clock.machine_ns() >= self._line_retry_ns:
                 self._open_line()
             return
@@ -247,8 +251,7 @@ class Device:
         self._looked_ns = max(self._looked_ns, before.mono_ns - latency_ns)
         if self._is_mark_due():
             events.append(Watched(self._looked_ns))
-        if events:
-            self._give(events)
+        self._give(events)
 
     def _is_mark_due(self) -> bool:
         due_ns = self._counter.next_due_ns()
@@ -258,6 +261,8 @@ class Device:
         return quiet_ns >= self._config.journal.watch_machine_ms * NS_PER_MS
 
     def _give(self, events: list[Event]) -> None:
+        if not events:
+            return
         # Given once this returns: only then are they counted, and only from here on are they ours.
         self._journal.append(events)
         self._watched_at_ns = self._clock.machine_ns()
@@ -265,6 +270,8 @@ class Device:
             self._counter.apply(event)
 
     def _dated(self, now: Instant) -> list[Event]:
+        if not self._counter.has_begun_in(self._clock.boot_id):
+            return []
         dating = adopt(self._counter.dating, now)
         return [] if dating is None else [Dated(dating)]
 

@@ -39,6 +39,7 @@ class Journal:
 
     def __init__(self, directory: Directory) -> None:
         self._log = SegmentedLog(directory, "journal")
+        self._head_bytes = 0  # of the newest segment's snapshot
 
     @property
     def is_dirty(self) -> bool:
@@ -47,7 +48,8 @@ class Journal:
     @property
     def wants_snapshot(self) -> bool:
         """Whether the segment has grown so long that a new one should begin."""
-        return self._log.newest_bytes > SEGMENT_BYTES
+        # The snapshot itself does not count: a long one would ask for the next at every sync.
+        return self._log.newest_bytes - self._head_bytes > SEGMENT_BYTES
 
     def recover(self) -> Recovered:
         """Reads the journal after any end of the program, cutting off what is torn.
@@ -92,6 +94,7 @@ class Journal:
         older = self._log.segments
         self._log.roll()
         self._log.append([cbor.encode(encode_map(snapshot))])
+        self._head_bytes = self._log.newest_bytes
         self._log.sync()
         passing(Point.DEVICE_SNAPSHOT)
         for segment in older:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from cryptometer.records import (
+    LABEL,
     LOTS_MAX,
     MARKS_MAX,
     MS,
@@ -19,7 +20,7 @@ from cryptometer.records import (
     Mark,
 )
 from cryptometer.steps import DOUBTFUL_ERROR_MS, MS_PER_S, NS_PER_MS, step_of, step_start_ms
-from cryptometer.wire import Flag, Flat, wire, wire_optional
+from cryptometer.wire import Choice, Flag, Flat, wire, wire_optional
 
 BURST_FACTOR = 2  # how much faster than at I_max pulses come before they are declared a burst
 
@@ -119,6 +120,8 @@ class LotState:
         watching: whether a run is on.
         step: the open step.
         seen_ms: the newest moment up to which the line was watched.
+        held_software, held_ending: of a run that began before the registration's first step: the
+            chain begins with it once that step has come.
     """
 
     register: int = wire(0, REGISTER)
@@ -134,6 +137,8 @@ class LotState:
     marks: tuple[int, ...] = wire(10, Flat(2, MARKS_MAX))
     step: int | None = wire_optional(11, STEP)
     seen_ms: int | None = wire_optional(12, MS)
+    held_software: str | None = wire_optional(13, LABEL)
+    held_ending: Ending | None = wire_optional(14, Choice(Ending))
 
 
 BLANK = LotState(0, 0, 0, 0, 0, 0, (), 0, (), watching=False, marks=())
@@ -179,6 +184,8 @@ class Lots:
         self._step = state.step
         self._seen_ms = state.seen_ms
         self._first_run: tuple[str, Ending] | None = None
+        if state.held_software is not None and state.held_ending is not None:
+            self._first_run = (state.held_software, state.held_ending)
         self._signed_run_ms = 0
 
     @property
@@ -188,6 +195,7 @@ class Lots:
 
     def state(self) -> LotState:
         """A snapshot; `drafts` must be empty, since it holds none."""
+        software, ending = self._first_run or (None, None)
         return LotState(
             self._register,
             self._lot_from,
@@ -202,6 +210,8 @@ class Lots:
             tuple(part for pair in sorted(self._marks.items()) for part in pair),
             self._step,
             self._seen_ms,
+            software,
+            ending,
         )
 
     def resume(self, signed: Signed) -> None:
@@ -220,6 +230,11 @@ class Lots:
                 self._watched = []
         self._signed_run_ms = signed.run_ms
 
+    def caught_up(self) -> None:
+        """All journalled events were applied again: a run that begins now is a new one, even if
+        the clock stands before the newest signed one."""
+        self._run_ms = max(self._run_ms, self._signed_run_ms)
+
     def next_due_ms(self) -> int | None:
         """When something must be drafted even if no pulse comes: a batch, or the step's close."""
         if self._step is None:
@@ -229,7 +244,8 @@ class Lots:
 
     def notice(self, mark: Mark | int, amount: int) -> None:
         """Declares something in the next record."""
-        self._marks[int(mark)] += amount
+        if amount:
+            self._marks[int(mark)] += amount
 
     def begin_run(self, utc_ms: int, software: str, ending: Ending, clock: ClockReading) -> None:
         """The program began to watch at `utc_ms`."""
@@ -237,6 +253,7 @@ class Lots:
             # Before the registration's first step nothing is signed; the chain begins with it.
             self._first_run = (software, ending)
             return
+        self._first_run = None
         earliest = max(self._run_ms + 1, self._seen_ms or 0)
         if utc_ms < earliest - MS_PER_S:
             self.notice(Mark.CLOCK_STEPPED, earliest - utc_ms)

@@ -13,6 +13,7 @@ from hal.ports import Directory
 
 _HEAD_BYTES = 8
 _DAMAGED = ".damaged"  # a copy of what was cut off, for whoever investigates; never read again
+_COPY_ROOM = 4  # times a copy's size that must be free for it: the next snapshot goes first
 DAMAGED_KEPT = 8  # such copies; the oldest go first, so that a dying card does not fill itself
 
 
@@ -151,8 +152,10 @@ class SegmentedLog:
 
     def _keep_damaged(self, name: str, data: bytes) -> None:
         kept = [one for one in self._directory.names() if one.endswith(_DAMAGED)]
-        for oldest in kept[: len(kept) - DAMAGED_KEPT + 1]:
+        for oldest in kept[: max(0, len(kept) - DAMAGED_KEPT + 1)]:
             self._directory.remove(oldest)
+        if self._directory.free_bytes() < _COPY_ROOM * len(data):
+            return  # a full card is what tears writes; the copy must not keep us from going on
         self._directory.put(f"{name}.{len(data)}{_DAMAGED}", data)
 
     def _name(self, segment: int) -> str:

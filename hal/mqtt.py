@@ -8,15 +8,17 @@ import contextlib
 import os
 import queue
 import random
+import socket
 import ssl
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, LogLevel
 
 from cryptometer.errors import ConfigurationError
 from hal.broker import BrokerSettings
@@ -24,6 +26,9 @@ from hal.ports import Connected, Disconnected, Message
 
 KEEPALIVE_S = 30
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 60.0
+STABLE_S = 5.0  # a connection that stood so long begins the back-off anew; see `_run`
+CONNECT_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 5.0
 INCOMING_MAX = 10_000  # messages; beyond it the network thread waits, and the broker with it
 IN_FLIGHT_MAX = 1_000
 _QOS = 1
@@ -56,7 +61,9 @@ class Link:
             ConfigurationError: the URL or a file is wrong.
         """
         self._host, self._port, self._tls = _address(settings)
-        self._settings = settings
+        self._username = settings.username
+        self._password = _password(settings)
+        self._has_certificate = bool(settings.certificate_file)
         self._client_id = client_id
         self._subscriptions = list(subscriptions)
         self._will_topic = will_topic
@@ -68,6 +75,8 @@ class Link:
         self._gone = threading.Event()
         self._lock = threading.Lock()
         self._client: paho.Client | None = None
+        self._generation = 0  # of the connection, since a message id means nothing in another one
+        self._closed = False
         self._why = ""
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
 
@@ -75,16 +84,22 @@ class Link:
         self._thread.start()
 
     def stop(self) -> None:
-        """Leaves the broker in order; returns once the thread has ended."""
+        """Leaves the broker in order; returns once the thread has ended, or after a few seconds
+        when it waits for a name or a host that does not answer: it ends by itself then."""
         self._stop.set()
         self._room.release(INCOMING_MAX)  # a network thread that waits for room must end too
         with self._lock:
-            if self._client is not None:
-                self._client.disconnect()
-        self._gone.wait(timeout=1)
-        self._gone.set()
-        self._thread.join(timeout=5)
-        os.close(self._wake)
+            client = self._client
+        if client is not None:
+            client.disconnect()
+            if not self._gone.wait(timeout=1):
+                _break(client)  # it takes nothing any more, our farewell included
+        if self._thread.ident is not None:
+            self._thread.join(STOP_TIMEOUT_S)
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                os.close(self._wake)
 
     def fileno(self) -> int:
         return self._wake
@@ -117,13 +132,15 @@ class Link:
         """Tells the broker that a message is done with. Without it, it comes again."""
         generation, mid = token
         with self._lock:
-            if self._client is not None and generation == id(self._client):
+            if self._client is not None and generation == self._generation:
                 self._client.ack(mid, _QOS)
 
     def _run(self) -> None:
         backoff_s = BACKOFF_FIRST_S
         while not self._stop.is_set():
-            if self._serve():
+            began_s = time.monotonic()
+            # A broker that accepts us and breaks off at once must not be asked in haste for ever.
+            if self._serve() and time.monotonic() - began_s > STABLE_S:
                 backoff_s = BACKOFF_FIRST_S
             if self._stop.is_set():
                 break
@@ -137,12 +154,18 @@ class Link:
         # A new client each time: paho would send its own unacknowledged messages again, in an
         # order that is not ours.
         client = self._make_client()
+        generation = self._generation + 1
         accepted = threading.Event()
         self._gone.clear()
+        self._why = ""
 
         def on_connect(_c: Any, _u: Any, _f: Any, code: Any, _p: Any) -> None:
+            client.on_log = None
             if code.is_failure:
-                self._why = f"the broker refuses us: {code}"
+                self._why = (
+                    f"the broker refuses us ({code}): check the user name and password, or ask the"
+                    " authority for a new bundle"
+                )
                 client.disconnect()
                 return
             for topic in self._subscriptions:
@@ -152,28 +175,42 @@ class Link:
 
         def on_message(_c: Any, _u: Any, message: paho.MQTTMessage) -> None:
             self._room.acquire()
-            token = (id(client), message.mid)
+            token = (generation, message.mid)
             self._put(Message(message.topic, bytes(message.payload), message.retain, token))
 
         def on_disconnect(*_: Any) -> None:
             self._gone.set()
 
+        def on_log(_c: Any, _u: Any, level: int, text: str) -> None:
+            # With TLS 1.3 the broker's word on our certificate comes after the handshake.
+            if level == LogLevel.MQTT_LOG_ERR and "alert" in text.lower():
+                self._why = (
+                    f"the broker does not accept our certificate ({_alert(text)}): ask the"
+                    " authority for a new bundle"
+                )
+
         client.on_connect = on_connect
         client.on_disconnect = on_disconnect
         client.on_message = on_message
+        client.on_log = on_log
         try:
             client.connect(self._host, self._port, KEEPALIVE_S)
         except (OSError, ValueError) as error:
-            self._why = f"cannot reach {self._host}:{self._port}: {error}"
+            self._why = self._unreachable(error)
             return False
         with self._lock:
-            self._client = client
-        self._why = "the connection broke"
+            # Under the lock: whoever stops us either finds the client, or is found here.
+            if self._stop.is_set():
+                _break(client)
+                return False
+            self._client, self._generation = client, generation
         client.loop_start()
         self._gone.wait()
         with self._lock:
             self._client = None
         client.loop_stop()
+        if not self._why:
+            self._why = "the connection broke" if accepted.is_set() else self._unanswered()
         return accepted.is_set()
 
     def _make_client(self) -> paho.Client:
@@ -186,21 +223,48 @@ class Link:
             reconnect_on_failure=False,
         )
         client.max_inflight_messages_set(IN_FLIGHT_MAX)
-        client.connect_timeout = 10.0
+        client.connect_timeout = CONNECT_TIMEOUT_S
         if self._tls is not None:
             client.tls_set_context(self._tls)
-        if self._settings.username:
-            client.username_pw_set(self._settings.username, _password(self._settings))
+        if self._username:
+            client.username_pw_set(self._username, self._password)
         if self._will_topic is not None:
             client.will_set(self._will_topic, b"offline", _QOS, retain=True)
         return client
 
     def _put(self, event: Event) -> None:
         self._events.put(event)
-        try:
-            os.eventfd_write(self._wake, 1)
-        except OSError:
-            return  # closed: `stop` did not wait for us any longer
+        with self._lock:
+            # Once closed, the number may be that of another file.
+            if not self._closed:
+                os.eventfd_write(self._wake, 1)
+
+    def _unreachable(self, error: Exception) -> str:
+        where = f"{self._host}:{self._port}"
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return (
+                f"{where} does not show the certificate of our broker ({error.verify_message}):"
+                " check the url and ca_file"
+            )
+        if isinstance(error, ssl.SSLError):
+            return f"cannot speak TLS with {where}: {error.reason or error}"
+        return f"cannot reach {where}: {error}"
+
+    def _unanswered(self) -> str:
+        hint = "; it may not accept our certificate" if self._has_certificate else ""
+        hint = hint or ("; it may want TLS: mqtts://" if self._tls is None else "")
+        return f"{self._host}:{self._port} broke the connection before it answered{hint}"
+
+
+def _break(client: paho.Client) -> None:
+    """Ends a connection without a farewell; the network thread finds it ended."""
+    with contextlib.suppress(OSError, AttributeError):
+        client.socket().shutdown(socket.SHUT_RDWR)
+
+
+def _alert(text: str) -> str:
+    """What TLS said, without the library's file and line."""
+    return text.rpartition("] ")[2].partition(" (_ssl")[0]
 
 
 def _address(settings: BrokerSettings) -> tuple[str, int, ssl.SSLContext | None]:
@@ -218,7 +282,8 @@ def _address(settings: BrokerSettings) -> tuple[str, int, ssl.SSLContext | None]
     try:
         context = ssl.create_default_context(cafile=settings.ca_file or None)
         if settings.certificate_file:
-            context.load_cert_chain(settings.certificate_file, settings.key_file or None)
+            # A password, so that nobody is asked for one at a terminal that is not there.
+            context.load_cert_chain(settings.certificate_file, settings.key_file or None, "")
     except OSError as error:  # ssl.SSLError is one
         raise ConfigurationError(f"a TLS file of the broker cannot be used: {error}") from None
     return host, port or 8883, context

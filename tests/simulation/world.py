@@ -9,9 +9,10 @@ import random
 from collections import deque
 from dataclasses import dataclass, field
 
-from cryptometer import audit
-from cryptometer.records import Bundle, Broker, Record, Role
-from cryptometer import records
+from cryptometer import audit, records
+from cryptometer.block import Checked
+from cryptometer.community import trust
+from cryptometer.records import Broker, Bundle, Record, Role
 from cryptometer.steps import NS_PER_MS, NS_PER_S, step_start_ms
 from firmware.config import read_config
 from firmware.device import Device, Parts
@@ -22,7 +23,7 @@ from gateway.node import Confirm, Effect, Node, Policy, Publish, Sealed, found_s
 from gateway.store import Store
 from hal.clock import SimulatedClock
 from hal.files import SimulatedDirectory, SimulatedTree
-from hal.ports import Connected, Disconnected, LineLost, Message, PulseSource
+from hal.ports import Connected, Disconnected, Message, PulseSource, Taken
 from hal.sim_line import SimSettings, SimulatedLine
 from tests.core.community import DETAILS, FIRST_STEP, STEP_S, Authority
 from tests.keys import signer
@@ -223,7 +224,7 @@ class _Lent:
     def fileno(self) -> int:
         return self._line.fileno()
 
-    def take(self):  # type: ignore[no-untyped-def]
+    def take(self) -> Taken:
         return self._line.take()
 
     def close(self) -> None:
@@ -300,8 +301,6 @@ class World:
 
     def audit(self) -> audit.Report:
         """Audits the ledger's files as an outsider would."""
-        from cryptometer.community import trust
-
         community = trust(self.authority.genesis.raw, [self.gateway_registration.raw])
         return audit.audit(self.tree.read, community)
 
@@ -309,14 +308,12 @@ class World:
         """Pulses of a meter in blocks, summed from the ledger's leaves."""
         total = 0
 
-        def watch(checked: audit.Checked) -> None:
+        def watch(checked: Checked) -> None:
             nonlocal total
             for verdict in checked.verdicts:
                 body = verdict.record.body
                 if isinstance(body, records.Batch) and body.meter == name:
                     total += sum(body.pulses)
-
-        from cryptometer.community import trust
 
         community = trust(self.authority.genesis.raw, [self.gateway_registration.raw])
         audit.audit(self.tree.read, community, watch=watch)

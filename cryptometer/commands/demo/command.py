@@ -6,8 +6,9 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptometer.commands.demo.broker import HOST, free_port, listens, start_broker
@@ -15,16 +16,16 @@ from cryptometer.commands.demo.community import (
     STEP_S,
     Layout,
     SimulatedMeter,
+    configure,
     found,
     simulated_meters,
-    write_configurations,
 )
 from cryptometer.commands.demo.processes import (
     COMMON,
     FIRMWARE,
     GATEWAY,
     Child,
-    ProcessFailed,
+    ProgramError,
     Tail,
     program,
     run,
@@ -33,6 +34,8 @@ from cryptometer.commands.demo.screen import Screen, open_screen, step_time
 from cryptometer.commands.demo.watch import Watch, emitted_pulses
 from cryptometer.commands.sources import read_community
 from cryptometer.errors import ConfigurationError
+from cryptometer.metrology import kwh
+from cryptometer.steps import MS_PER_S, NS_PER_MS, step_of
 from hal.broker import BrokerSettings
 from hal.mqtt import Link
 
@@ -42,6 +45,7 @@ START_MAX_S = 60.0
 GRACE_MACHINE_S = 2  # these processes share a machine with whatever else it does
 LATE_BLOCKS_MAX = 3  # for records that missed their own block on a machine that is too busy
 EXIT_FAILED = 1
+RUN_LOG, PULSES_LOG = "run.log", "pulses.log"
 _LOOK_EVERY_S = 0.25
 
 
@@ -82,7 +86,7 @@ def _run(arguments: argparse.Namespace) -> int:
             demonstration = Demonstration(folder, screen, stack)
             meters = simulated_meters(arguments.meters)
             return demonstration.run(meters, arguments.blocks, arguments.speed)
-    except ProcessFailed as error:
+    except ProgramError as error:
         print(f"cryptometer demo: {error}\nall of it lies in {folder}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
@@ -102,18 +106,174 @@ class Demonstration:
     def run(self, meters: list[SimulatedMeter], blocks: int, speed: int) -> int:
         """Returns the exit code."""
         port = free_port()
-        broker = self._start(lambda: start_broker(self._folder / "broker", port))
-        self._wait(lambda: listens(port), "the broker to listen")
-        self._screen.say(f"broker: {broker.name} on {HOST}:{port}")
+        broker = self._watched(start_broker(self._folder / "broker", port))
+        self._wait(lambda: listens(port), START_MAX_S, "the broker to listen")
+        self._screen.say(f"broker     {broker.name} on {HOST}:{port}")
         url = f"mqtt://{HOST}:{port}"
-        layout = found(self._folder, meters, url, speed, GRACE_MACHINE_S * speed)
+        layout = found(self._folder, meters, url, GRACE_MACHINE_S * speed)
         self._screen.say(
-            f"community founded, {len(meters)} meters enrolled; a step in {STEP_S / speed:.0f} s"
+            f"community  {len(meters)} meters enrolled; a step of 15 minutes takes"
+            f" {STEP_S / speed:.0f} s"
         )
-        simulators = self._start_simulators(layout, speed)
+        simulators = {meter.name: self._simulate(layout, meter, speed) for meter in meters}
+        for meter in meters:
+            self._wait(layout.line(meter).exists, START_MAX_S, f"the line of {meter.name}")
         # Only now does community time begin: setting up took as long as this machine needed.
-        write_configurations(layout, speed)
-        gateway = self._start_program("gateway", GATEWAY, layout.gateway)
-        devices = [self._start_program(one.name, FIRMWARE, layout.device(one)) for one in meters]
-        watch = self._watch(layout, url, gateway, simulators)
-        return 0
+        clock = configure(layout, speed)
+        gateway = self._program("gateway", GATEWAY, layout.gateway / "gateway.toml")
+        devices = [
+            self._program(meter.name, FIRMWARE, layout.device(meter) / "meter.toml")
+            for meter in meters
+        ]
+        watch = self._watch(layout, url, gateway)
+        step_machine_s = STEP_S / speed
+        with self._screen:
+            self._follow(watch, layout.first_step + blocks - 1, (blocks + 1) * step_machine_s)
+            emitted = self._stop_meters(layout, simulators)
+            self._screen.say("meters stopped; waiting for their last closes and the block")
+            last = step_of(clock.now().utc_ns // NS_PER_MS + MS_PER_S * speed, STEP_S)
+            for step in range(last, last + 1 + LATE_BLOCKS_MAX):
+                self._follow(watch, step, (step - watch.newest_step + 1) * step_machine_s)
+                if not _missing(_audit(layout), emitted):
+                    break
+        for child in (*devices, gateway, broker):
+            self._end(child)
+        return self._judge(layout, emitted)
+
+    def _judge(self, layout: Layout, emitted: dict[str, int]) -> int:
+        """The last word is the audit's, of what lies on the disk once all programs have ended."""
+        found = _audit(layout)
+        say = self._screen.say
+        say("")
+        for name, pulses in emitted.items():
+            say(f"{name}: pulses emitted {pulses}, pulses in blocks {found.registers[name]}")
+        say(
+            f"pulses emitted = {sum(emitted.values())}, pulses in blocks ="
+            f" {sum(found.registers.values())}, energy {kwh(found.transferred_uwh)}"
+        )
+        say(f"the ledger holds: {found.blocks} blocks, {found.size} leaves, {found.late} late")
+        say(f"\nall of it lies in {layout.folder}; look at it with")
+        ledger = f"{layout.gateway} --community {layout.community_pub}"
+        say(f"  cryptometer audit {ledger}")
+        say(f"  cryptometer inspect {layout.gateway} --step {found.step} --brief")
+        say(f"  cryptometer-gateway status --config {layout.gateway}")
+        missing = _missing(found, emitted)
+        for line in missing:
+            say(f"MISSING: {line}")
+        return EXIT_FAILED if missing else 0
+
+    # --- Parts. ---
+
+    def _simulate(self, layout: Layout, meter: SimulatedMeter, speed: int) -> Child:
+        device = layout.device(meter)
+        words = ("--tty", layout.line(meter), "--constant", str(meter.constant))
+        load = ("--watts", str(meter.watts), "--speed", str(speed))
+        command = program(FIRMWARE, "simulate", *words, *load, "--log", device / PULSES_LOG)
+        return self._watched(Child(f"meter {meter.name}", command, device / "simulate.log"))
+
+    def _program(self, name: str, module: str, config: Path) -> Child:
+        command = program(module, "run", "--config", config)
+        return self._watched(Child(name, command, config.parent / RUN_LOG))
+
+    def _watched(self, child: Child) -> Child:
+        self._stack.callback(child.end)
+        self._children.append(child)
+        return child
+
+    def _end(self, child: Child) -> None:
+        self._children.remove(child)
+        code = child.end()
+        if code:
+            raise ProgramError(f"{child.name} ended with exit code {code}:\n{child.last_lines()}")
+
+    def _stop_meters(self, layout: Layout, simulators: dict[str, Child]) -> dict[str, int]:
+        """Ends the pulses; returns how many each meter says it emitted."""
+        emitted = {}
+        for meter in layout.meters:
+            self._end(simulators[meter.name])
+            emitted[meter.name], overflow = emitted_pulses(layout.device(meter) / PULSES_LOG)
+            if overflow:
+                self._screen.say(f"{meter.name}: {overflow} pulses found the line's buffer full")
+        return emitted
+
+    def _watch(self, layout: Layout, url: str, gateway: Child) -> Watch:
+        community = read_community(layout.community_pub)
+        topic = f"cryptometer/1/{community.id.hex()}/meter/+/record"
+        link = Link(BrokerSettings(url=url), "cryptometer-demo", [topic])
+        link.start()
+        self._stack.callback(link.stop)
+        logs = {meter.name: Tail(layout.device(meter) / PULSES_LOG) for meter in layout.meters}
+        return Watch(link, logs, Tail(gateway.log))
+
+    # --- Waiting. ---
+
+    def _follow(self, watch: Watch, step: int, longest_s: float) -> None:
+        """Shows what happens until the block of a step is there."""
+
+        def arrived() -> bool:
+            self._screen.show(watch, watch.look())
+            return watch.newest_step >= step
+
+        self._wait(arrived, longest_s + START_MAX_S, f"the block of {step_time(step)}")
+
+    def _wait(self, true: Callable[[], bool], longest_s: float, what: str) -> None:
+        deadline = time.monotonic() + longest_s
+        while not true():
+            for child in self._children:
+                child.check()
+            if time.monotonic() > deadline:
+                raise ProgramError(f"waited {longest_s:.0f} s for {what}, in vain")
+            time.sleep(_LOOK_EVERY_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """What `cryptometer audit` found."""
+
+    step: int
+    size: int
+    blocks: int
+    late: int
+    registers: dict[str, int]
+    transferred_uwh: int
+    open_uwh: int
+    quarantined_uwh: int
+
+
+def _audit(layout: Layout) -> Audited:
+    words = (layout.gateway, "--community", layout.community_pub, "--json")
+    values = json.loads(run(COMMON, "audit", *words))
+    energy = values["energy_uwh"]
+    return Audited(
+        values["step"],
+        values["size"],
+        values["blocks"],
+        values["late"],
+        values["registers"],
+        energy.get("waiting", 0),
+        energy.get("untransferred", 0),
+        energy.get("quarantined", 0),
+    )
+
+
+def _missing(found: Audited, emitted: dict[str, int]) -> list[str]:
+    """What is not as it must be, one line each."""
+    missing = [
+        f"{name} emitted {pulses} pulses, and {found.registers.get(name, 0)} are in blocks"
+        for name, pulses in emitted.items()
+        if found.registers.get(name, 0) != pulses
+    ]
+    if found.open_uwh:
+        missing.append(f"{kwh(found.open_uwh)} are not transferred")
+    if found.quarantined_uwh:
+        missing.append(f"{kwh(found.quarantined_uwh)} are quarantined")
+    return missing
+
+
+def _empty_folder(keep: Path | None) -> Path:
+    if keep is None:
+        return Path(tempfile.mkdtemp(prefix="cryptometer-demo-"))
+    keep.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if any(keep.iterdir()):
+        raise ConfigurationError(f"{keep} is not empty; name a new folder")
+    return keep.resolve()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cryptometer.commands.demo.processes import COMMON, FIRMWARE, GATEWAY, run
 from cryptometer.steps import MS_PER_S, step_of, step_start_ms
+from hal.clock import ScaledClock
 
 STEP_S = 900
 
@@ -96,27 +97,24 @@ class Layout:
         return self.device(meter) / "line"
 
 
-def found(
-    folder: Path, meters: Sequence[SimulatedMeter], broker_url: str, speed: int, grace_s: int
-) -> Layout:
+def found(folder: Path, meters: Sequence[SimulatedMeter], broker_url: str, grace_s: int) -> Layout:
     """Founds a community whose first step with energy is the present one, and enrols everyone.
+    `configure` comes next.
 
     Args:
         folder: where; made when missing.
         meters: with names of their own.
         broker_url: a plain broker on this machine.
-        speed: how many times faster than the machine community time will run.
         grace_s: how long a block waits for closes, community seconds.
 
     Raises:
-        ProcessFailed: one of the commands failed.
+        ProgramError: one of the commands failed.
     """
     now_ms = time.time_ns() // 1_000_000
     first_step = step_of(now_ms, STEP_S)
     layout = Layout(folder, tuple(meters), first_step)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _found_authority(layout, broker_url, grace_s)
-    # Community time stands at the first step's beginning when the clocks are set, below.
     run(GATEWAY, "init", layout.gateway)
     for role, request in (("gateway", "gateway.request"), ("vpp", "vpp.request")):
         words = ["--role", role, "--name", role]
@@ -137,19 +135,20 @@ def found(
         *("--config", layout.gateway),
     )
     shutil.copy(layout.authority / "community.pub", layout.community_pub)
-    write_configurations(layout, speed)
     return layout
 
 
-def write_configurations(layout: Layout, speed: int) -> None:
-    """Writes `gateway.toml` and every `meter.toml`. Community time begins now: at the start of the
-    first step, `speed` times faster than the machine."""
+def configure(layout: Layout, speed: int) -> ScaledClock:
+    """Writes `gateway.toml` and every `meter.toml`, and returns their clock. Community time begins
+    now: at the start of the first step, `speed` times faster than the machine."""
+    origin_ms = step_start_ms(layout.first_step, STEP_S)
+    anchor_ms = time.monotonic_ns() // 1_000_000
     clock = f"""\
 [clock]
 driver = "scaled"
 speed = {speed}
-origin_ms = {step_start_ms(layout.first_step, STEP_S)}
-anchor_ms = {time.monotonic_ns() // 1_000_000}
+origin_ms = {origin_ms}
+anchor_ms = {anchor_ms}
 """
     (layout.gateway / "gateway.toml").write_text(clock)
     for meter in layout.meters:
@@ -163,6 +162,7 @@ line = "byte"
 
 {clock}"""
         (layout.device(meter) / "meter.toml").write_text(text)
+    return ScaledClock(speed, origin_ms, anchor_ms)
 
 
 def _found_authority(layout: Layout, broker_url: str, grace_s: int) -> None:

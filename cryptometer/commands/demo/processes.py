@@ -5,11 +5,8 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from cryptometer.errors import ConfigurationError
 
 FIRMWARE, GATEWAY, COMMON = "firmware.main", "gateway.main", "cryptometer.commands.main"
 COMMAND_MAX_S = 120.0  # a board with a slow card starts Python in two seconds
@@ -17,7 +14,7 @@ END_MAX_S = 20.0
 LOG_SHOWN = 15  # lines of a failed program's log
 
 
-class ProcessFailed(Exception):
+class ProgramError(Exception):
     """A program did not do what it was started for; the message shows the end of its log."""
 
 
@@ -30,7 +27,7 @@ def run(module: str, *words: str | Path) -> str:
     """Runs one of our programs to its end; returns what it printed.
 
     Raises:
-        ProcessFailed: it failed; the message says how, in its own words.
+        ProgramError: it failed; the message says how, in its own words.
     """
     command = program(module, *words)
     try:
@@ -38,10 +35,10 @@ def run(module: str, *words: str | Path) -> str:
             command, capture_output=True, text=True, timeout=COMMAND_MAX_S, check=False
         )
     except subprocess.TimeoutExpired:
-        raise ProcessFailed(f"{shlex.join(command)}: no end after {COMMAND_MAX_S:.0f} s") from None
+        raise ProgramError(f"{shlex.join(command)}: no end after {COMMAND_MAX_S:.0f} s") from None
     if done.returncode:
         said = (done.stderr or done.stdout).strip()
-        raise ProcessFailed(f"{shlex.join(command)}: exit code {done.returncode}: {said}")
+        raise ProgramError(f"{shlex.join(command)}: exit code {done.returncode}: {said}")
     return done.stdout
 
 
@@ -75,10 +72,10 @@ class Child:
         return self._process.poll()
 
     def check(self) -> None:
-        """Raises ProcessFailed when the program has ended by itself."""
+        """Raises ProgramError when the program has ended by itself."""
         code = self.exit_code()
         if code is not None:
-            raise ProcessFailed(f"{self.name} ended with exit code {code}:\n{self.last_lines()}")
+            raise ProgramError(f"{self.name} ended with exit code {code}:\n{self.last_lines()}")
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Asks the program to end and waits for it; kills it when it does not. Its exit code."""

@@ -1,0 +1,51 @@
+# Two commands for everyone, `make demo` and `make test`; the rest is for those who work on it.
+# Each makes what it needs: an environment in .venv, and on Debian the packages it lists.
+
+VENV = .venv
+BIN = $(VENV)/bin
+JOBS = auto
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+.PHONY: demo test check test-captures test-deep bench vectors clean
+
+demo:
+	@sh scripts/environment.sh demo
+	@$(BIN)/cryptometer demo
+
+test:
+	@sh scripts/packages.sh
+	@sh scripts/environment.sh test
+	@PYTHON=$(BIN)/python sh scripts/peers.sh
+	@$(MAKE) --no-print-directory check
+	$(PYTEST) --ignore tests/captures tests
+
+# Format, rules of the house, types: seconds.
+check:
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+# The published vectors and real series in ../shared/captures, or CRYPTOMETER_CAPTURES.
+test-captures:
+	@sh scripts/packages.sh
+	@sh scripts/environment.sh test
+	$(PYTEST) tests/captures
+
+# Slower proofs: many more seeds of the simulated community, a thousand kills of real processes.
+test-deep:
+	@sh scripts/environment.sh test
+	$(BIN)/python -m tests.simulation.chaos --seeds 0:500
+	CRYPTOMETER_KILLS=1000 $(BIN)/python -m pytest tests/system/test_kill.py
+
+# Figures, each beside its limit.
+bench:
+	@sh scripts/environment.sh test
+	$(BIN)/python -m tests.bench
+
+# Writes the golden vectors anew; a difference is a change of the format.
+vectors:
+	$(BIN)/python -m tests.vectors.generate
+
+clean:
+	rm -rf $(VENV) .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,33 @@
+#!/bin/sh
+# Installs the Debian packages that are missing, with sudo when not root.
+#
+#   sh scripts/packages.sh [PACKAGE ...]    by default those the tests need
+set -eu
+
+missing=
+want() { # want PACKAGE COMMAND: /usr/sbin is where Debian puts daemons
+    PATH="$PATH:/usr/sbin:/sbin" command -v "$2" >/dev/null 2>&1 || missing="$missing $1"
+}
+
+if [ $# -gt 0 ]; then
+    missing=$*
+else
+    want mosquitto mosquitto
+    want openssl openssl
+fi
+[ -n "$missing" ] || exit 0
+if ! command -v apt-get >/dev/null 2>&1; then
+    echo "please install:$missing (this system has no apt-get)" >&2
+    exit 1
+fi
+as_root=
+if [ "$(id -u)" -ne 0 ]; then
+    as_root=sudo
+fi
+echo "installing the packages:$missing"
+export DEBIAN_FRONTEND=noninteractive
+# shellcheck disable=SC2086  # a list of words
+$as_root apt-get install --yes --quiet --no-install-recommends $missing >/dev/null 2>&1 || {
+    $as_root apt-get update --quiet >/dev/null
+    $as_root apt-get install --yes --quiet --no-install-recommends $missing
+}

@@ -1,0 +1,688 @@
+"""Verifies a ledger by docs/formats.md alone, with none of the project's code.
+
+    stranger.py COMMUNITY_PUB LEDGER_FOLDER
+
+Writes what the ledger holds as JSON: size, root, and by step of the block the energy in µWh that
+its leaves registered, counted, quarantined and transferred; and for every leaf its verdict. What
+does not hold is said on standard error, with the place, and the exit code is 1. Numbers in brackets
+are sections of the page. Shapes of payloads are the CDDL's part and not checked again here.
+"""
+
+import base64
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import cbor2
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
+
+Key = dict[int, Any]
+P25519 = 2**255 - 19
+P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+AUTHORITY = ("genesis", "registration", "revocation", "re-anchor")
+CHAIN = ("run-start", "batch", "step-close")
+FUTURE_STEPS = 4
+REGISTER_MAX = 2**61
+
+
+class Breach(Exception):  # noqa: N818 - a verdict
+    """The ledger does not hold."""
+
+
+def need(holds: bool, what: str) -> None:
+    if not holds:
+        raise Breach(what)
+
+
+# --- CBOR, keys, records [1, 2, 3]. --------------------------------------------------------------
+
+
+def read_cbor(data: bytes) -> Any:
+    try:
+        value = cbor2.loads(data)
+    except Exception as error:  # noqa: BLE001 - whatever the library raises, it is no CBOR
+        raise Breach(f"not CBOR: {error}") from None
+    need(is_plain(value, 8), "CBOR of other types than those of the format")
+    need(cbor2.dumps(value, canonical=True) == data, "CBOR that is not deterministic")
+    return value
+
+
+def is_plain(value: object, depth: int) -> bool:
+    if type(value) is list:
+        return depth > 0 and all(is_plain(item, depth - 1) for item in value)
+    if type(value) is dict:
+        keys = all(type(key) is int and -24 <= key <= 23 for key in value)
+        return depth > 0 and keys and all(is_plain(item, depth - 1) for item in value.values())
+    return type(value) in (int, bytes, str)
+
+
+def check_key(key: Key) -> Key:
+    """[2] A COSE_Key with exactly the entries it needs, and a fit point."""
+    if key.get(1) == 1:
+        need(set(key) == {1, -1, -2} and key[-1] == 6 and len(key[-2]) == 32, "no Ed25519 key")
+        need(not of_small_order(key[-2]), "an Ed25519 key of small order")
+    else:
+        need(set(key) == {1, -1, -2, -3} and (key[1], key[-1]) == (2, 1), "a key of no known type")
+        need(len(key[-2]) == len(key[-3]) == 32, "no P-256 key")
+        try:
+            p256(key)
+        except ValueError:
+            raise Breach("a P-256 key that is not on the curve") from None
+    return key
+
+
+def of_small_order(encoded: bytes) -> bool:
+    """Whether eight times the point is the neutral element (RFC 8032 §5.1.3, §5.1.4)."""
+    d = -121665 * pow(121666, -1, P25519)
+    y = int.from_bytes(encoded, "little") % 2**255 % P25519
+    square = (y * y - 1) * pow(d * y * y + 1, -1, P25519) % P25519
+    x = pow(square, (P25519 + 3) // 8, P25519)
+    if (x * x - square) % P25519:
+        x = x * pow(2, (P25519 - 1) // 4, P25519) % P25519
+    if (x * x - square) % P25519:
+        return False  # no point at all: nothing verifies under it
+    for _ in range(3):
+        twist = d * x * x * y * y
+        x, y = (
+            2 * x * y * pow(1 + twist, -1, P25519) % P25519,
+            (y * y + x * x) * pow(1 - twist, -1, P25519) % P25519,
+        )
+    return (x, y) == (0, 1)
+
+
+def p256(key: Key) -> ec.EllipticCurvePublicKey:
+    return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + key[-2] + key[-3])
+
+
+def thumbprint(key: Key) -> bytes:
+    return sha256(cbor2.dumps(key, canonical=True)).digest()
+
+
+def check_signature(key: Key, signature: bytes, message: bytes) -> None:
+    need(len(signature) == 64, "a signature is not 64 bytes")
+    try:
+        if key[1] == 1:
+            Ed25519PublicKey.from_public_bytes(key[-2]).verify(signature, message)
+            return
+        r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
+        need(s <= P256_ORDER // 2, "an ECDSA signature in its high form")
+        p256(key).verify(encode_dss_signature(r, s), message, ec.ECDSA(SHA256()))
+    except InvalidSignature:
+        raise Breach("a signature does not verify") from None
+
+
+@dataclass
+class Record:
+    """[3] One signed statement."""
+
+    raw: bytes
+    algorithm: int
+    key_id: bytes
+    community: bytes | None
+    kind: str
+    says: dict[int, Any]
+    signature: bytes
+    signed: bytes
+
+    @property
+    def identity(self) -> bytes:
+        return sha256(self.signed).digest()
+
+    def check(self, key: Key) -> None:
+        need(self.key_id == thumbprint(key), "a record is not signed by the key it should be")
+        need(self.algorithm == (-8 if key[1] == 1 else -7), "the algorithm is not that of the key")
+        check_signature(key, self.signature, self.signed)
+
+
+def read_record(raw: bytes) -> Record:
+    need(len(raw) <= 65_535, "a record is too large")
+    outer = read_cbor(raw)
+    need(isinstance(outer, list) and len(outer) == 4, "a record is not an array of four")
+    protected, unprotected, payload, signature = outer
+    need(unprotected == {} and len(protected) <= 192, "a record's headers are not as they should")
+    header = read_cbor(protected)
+    need(set(header) in ({1, 4, 16}, {1, 4, 10, 16}), "a protected header has other entries")
+    found = re.fullmatch(r"application/vnd\.cryptometer\.([a-z-]+)\.v1", header[16])
+    kind = found[1] if found else "nothing"
+    need(kind in (*AUTHORITY, *CHAIN, "header"), f"no leaf is of the kind {header[16]}")
+    need((10 in header) == (kind != "genesis"), "only a genesis stands outside a community")
+    signed = cbor2.dumps(["Signature1", protected, b"", payload])
+    says = read_cbor(payload)
+    return Record(raw, header[1], header[4], header.get(10), kind, says, signature, signed)
+
+
+# --- The tree, its files, the checkpoint, community.pub [8, 9]. ----------------------------------
+
+
+def leaf_hash(record: bytes) -> bytes:
+    return sha256(b"\x00" + record).digest()
+
+
+def tree_root(hashes: list[bytes]) -> bytes:
+    """RFC 6962 §2.1, as written there."""
+    if not hashes:
+        return sha256(b"").digest()
+    if len(hashes) == 1:
+        return hashes[0]
+    split = 1
+    while 2 * split < len(hashes):
+        split *= 2
+    return sha256(b"\x01" + tree_root(hashes[:split]) + tree_root(hashes[split:])).digest()
+
+
+def decimal(text: str) -> int:
+    need(re.fullmatch(r"0|[1-9][0-9]*", text) is not None and int(text) < 2**63, "no number")
+    return int(text)
+
+
+def unbase64(text: str) -> bytes:
+    data = base64.b64decode(text, validate=True)
+    need(base64.b64encode(data).decode() == text, "base64 with stray bits")
+    return data
+
+
+def read_tile(folder: Path, level: str, index: int, width: int) -> tuple[bytes, int]:
+    """The file and how many items it has: the partial one, or the full one in its place."""
+    digits = f"{index:03d}"
+    digits = digits.zfill(-(-len(digits) // 3) * 3)
+    *upper, last = re.findall("...", digits)
+    full = folder / "tile" / level / "/".join([*(f"x{one}" for one in upper), last])
+    partial = full.with_name(f"{full.name}.p") / str(width)
+    if width < 256 and partial.is_file():
+        return partial.read_bytes(), width
+    need(full.is_file(), f"tile {level}/{index} is missing")
+    return full.read_bytes(), 256
+
+
+def read_hashes(folder: Path, level: int, index: int, width: int) -> list[bytes]:
+    data, held = read_tile(folder, str(level), index, width)
+    need(len(data) == 32 * held, f"tile {level}/{index} has another length")
+    return [data[at : at + 32] for at in range(0, 32 * width, 32)]
+
+
+def read_entries(folder: Path, index: int, width: int) -> list[bytes]:
+    data, held = read_tile(folder, "entries", index, width)
+    entries: list[bytes] = []
+    while data:
+        size = int.from_bytes(data[:2], "big")
+        need(len(data) >= 2 + size, f"entries {index} are cut off")
+        entries.append(data[2 : 2 + size])
+        data = data[2 + size :]
+    need(len(entries) == held, f"entries {index} are not {held}")
+    return entries[:width]
+
+
+def widths(size: int) -> Iterator[tuple[int, int]]:
+    """Index and number of items of each tile that holds `size` items."""
+    for index in range(-(-size // 256)):
+        yield index, min(256, size - 256 * index)
+
+
+def read_leaves(folder: Path, size: int) -> list[bytes]:
+    """All leaves, each with the hash its tile states, and every upper tile as it must be."""
+    leaves: list[bytes] = []
+    for index, width in widths(size):
+        stated = read_hashes(folder, 0, index, width)
+        for offset, raw in enumerate(read_entries(folder, index, width)):
+            need(leaf_hash(raw) == stated[offset], f"leaf {len(leaves)}: not what its tile states")
+            leaves.append(raw)
+    below, level = [leaf_hash(raw) for raw in leaves], 0
+    while len(below) >= 256:
+        above = [tree_root(below[at : at + 256]) for at in range(0, len(below) - 255, 256)]
+        level += 1
+        for index, width in widths(len(above)):
+            expected = above[256 * index : 256 * index + width]
+            holds = read_hashes(folder, level, index, width) == expected
+            need(holds, f"tile {level}/{index} does not follow from those below")
+        below = above
+    return leaves
+
+
+def open_checkpoint(text: str, origin: str, gateways: list[Key]) -> tuple[int, bytes]:
+    body, found, signatures = text.rpartition("\n\n")
+    need(bool(found), "no signed note")
+    body += "\n"
+    lines = body.split("\n")
+    need(lines[0] == origin, "a checkpoint of another ledger")
+    signed = False
+    for line in signatures.removesuffix("\n").split("\n"):
+        dash, name, data = line.split(" ")
+        need(dash == "\u2014", "no signature line")
+        for key in gateways:
+            key_id = sha256(name.encode() + b"\n\x01" + key[-2]).digest()[:4]
+            if name == origin and unbase64(data)[:4] == key_id:
+                check_signature(key, unbase64(data)[4:], body.encode())
+                signed = True
+    need(signed, "no gateway of the community has signed the checkpoint")
+    return decimal(lines[1]), unbase64(lines[2])
+
+
+def read_community(text: str) -> tuple[Record, list[Key]]:
+    """The genesis, and the gateways' keys, the newest first."""
+    marker = "-----{} CRYPTOMETER COMMUNITY-----"
+    _, _, rest = text.partition(marker.format("BEGIN"))
+    body, end, _ = rest.partition(marker.format("END"))
+    need(bool(end), "no community.pub")
+    genesis, *others = [read_record(raw) for raw in read_cbor(base64.b64decode(body))]
+    need(genesis.kind == "genesis", "community.pub does not begin with a genesis")
+    authority = check_key(genesis.says[1])
+    genesis.check(authority)
+    sequences = [0]
+    gateways: list[Key] = []
+    for record in others:
+        need(record.kind in AUTHORITY, "community.pub holds a record that is not the authority's")
+        need(record.community == genesis.identity, "community.pub mixes communities")
+        record.check(authority)
+        sequences.append(record.says[0])
+        if record.kind == "registration" and record.says[2] == "gateway":
+            gateways.insert(0, check_key(record.says[4]))
+    need(sequences == sorted(set(sequences)), "community.pub is out of order")
+    return genesis, gateways
+
+
+# --- The community's state [4, 5, 6]. ------------------------------------------------------------
+
+
+@dataclass
+class Terms:
+    """One registration of a meter."""
+
+    identity: bytes
+    key: Key
+    from_step: int
+    says: dict[int, Any]
+    valid_to: int | None = None
+
+    def energy(self, before: int, after: int) -> int:
+        """Of the pulses between two registers, µWh."""
+        (k, k_under), (r, r_under) = self.says[10], self.says[12]
+        if self.says[11] == "primary":
+            r = r_under = 1
+
+        def register(n: int) -> int:
+            uwh: int = n * 10**9 * r * k_under // (r_under * k)
+            return uwh
+
+        return register(after) - register(before)
+
+    def power_uw(self, current_ma: int) -> tuple[int, int]:
+        """phases · U · I · r', in µW, as numerator and denominator."""
+        r, under = self.says[12] if self.says[9] == "secondary" else (1, 1)
+        return self.says[5] * self.says[6] * current_ma * r, under
+
+    @property
+    def lifetime(self) -> int:
+        power, under = self.power_uw(self.says[8])
+        return power * 175_320 // under
+
+    def limit(self, step_s: int) -> int:
+        """The largest n with n · 10⁹ · r / k strictly below the bound, multiplied out."""
+        power, under = self.power_uw(self.says[7])
+        (k, k_under), (r, r_under), (g, g_under) = self.says[10], self.says[12], self.says[13]
+        if self.says[11] == "primary":
+            r = r_under = 1
+        mille = {"A": 35, "B": 20, "C": 10}[self.says[4]]
+        bound: int = power * mille * step_s * g * k * r_under
+        pulse: int = 10**9 * r * k_under * under * 1000 * 3600 * g_under
+        return (bound - 1) // pulse
+
+
+@dataclass
+class Meter:
+    """[5, 6] One meter: its registrations, where its chain stands, its four amounts."""
+
+    terms: list[Terms]
+    next: int = 0
+    previous: bytes = b""
+    register: int | None = None
+    allowance: int = 0
+    lifetime: int = 0
+    newest_step: int = -1
+    closed_step: int = -1
+    closed_register: int = 0
+    open: int = 0
+    untransferred: int = 0
+    transferred: int = 0
+    quarantined: int = 0
+
+    @property
+    def registered(self) -> int:
+        return self.untransferred + self.transferred + self.quarantined
+
+
+@dataclass
+class Block:
+    """[7] What one block adds up to."""
+
+    flow: list[int] = field(default_factory=lambda: [0] * 5)
+    late: list[int] = field(default_factory=lambda: [0, 0])
+    verdicts: list[str | None] = field(default_factory=list)
+
+
+class Ledger:
+    """Applies blocks, one after the other."""
+
+    def __init__(self, genesis: Record) -> None:
+        self.genesis = genesis
+        self.id = genesis.identity
+        self.authority: Key = genesis.says[1]
+        self.step_s: int = genesis.says[4]
+        self.step: int = genesis.says[3] - 1
+        need(self.step >= 0, "the first step is 0")
+        self.sequence, self.previous = 0, b""
+        self.parties: dict[tuple[str, str], tuple[Key, bool]] = {}
+        self.owners: dict[bytes, tuple[str, str]] = {}
+        self.meters: dict[str, Meter] = {}
+        self.hashes: list[bytes] = []
+        self.balance = [0] * 8
+        self.steps: dict[str, dict[str, int]] = {}
+        self.verdicts: list[str | None] = []
+
+    def apply(self, content: list[Record], header: Record) -> None:
+        step: int = header.says[0]
+        block = Block()
+        place: tuple[int, str, int] | None = None
+        expected = [meter for meter in self.meters.values() if self.is_expected(meter, step)]
+        makers = dict(self.parties), dict(self.owners)
+        authority: list[tuple[int, Record]] = []
+        for at, record in enumerate(content, len(self.hashes)):
+            try:
+                need(record.community in (self.id, None), "a record of another community")
+                is_chain = record.kind in CHAIN
+                number = record.says[1] if is_chain else record.says[0]
+                own = (1, record.says[0], number) if is_chain else (0, "", number)
+                own = (0, "", 0) if record.kind == "genesis" else own
+                need(place is None or own > place, "out of order")
+                place = own
+                block.verdicts.append(self.follow(record, step, block) if is_chain else None)
+                if not is_chain:
+                    authority.append((at, record))
+            except Breach as breach:
+                raise Breach(f"leaf {at}: {breach}") from None
+        for at, record in authority:
+            try:
+                self.govern(record)
+            except Breach as breach:
+                raise Breach(f"leaf {at}: {breach}") from None
+            block.verdicts[at - len(self.hashes)] = self.act(record)
+        if not self.hashes:
+            makers = self.parties, self.owners
+        try:
+            self.check_header(header, block, len(content), expected, *makers)
+        except Breach as breach:
+            raise Breach(f"header of step {step}: {breach}") from None
+        self.step = step
+        self.hashes += [leaf_hash(record.raw) for record in (*content, header)]
+        self.verdicts += [*block.verdicts, None]
+        names = ("registered", "counted", "quarantined", "transferred", "tokens")
+        self.steps[str(step)] = dict(zip(names, block.flow, strict=True))
+
+    # The authority's chain [4].
+
+    def govern(self, record: Record) -> None:
+        record.check(self.authority)
+        if record.kind == "genesis":
+            need(self.sequence == 0 and record.identity == self.id, "another genesis")
+        else:
+            holds = record.says[0] == self.sequence and record.says[1] == self.previous
+            need(holds and self.sequence > 0, "does not continue the authority's chain")
+        self.sequence, self.previous = self.sequence + 1, record.identity
+
+    def act(self, record: Record) -> str | None:
+        acts: dict[str, Callable[[Record], bool]] = {
+            "registration": self.register,
+            "revocation": self.revoke,
+            "re-anchor": self.re_anchor,
+        }
+        acted = record.kind == "genesis" or acts[record.kind](record)
+        return None if acted else "no effect"
+
+    def register(self, record: Record) -> bool:
+        role, name, key, from_step = (record.says[entry] for entry in (2, 3, 4, 5))
+        details = record.says.get(6)
+        owner = (role, name)
+        key_id = thumbprint(check_key(key))
+        if self.owners.get(key_id, owner) != owner:
+            return False
+        if role == "meter":
+            if details is None or not self.register_meter(
+                name, Terms(record.identity, key, from_step, details)
+            ):
+                return False
+        elif details is not None:
+            return False
+        else:
+            self.parties[owner] = (key, False)
+        self.owners[key_id] = owner
+        return True
+
+    def register_meter(self, name: str, terms: Terms) -> bool:
+        (guard, guard_under), (ratio, ratio_under) = terms.says[13], terms.says[12]
+        if guard > guard_under or ratio < ratio_under:
+            return False
+        limit = terms.limit(self.step_s)
+        if terms.says[14] > (max(limit, 1) if terms.says[15] else limit):
+            return False
+        known = self.meters.get(name)
+        lifetime = max(terms.lifetime, known.lifetime if known else 0)
+        others = sum(one.lifetime for one in self.meters.values() if one is not known)
+        if others + lifetime >= 2**63 or (known and len(known.terms) >= 1000):
+            return False
+        meter = known or Meter([])
+        meter.terms.append(terms)
+        meter.lifetime = lifetime
+        meter.allowance = max(0, terms.lifetime - meter.registered)
+        if meter.register is None:
+            meter.next, meter.previous = 0, terms.identity
+        self.meters[name] = meter
+        return True
+
+    def revoke(self, record: Record) -> bool:
+        role, name = record.says[2], record.says[3]
+        if role != "meter":
+            if (role, name) not in self.parties:
+                return False
+            self.parties[role, name] = (self.parties[role, name][0], True)
+            return True
+        if name not in self.meters:
+            return False
+        end = record.says[5][0] + 1 if 5 in record.says else 0
+        for terms in self.meters[name].terms:
+            terms.valid_to = end if terms.valid_to is None else min(end, terms.valid_to)
+        return True
+
+    def re_anchor(self, record: Record) -> bool:
+        meter = self.meters.get(record.says[2])
+        if meter is None or record.says[3] < meter.next:
+            return False
+        meter.next, meter.previous = record.says[3], record.identity
+        meter.register = meter.closed_register = record.says[4]
+        return True
+
+    # A meter's chain [5] and its energy [6].
+
+    def follow(self, record: Record, block_step: int, block: Block) -> str | None:
+        name, sequence, previous, register, step = (record.says[at] for at in (0, 1, 2, 5, 6))
+        owner = self.owners.get(record.key_id)
+        need(owner is not None and owner[0] == "meter", "the key is no meter's")
+        meter = self.meters[owner[1]]  # type: ignore[index]  # checked on the line before
+        terms = [one for one in meter.terms if thumbprint(one.key) == record.key_id][-1]
+        record.check(terms.key)
+        need(owner == ("meter", name), "the key of one meter speaks for another")
+        need(not block_step < step <= block_step + FUTURE_STEPS, "a record that has to wait")
+        need(sequence == meter.next, f"sequence {sequence} where {meter.next} is due")
+        need(terms.valid_to is None or sequence < terms.valid_to, "a revoked key")
+        need(previous == meter.previous, "names another record as the one before")
+        reached = record.says[7] if record.kind == "step-close" else register
+        if meter.register is None:
+            need(record.kind == "run-start", "a chain begins with a run start")
+        else:
+            need(reached == meter.register, "another register than the one reached")
+        if step < block_step:
+            block.late = [block.late[0] + 1, max(block.late[1], block_step - step)]
+        verdict: str | None = None
+        if record.kind == "batch":
+            reached = register + sum(record.says[8][::2])
+            verdict = self.count(meter, record, reached, block_step, block)
+        elif record.kind == "step-close":
+            verdict = self.transfer(meter, record, block_step, block)
+        else:
+            verdict = "far-future" if step > block_step else None
+            if meter.register is None:
+                meter.closed_register = register
+        need(reached <= REGISTER_MAX, "a register that no record could go on from")
+        meter.next, meter.previous, meter.register = sequence + 1, record.identity, reached
+        return verdict
+
+    def count(
+        self, meter: Meter, record: Record, reached: int, block_step: int, block: Block
+    ) -> str | None:
+        named = [one for one in meter.terms if one.identity == record.says[7]]
+        energy = (named or meter.terms)[-1].energy(record.says[5], reached)
+        need(energy <= meter.allowance, "more energy than the meter can give")
+        meter.allowance -= energy
+        reason = self.judge_batch(meter, named, record, block_step)
+        block.flow[0] += energy
+        if reason is not None:
+            block.flow[2] += energy
+            meter.quarantined += energy
+            return reason
+        block.flow[1] += energy
+        if record.says[6] > meter.newest_step:
+            meter.newest_step, meter.open = record.says[6], 0
+        meter.open += energy
+        meter.untransferred += energy
+        return None
+
+    def judge_batch(
+        self, meter: Meter, named: list[Terms], record: Record, block_step: int
+    ) -> str | None:
+        step, lots, marks = record.says[6], record.says[8], record.says[4]
+        if not named:
+            return "unknown-registration"
+        in_force = [one for one in meter.terms if one.from_step <= step]
+        if not in_force or step < named[0].from_step:
+            return "not-valid-at-step"
+        allowed = min(named[0].says[14], in_force[-1].says[14])
+        if any(pulses > allowed for pulses in lots[::2]) and 9 not in marks[::2]:
+            return "lot-above-v"
+        times = lots[1::2]
+        if times != sorted(times) or (times and times[-1] > self.step_s * 1000):
+            return "lots-out-of-order"
+        return self.judge_step(meter, step, block_step)
+
+    def judge_step(self, meter: Meter, step: int, block_step: int) -> str | None:
+        if step > block_step:
+            return "far-future"
+        if step < block_step - self.genesis.says[6]:
+            return "too-late"
+        if step <= meter.closed_step:
+            return "step-closed"
+        return "step-went-back" if step < meter.newest_step else None
+
+    def transfer(self, meter: Meter, record: Record, block_step: int, block: Block) -> str | None:
+        step = record.says[6]
+        reason = self.judge_step(meter, step, block_step)
+        if reason is None and record.says[5] != meter.closed_register:
+            reason = "register-mismatch"
+        meter.closed_register = record.says[7]
+        if reason is not None:
+            return reason
+        energy = meter.open if step == meter.newest_step else 0
+        token = self.genesis.says[7]
+        block.flow[3] += energy
+        block.flow[4] += (meter.transferred + energy) // token - meter.transferred // token
+        meter.untransferred -= energy
+        meter.transferred += energy
+        meter.open = 0
+        meter.newest_step = meter.closed_step = step
+        return None
+
+    # Headers [7].
+
+    def is_expected(self, meter: Meter, step: int) -> bool:
+        newest = meter.terms[-1]
+        generates = newest.says[1] == "generation" and newest.valid_to is None
+        return generates and meter.terms[0].from_step <= step
+
+    def check_header(
+        self,
+        header: Record,
+        block: Block,
+        leaves: int,
+        expected: list[Meter],
+        parties: dict[tuple[str, str], tuple[Key, bool]],
+        owners: dict[bytes, tuple[str, str]],
+    ) -> None:
+        says = header.says
+        need(header.community == self.id, "of another community")
+        owner = owners.get(header.key_id, ("nobody", ""))
+        need(owner[0] == "gateway", "not signed by a gateway")
+        key, revoked = parties[owner]
+        need(not revoked, "signed by a revoked gateway")
+        header.check(key)
+        need(says[0] == self.step + 1, f"step {self.step} was the one before")
+        need(says[1] == [len(self.hashes), tree_root(self.hashes)], "names another tree")
+        need(says[2] >= (says[0] + 1) * self.step_s * 1000, "sealed before the end of its step")
+        registered, counted, quarantined, transferred, _ = block.flow
+        for place, change in (
+            (0, registered), (1, counted - transferred), (2, transferred), (7, quarantined),
+        ):  # fmt: skip
+            self.balance[place] += change
+        need(self.balance[0] == sum(self.balance[1:]), "energy is not conserved")
+        heard = sum(1 for meter in expected if meter.closed_step >= says[0])
+        recomputed = [leaves, block.flow, self.balance, block.late, [len(expected), heard]]
+        for entry, value in enumerate(recomputed, 4):
+            need(says[entry] == value, f"entry {entry} is {says[entry]}, recomputed {value}")
+
+
+def verify(community: str, folder: Path) -> dict[str, Any]:
+    """[11]"""
+    genesis, gateways = read_community(community)
+    origin = f"cryptometer/1/{genesis.identity.hex()}"
+    size, root = open_checkpoint((folder / "checkpoint").read_text(), origin, gateways)
+    ledger = Ledger(genesis)
+    content: list[Record] = []
+    for at, raw in enumerate(read_leaves(folder, size)):
+        try:
+            record = read_record(raw)
+        except Breach as breach:
+            raise Breach(f"leaf {at}: {breach}") from None
+        if record.kind == "header":
+            ledger.apply(content, record)
+            content = []
+        else:
+            content.append(record)
+    need(not content, f"{len(content)} leaves follow the newest header")
+    need(tree_root(ledger.hashes) == root, "the leaves do not give the checkpoint's root")
+    return {
+        "size": size,
+        "root": root.hex(),
+        "balance": ledger.balance,
+        "steps": ledger.steps,
+        "verdicts": ledger.verdicts,
+    }
+
+
+def main() -> int:
+    _, community, folder = sys.argv
+    try:
+        report = verify(Path(community).read_text(), Path(folder))
+    except (Breach, KeyError, TypeError, ValueError, OSError) as error:
+        sys.stderr.write(f"refused: {error}\n")
+        return 1
+    json.dump(report, sys.stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

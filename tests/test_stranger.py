@@ -1,0 +1,292 @@
+"""docs/formats.md is enough: tests/peers/stranger.py was written from it and knows no other code.
+
+It runs as a process in the peers' environment, where the project is not installed. The golden
+ledger and ledgers of villages get from it what the project's own audit computes; a tampered ledger
+is refused by both, and the place is named.
+"""
+
+import ast
+import json
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cryptometer import merkle, note, records
+from cryptometer.audit import audit
+from cryptometer.community import encode_community
+from cryptometer.errors import Rejected
+from cryptometer.records import Header, Mark, Record, Role, Use
+from cryptometer.tiles import CHECKPOINT_PATH, encode_bundle
+from tests.core.community import Village, flip, lay_out, reseal, sign_head
+from tests.keys import p256_signer, signer
+from tests.vectors.generate import FOLDER
+
+ROOT = Path(__file__).parent.parent
+STRANGER = ROOT / "tests" / "peers" / "stranger.py"
+PYTHON = ROOT / ".venv-peers" / "bin" / "python"
+
+
+def run(community: Path, ledger: Path) -> "subprocess.CompletedProcess[str]":
+    assert PYTHON.exists(), "the peers are not installed: run scripts/peers.sh"
+    return subprocess.run(
+        [PYTHON, "-I", STRANGER, community, ledger],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def lay(village: Village, files: dict[str, bytes], folder: Path) -> tuple[Path, Path]:
+    for path, data in files.items():
+        place = folder / "ledger" / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(data)
+    (folder / "community.pub").write_text(encode_community(village.community()))
+    return folder / "community.pub", folder / "ledger"
+
+
+def accepted(community: Path, ledger: Path) -> Any:
+    done = run(community, ledger)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def verdicts_of(village: Village) -> list[str | None]:
+    """The project's verdicts, leaf by leaf; headers have none."""
+    found: list[str | None] = []
+    for checked in village.checked:
+        for verdict in checked.verdicts:
+            is_authority = verdict.record.key_id == village.authority.signer.public.thumbprint
+            reason = None if verdict.reason is None else verdict.reason.value
+            found.append("no effect" if is_authority and reason else reason)
+        found.append(None)
+    return found
+
+
+def busy_village() -> Village:
+    """Two meters, both algorithms, and whatever the page has a rule for."""
+    village = Village(meters=2, late_steps=4)
+    village.add_meter("barn", p256_signer(3), lot_pulses=3, use=Use.CONSUMPTION)
+    village.block()
+    village.run((8, 8, 3), (), (5,))
+    first, second, barn = village.devices
+    step = village.next_step
+    oversize = (int(Mark.OVERSIZE), 9, int(Mark.BURST), 4)
+    village.send(first.batch(step, 9), first.batch(step, 12, marks=oversize), first.close(step))
+    village.send(second.batch(step, 4, registration=bytes(32)), second.close(step - 1))
+    village.send(barn.batch(step, 3, lots=(1, 500, 1, 400)), barn.batch(step - 2, 1))
+    village.block()
+    step = village.next_step
+    village.send(first.batch(step + 9, 2), first.batch(step, 2), first.close(step, register=1))
+    village.send(second.batch(step - 1, 2), second.close(step - 1))
+    village.send(barn.batch(step - 5, 1), barn.batch(step, 1), barn.batch(step - 1, 1))
+    again = village.authority.register(
+        Role.METER, "m0", signer(77).public, replace_details(village, "m0", 4), step + 1
+    )
+    taken = village.authority.register(Role.MEMBER, "thief", first.signer.public)
+    village.govern(again, taken, village.authority.revoke(Role.METER, "m1"))
+    village.govern(village.authority.revoke(Role.NODE, "nobody"))
+    village.block()
+    step = village.next_step
+    village.send(first.batch(step - 1, 1, registration=again.identity))
+    village.send(first.batch(step, 5), first.batch(step, 4, registration=again.identity))
+    anchor = village.authority.re_anchor("m1", second.sequence + 3, 5_000)
+    village.govern(anchor, village.authority.re_anchor("m0", 0, 1))
+    village.block(caught_up=True)
+    village.govern(
+        village.authority.register(
+            Role.METER, "m1", signer(78).public, replace_details(village, "m1", 8), step
+        )
+    )
+    village.block()
+    second.signer = signer(78)
+    second.go_on_from(anchor)
+    second.registration = village.state.meters["m1"].terms[-1].registration
+    village.run((1, 2))
+    return village
+
+
+def replace_details(village: Village, name: str, lot_pulses: int) -> records.MeterDetails:
+    for raw in village.leaves:
+        body = records.decode(raw).body
+        if isinstance(body, records.Registration) and body.name == name:
+            assert body.meter is not None
+            return replace(body.meter, lot_pulses=lot_pulses)
+    raise LookupError(name)
+
+
+def test_the_stranger_imports_only_general_libraries() -> None:
+    tree = ast.parse(STRANGER.read_text())
+    imported = {
+        name.partition(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in (
+            [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else [alias.name for alias in node.names]
+        )
+    }
+    standard = {"base64", "collections", "dataclasses", "hashlib", "json", "pathlib", "re", "sys"}
+    assert imported == standard | {"typing", "cbor2", "cryptography"}
+
+
+def test_the_project_is_not_there_for_the_stranger() -> None:
+    done = subprocess.run(
+        [PYTHON, "-I", "-c", "import cryptometer"], capture_output=True, timeout=60, check=False
+    )
+    assert b"ModuleNotFoundError" in done.stderr
+
+
+def test_the_stranger_computes_what_is_stated_of_the_golden_ledger() -> None:
+    report = accepted(FOLDER / "community.pub", FOLDER / "ledger")
+    stated = json.loads((FOLDER / "ledger.json").read_bytes())
+    newest = stated["blocks"][-1]
+    assert (report["size"], report["root"]) == (stated["size"], stated["root"])
+    assert report["balance"] == list(newest["balance"].values())
+    reasons: list[str | None] = []
+    for block in stated["blocks"]:
+        reasons += [verdict["reason"] for verdict in block["verdicts"]] + [None]
+    assert report["verdicts"] == reasons
+    assert report["steps"][str(newest["step"])] == {
+        "registered": 9_583_334 + 916_666 + 8_000_000,
+        "counted": 9_583_334 + 8_000_000,
+        "quarantined": 916_666,
+        "transferred": 9_583_334,
+        "tokens": 1,
+    }
+
+
+def test_the_stranger_agrees_on_every_leaf_of_a_busy_village(tmp_path: Path) -> None:
+    village = busy_village()
+    report = accepted(*lay(village, village.files(), tmp_path))
+    assert report["verdicts"] == verdicts_of(village)
+    found = {reason for reason in report["verdicts"] if reason}
+    assert found == {
+        "lot-above-v", "unknown-registration", "lots-out-of-order", "step-closed", "far-future",
+        "register-mismatch", "not-valid-at-step", "too-late", "step-went-back", "no effect",
+    }  # fmt: skip
+    for checked in village.checked:
+        header = checked.header.body
+        assert isinstance(header, Header)
+        flow = header.flow
+        assert report["steps"][str(header.step)] == {
+            name: getattr(flow, name)
+            for name in ("registered", "counted", "quarantined", "transferred", "tokens")
+        }
+
+
+def test_the_stranger_reads_a_ledger_of_several_tiles(tmp_path: Path) -> None:
+    village = Village()
+    while len(village.leaves) <= 2 * 256 + 3:
+        village.run((1, 2, 3))
+    files = village.files()
+    # As a server may: the partial tiles below a full one are gone, the others are there.
+    assert {"tile/0/000", "tile/0/001", "tile/1/000.p/2"} <= set(files)
+    report = accepted(*lay(village, files, tmp_path))
+    blocks = len(village.blocks) - 1
+    assert report["balance"][0] == report["balance"][2] == blocks * 6 * 100_000
+    broken = files["tile/1/000.p/2"]
+    (tmp_path / "ledger" / "tile/1/000.p/2").write_bytes(flip(broken, 300))
+    done = run(tmp_path / "community.pub", tmp_path / "ledger")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "refused: tile 1/0 does not follow from those below\n",
+    )
+
+
+# --- Tampered ledgers: refused by the stranger and by the audit. ---------------------------------
+
+Tamper = Callable[[Village], dict[str, bytes]]
+
+
+def signed_anew(village: Village, leaves: list[bytes]) -> dict[str, bytes]:
+    """All files as they should be for these leaves, the checkpoint signed by the gateway."""
+    return lay_out(leaves, sign_head(leaves, village.community().origin, village.gateway))
+
+
+def one_bit(village: Village) -> dict[str, bytes]:
+    leaves = village.leaves
+    changed = [*leaves[:6], flip(leaves[6], 900), *leaves[7:]]
+    return village.files() | {f"tile/entries/000.p/{len(leaves)}": encode_bundle(changed)}
+
+
+def one_bit_signed_anew(village: Village) -> dict[str, bytes]:
+    leaves = village.leaves
+    return signed_anew(village, [*leaves[:6], flip(leaves[6], 8 * 200), *leaves[7:]])
+
+
+def removed(village: Village) -> dict[str, bytes]:
+    return signed_anew(village, village.leaves[:6] + village.leaves[7:])
+
+
+def added(village: Village) -> dict[str, bytes]:
+    device, leaves = village.device, village.leaves
+    extra = device.batch(village.state.step, 3)
+    return signed_anew(village, [*leaves[:-1], extra.raw, leaves[-1]])
+
+
+def reordered(village: Village) -> dict[str, bytes]:
+    leaves = village.leaves
+    return signed_anew(village, [*leaves[:6], leaves[7], leaves[6], *leaves[8:]])
+
+
+def inflated(village: Village) -> dict[str, bytes]:
+    header: Record = village.blocks[-1][-1]
+    assert isinstance(header.body, Header)
+    more = replace(header.body.flow, transferred=header.body.flow.transferred + 1)
+    return signed_anew(
+        village, [*village.leaves[:-1], reseal(header, village.gateway, flow=more).raw]
+    )
+
+
+def other_gateway(village: Village) -> dict[str, bytes]:
+    head = sign_head(village.leaves, village.community().origin, signer(66))
+    return lay_out(village.leaves, head)
+
+
+def other_head(village: Village) -> dict[str, bytes]:
+    wrong = records.Checkpoint(len(village.leaves), merkle.leaf_hash(b"elsewhere"))
+    signed = note.sign_checkpoint(wrong, village.community().origin, village.gateway)
+    return village.files() | {CHECKPOINT_PATH: signed.encode()}
+
+
+@pytest.mark.parametrize(
+    ("tamper", "places"),
+    [
+        (one_bit, ["leaf 6"]),
+        (one_bit_signed_anew, ["leaf 6"]),
+        (removed, ["leaf 6"]),
+        (added, ["header of step 1900002"]),
+        (reordered, ["leaf 6"]),
+        (inflated, ["header of step 1900002"]),
+        (other_gateway, ["no gateway", "not signed by"]),
+        (other_head, ["checkpoint's root"]),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_a_tampered_ledger_is_refused_by_both_who_name_the_place(
+    tamper: Tamper, places: list[str], tmp_path: Path
+) -> None:
+    village = Village()
+    village.run((8, 3), (4,))
+    files = tamper(village)
+    done = run(*lay(village, files, tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith("refused: ")
+    with pytest.raises(Rejected) as refused:
+        audit(files.get, village.community())
+    for verdict in (done.stderr, refused.value.detail):
+        assert any(place in verdict for place in places), verdict
+
+
+def test_the_keys_of_another_community_open_nothing(tmp_path: Path) -> None:
+    village = Village()
+    _, ledger = lay(village, village.files(), tmp_path)
+    done = run(FOLDER / "community.pub", ledger)
+    assert (done.returncode, done.stderr) == (1, "refused: a checkpoint of another ledger\n")
