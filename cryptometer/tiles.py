@@ -119,15 +119,17 @@ def read_entries(tile: Tile, read: Read) -> list[bytes]:
     """The entries of a bundle; the first ones of the full bundle when the partial one is gone.
 
     Raises:
-        Rejected: MALFORMED.
+        Rejected: MALFORMED, naming the path, when it is missing or holds another number of them.
     """
-    data = read(tile.path)
-    if data is not None:
-        return decode_bundle(data, tile.width)
-    full = read(tile.full.path)
-    if full is None:
+    data, width = read(tile.path), tile.width
+    if data is None:
+        data, width = read(tile.full.path), TILE_WIDTH
+    if data is None:
         raise Rejected(Reason.MALFORMED, f"{tile.path} is missing")
-    return decode_bundle(full, TILE_WIDTH)[: tile.width]
+    try:
+        return decode_bundle(data, width)[: tile.width]
+    except Rejected as refused:
+        raise Rejected(refused.reason, f"{tile.path}: {refused.detail}") from None
 
 
 def node_from_tiles(size: int, read: Read) -> Node:

@@ -9,6 +9,7 @@ from cryptometer import records
 from cryptometer.keys import Signer
 from cryptometer.records import (
     Batch,
+    ChainRecord,
     Checkpoint,
     ReAnchor,
     Record,
@@ -96,22 +97,21 @@ def anchored(
     """Where the chain goes on after the newest re-anchor, and what must be signed anew for it.
 
     What the gateway refused was never counted by anyone, so its drafts are signed again, behind
-    the re-anchor; nothing that was given is lost.
+    the re-anchor; nothing that was given is lost. What it took in without our hearing of it is
+    not: where our chain stands at the re-anchor's place with the re-anchor's register, what lies
+    before that place is the gateway's.
 
     Args:
         end: the end of the chain as signed here, None if there is none.
         unsigned_from: the counter's register from which on nothing is signed.
         anchors: all re-anchors of this meter, oldest first; at least one.
-        refused: the records the gateway does not have, in order.
+        refused: the records nobody has acknowledged, in order.
     """
     record = anchors[-1]
     assert isinstance(record.body, ReAnchor)  # noqa: S101 - the caller's condition
     start = end or chain_start(record.identity)
-    drafts = [_draft(one, start.offset) for one in refused]
-    first = unsigned_from
-    if drafts:
-        oldest = drafts[0]
-        first = oldest.register_after if isinstance(oldest, CloseDraft) else oldest.register
+    drafts = [_draft(one, start.offset) for one in _beyond(record.body, start, refused)]
+    first = _starts_from(drafts[0]) if drafts else unsigned_from
     offset = record.body.register - first
     fresh = replace(
         start,
@@ -122,8 +122,38 @@ def anchored(
         shift=start.shift - start.offset + offset,
         acknowledged=record.body.at,
         anchors=len(anchors),
+        anew=len(drafts) or None,
     )
     return fresh, drafts
+
+
+def aligned(end: End, drafts: Sequence[Draft]) -> End:
+    """The end of a chain that another board began, for the first record of ours: pulses counted
+    before the registration's first step are nobody's, and the chain goes on without them."""
+    if end.run_ms or not end.anchors or not isinstance(drafts[0], RunDraft):
+        return end
+    return replace(end, shift=end.shift - end.offset + end.register - drafts[0].register)
+
+
+def _beyond(anchor: ReAnchor, end: End, unheard: list[Record]) -> list[Record]:
+    """Of the records nobody has acknowledged, those the gateway can not have."""
+    place = [one for one in unheard if _sequence(one) >= anchor.at]
+    if place and _sequence(place[0]) == anchor.at:
+        register = _starts_from(_draft(place[0], 0))
+    elif anchor.at == end.sequence:
+        register = end.register
+    else:
+        return unheard
+    return place if register == anchor.register else unheard
+
+
+def _sequence(record: Record) -> int:
+    assert isinstance(record.body, ChainRecord)  # noqa: S101 - the outbox keeps nothing else
+    return record.body.sequence
+
+
+def _starts_from(draft: Draft) -> int:
+    return draft.register_after if isinstance(draft, CloseDraft) else draft.register
 
 
 def _draft(record: Record, offset: int) -> Draft:

@@ -4,8 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cryptometer.errors import ConfigurationError
+from cryptometer.records import LOTS_MAX
 from cryptometer.settings import read_settings, setting
 from hal.broker import BrokerSettings
+
+DURATION_MAX_MS = 7 * 86_400_000  # a week; a longer one is a slip of the unit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,4 +64,16 @@ def read_config(table: Mapping[str, object]) -> Config:
     Raises:
         ConfigurationError: naming the setting, and what to do.
     """
-    return read_settings(Config, table, "meter.toml")
+    config = read_settings(Config, table, "meter.toml")
+    for name, value, low, high in (
+        ("[batch] delay_community_ms", config.batch.delay_community_ms, 0, DURATION_MAX_MS),
+        ("[batch] lots", config.batch.lots, 1, LOTS_MAX),
+        ("[journal] sync_machine_ms", config.journal.sync_machine_ms, 0, DURATION_MAX_MS),
+        ("[journal] watch_machine_ms", config.journal.watch_machine_ms, 1, DURATION_MAX_MS),
+        ("[journal] limit_mb", config.journal.limit_mb, 4, 2**20),  # a few of the outbox's files
+        ("[outbox] window", config.outbox.window, 1, 10_000),
+        ("[outbox] isolated_machine_ms", config.outbox.isolated_machine_ms, 0, DURATION_MAX_MS),
+    ):
+        if not low <= value <= high:
+            raise ConfigurationError(f"meter.toml {name} is from {low} to {high}, not {value}")
+    return config

@@ -14,7 +14,7 @@ from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import Signer
 from cryptometer.records import Acknowledgement, Checkpoint, Ending, Mark, Record, Role
 from cryptometer.steps import NS_PER_MS, NS_PER_S, Instant, step_start_ms
-from firmware.chain import Chain, anchored, signed_so_far
+from firmware.chain import Chain, aligned, anchored, signed_so_far
 from firmware.config import Config
 from firmware.counter import BLANK_SNAPSHOT, Counter, Snapshot
 from firmware.enrolment import Enrolment
@@ -188,7 +188,7 @@ class Device:
         end = self._outbox.end
         anchors = enrolment.anchors
         if len(anchors) > (end.anchors if end is not None else 0):
-            refused = self._outbox.refused() if end is not None else []
+            refused = self._outbox.unheard() if end is not None else []
             unsigned_from = (
                 signed_so_far(end).register if end is not None else snapshot.lots.batch_from
             )
@@ -297,6 +297,10 @@ class Device:
         end = self._outbox.end
         if end is None or not drafts:
             return
+        where = aligned(end, drafts)
+        if where != end:
+            self._outbox.begin(where)
+            end = where
         signed = chain.sign(drafts, end, self._checkpoint)
         passing(Point.DEVICE_SIGNED)
         self._outbox.append(signed)

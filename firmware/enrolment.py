@@ -5,13 +5,14 @@ from fractions import Fraction
 
 from cryptometer import cbor, records
 from cryptometer.community import Community, trust
-from cryptometer.errors import Reason, Rejected
+from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.keys import PublicKey
-from cryptometer.metrology import SECONDS_PER_HOUR
+from cryptometer.metrology import SECONDS_PER_HOUR, lot_limit
 from cryptometer.records import (
     AuthorityRecord,
     Broker,
     Bundle,
+    CountingSource,
     MeterDetails,
     ReAnchor,
     Record,
@@ -87,6 +88,26 @@ def read_bundle(raw: bytes, update: bytes | None, key: PublicKey) -> Enrolment:
         raise Rejected(Reason.UNKNOWN_KEY, "the bundle is not signed by the authority")
     bundle.envelope.verify(community.parameters.authority)
     return _enrol(community, body, key)
+
+
+def check_meter(enrolment: Enrolment) -> None:
+    """Whether this program can count the registered meter at all; asked at every start.
+
+    Raises:
+        ConfigurationError: a contradiction, and what to do.
+    """
+    details, step_s = enrolment.details, enrolment.community.parameters.step_s
+    if details.source is not CountingSource.PULSES:
+        raise ConfigurationError(
+            f"the registration of {enrolment.meter} counts its {details.source}, and this program"
+            " counts pulses: ask the authority to register the pulse output"
+        )
+    limit = lot_limit(details.ratings, step_s, accept_coarse=details.coarse)
+    if details.lot_pulses > limit:
+        raise ConfigurationError(
+            f"the registration of {enrolment.meter} allows {details.lot_pulses} pulses per lot;"
+            f" with its ratings a lot holds at most {limit}: ask the authority for a new one"
+        )
 
 
 def read_update(data: bytes) -> tuple[bytes, ...]:

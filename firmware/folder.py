@@ -5,12 +5,12 @@ import time
 import tomllib
 from pathlib import Path
 
-from cryptometer import __version__, records
+from cryptometer import __version__, cbor, records
 from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.keys import Algorithm, PublicKey
 from cryptometer.records import EnrolmentRequest, Role
 from firmware.config import Config, read_config
-from firmware.enrolment import Enrolment, read_bundle
+from firmware.enrolment import Enrolment, check_meter, read_bundle, read_update
 from firmware.journal import Journal
 from firmware.outbox import Outbox
 from hal.broker import install_broker
@@ -69,7 +69,7 @@ def enrol(state: Path, bundle: Path) -> Enrolment:
         ConfigurationError: a file cannot be read.
         Rejected: the bundle is not meant for this device.
     """
-    key = load_key(state / _KEY)
+    key = load_device_key(state)
     raw = _read(bundle)
     enrolment = read_bundle(raw, None, key.public)
     known = read_enrolment(state, key.public)
@@ -78,6 +78,7 @@ def enrol(state: Path, bundle: Path) -> Enrolment:
             f"this device belongs to {known.community.parameters.name!r}, and its journal with it;"
             " use a state folder of its own for another community"
         )
+    check_meter(enrolment)
     install_broker(state / BROKER_FOLDER, enrolment.broker)
     put_file(state / _BUNDLE, raw)
     return enrolment
@@ -92,8 +93,7 @@ def read_enrolment(state: Path, key: PublicKey) -> Enrolment | None:
     """
     if not (state / _BUNDLE).exists():
         return None
-    update = _read(state / _UPDATE) if (state / _UPDATE).exists() else None
-    return read_bundle(_read(state / _BUNDLE), update, key)
+    return read_bundle(_read(state / _BUNDLE), _read_update(state), key)
 
 
 def keep_update(state: Path, key: PublicKey, update: bytes) -> bool:
@@ -105,11 +105,15 @@ def keep_update(state: Path, key: PublicKey, update: bytes) -> bool:
     known = read_enrolment(state, key)
     if known is None:
         return False
-    fresh = read_bundle(_read(state / _BUNDLE), update, key)
+    # What was heard once stays known: the broker may bring an older or a shorter message.
+    heard = _read_update(state)
+    before = () if heard is None else read_update(heard)
+    merged = cbor.encode(list(dict.fromkeys((*before, *read_update(update)))))
+    fresh = read_bundle(_read(state / _BUNDLE), merged, key)
     newest = {record.identity for record in fresh.community.records}
     if newest <= {record.identity for record in known.community.records}:
         return False
-    put_file(state / _UPDATE, update)
+    put_file(state / _UPDATE, merged)
     return True
 
 
@@ -156,6 +160,10 @@ def describe(state: Path) -> str:
         )
         lines.append(f"last close   step {end.closed_step}")
     return "\n".join(lines)
+
+
+def _read_update(state: Path) -> bytes | None:
+    return _read(state / _UPDATE) if (state / _UPDATE).exists() else None
 
 
 def _read(path: Path) -> bytes:

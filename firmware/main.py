@@ -115,6 +115,7 @@ def _run_once(config: "Config", state: Path, stopping: list[int]) -> None:
     """One life of the device: until it is told to stop, or the authority says something new."""
     from firmware import folder  # noqa: PLC0415
     from firmware.device import Device, Parts  # noqa: PLC0415
+    from firmware.enrolment import check_meter  # noqa: PLC0415
     from hal.broker import broker_settings  # noqa: PLC0415
     from hal.drivers import open_clock, open_source  # noqa: PLC0415
     from hal.files import DiskDirectory  # noqa: PLC0415
@@ -123,6 +124,8 @@ def _run_once(config: "Config", state: Path, stopping: list[int]) -> None:
 
     key = folder.load_device_key(state)
     enrolment = folder.read_enrolment(state, key.public)
+    if enrolment is not None:
+        check_meter(enrolment)
     notifier = Notifier()
     link: Link | None = None
     if enrolment is None:

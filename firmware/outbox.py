@@ -6,6 +6,7 @@ mean that anything is durable. Acknowledged records are kept while space allows,
 had to be restored from a backup.
 """
 
+from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -25,7 +26,7 @@ from cryptometer.records import (
     Stop,
 )
 from cryptometer.steps import NS_PER_S
-from cryptometer.wire import Row, Uint, decode_map, encode_map, wire, wire_optional
+from cryptometer.wire import UINT_MAX, Row, Uint, decode_map, encode_map, wire, wire_optional
 from firmware.segments import Cut, Position, SegmentedLog
 from hal.ports import Directory
 
@@ -50,6 +51,8 @@ class End:
         acknowledged: sequence number up to which, exclusively, the gateway has the chain.
         anchors: number of re-anchors that have acted on this chain.
         closed_step: the newest step closed.
+        anew: number of records signed anew behind a re-anchor; without all of them the re-anchor
+            has not been acted on.
     """
 
     sequence: int = wire(0, Uint())
@@ -62,6 +65,7 @@ class End:
     acknowledged: int = wire(7, Uint())
     anchors: int = wire(8, Uint())
     closed_step: int | None = wire_optional(9, STEP)
+    anew: int | None = wire_optional(10, Uint())
 
     @property
     def offset(self) -> int:
@@ -75,7 +79,7 @@ def chain_start(registration: bytes) -> End:
 
 def follow(end: End, record: Record) -> End:
     """The end of the chain with one more record of ours."""
-    end = replace(end, sequence=end.sequence + 1, previous=record.identity)
+    end = replace(end, sequence=end.sequence + 1, previous=record.identity, anew=None)
     match record.body:
         case RunStart() as run:
             first = run.register if end.run_ms == 0 else end.closed_from
@@ -157,9 +161,9 @@ class Outbox:
             self._read_segment(segment)
             if self.end is not None:
                 break
-            self._log.drop(segment)  # its head never became whole
+            self._log.drop(segment)  # its head, or what must follow it, never became whole
         if self.end is not None:
-            self._kept = self._index(self.end.acknowledged)
+            self._kept = self._find_from(self.end.acknowledged)
             # What stands in the files survived whatever ended the program; it may be published
             # once this sync has returned.
             self._durable = self._sent = self.end.acknowledged
@@ -174,7 +178,8 @@ class Outbox:
         return self.end
 
     def begin(self, end: End) -> None:
-        """Begins a chain, or begins it anew from a re-anchor. Durable after `sync`.
+        """Begins a chain, or begins it anew from a re-anchor, for which `end.anew` records must
+        follow in one `append`. Durable after `sync`.
 
         Raises:
             OSError: stop, and recover.
@@ -225,6 +230,8 @@ class Outbox:
 
     def take_due(self, now_ns: int) -> list[bytes]:
         """Records to publish now, in order; each is given once per connection and time-out."""
+        if not self._kept:
+            self._progress_ns = now_ns  # nothing is owed: isolation begins with what comes next
         if not self._connected or self.stop is not None or self.end is None:
             return []
         if self._resend_at_ns is not None and now_ns >= self._resend_at_ns and self._kept:
@@ -233,13 +240,16 @@ class Outbox:
         limit = min(self._durable, self.end.acknowledged + self._window)
         if self._sent >= limit:
             return []
-        first = self._kept[0].sequence
         due: list[bytes] = []
-        for kept in islice(self._kept, self._sent - first, limit - first):
-            raw = self._log.read(kept.position)
+        kept = islice(self._kept, self._index_of(self._sent), None)
+        for sequence in range(self._sent, limit):
+            one = next(kept, None)
+            raw = None
+            if one is not None and one.sequence == sequence:
+                raw = self._log.read(one.position)
             if raw is None:
                 # The card lost what it had kept. The gateway will say at which place it waits.
-                self.stop = Stop(kept.sequence, Reason.MALFORMED)
+                self.stop = Stop(sequence, Reason.MALFORMED)
                 return due
             due.append(raw)
         self._sent = limit
@@ -266,7 +276,7 @@ class Outbox:
             self.stop = Stop(end.sequence, Reason.FORK)
             return
         if word.sequence < end.acknowledged:
-            kept = self._index(word.sequence)
+            kept = self._find_from(word.sequence)
             if not kept or kept[0].sequence != word.sequence:
                 self.stop = Stop(word.sequence, Reason.GAP)  # let go of already
                 return
@@ -288,8 +298,13 @@ class Outbox:
         self.stop = word.stop
         self._make_room()
 
-    def refused(self) -> list[Record]:
-        """The records the gateway does not have, to be signed anew after a re-anchor."""
+    def _index_of(self, sequence: int) -> int:
+        """Where a record stands in `_kept`, or would stand: the card may have lost some."""
+        return bisect_left(self._kept, sequence, key=lambda kept: kept.sequence)
+
+    def unheard(self) -> list[Record]:
+        """The records nobody has acknowledged, as far as the card still holds them: what the
+        gateway does not have of them is signed anew after a re-anchor."""
         raws = [self._log.read(kept.position) for kept in self._kept]
         return [records.decode(raw) for raw in raws if raw is not None]
 
@@ -299,19 +314,26 @@ class Outbox:
         self.end = follow(self.end, record)
 
     def _read_segment(self, segment: int) -> None:
+        anew = 0
         for position, entry in self._log.entries(segment):
             match _decode_entry(entry):
                 case End() as end:
                     self.end = end
+                    anew = end.anew or 0
                 case _Acked(epoch=epoch, sequence=sequence):
                     if self.end is not None:
                         self.end = replace(self.end, epoch=epoch, acknowledged=sequence)
                 case Record() as record:
                     self._advance(record, position)
+                    anew -= 1
+        if anew > 0:
+            self.end = None
+            self._kept.clear()
 
-    def _index(self, first: int) -> deque[_Kept]:
+    def _find_from(self, first: int) -> deque[_Kept]:
         """Where the records from sequence `first` on stand; empty if they are not kept."""
         found: deque[_Kept] = deque()
+        beyond = UINT_MAX
         for segment in reversed(self._log.segments):
             here: list[_Kept] = []
             begins: int | None = None
@@ -323,9 +345,12 @@ class Outbox:
                     here.clear()
                 elif isinstance(decoded, Record) and isinstance(decoded.body, ChainRecord):
                     here.append(_Kept(decoded.body.sequence, decoded.identity, position))
-            found.extendleft(reversed([kept for kept in here if kept.sequence >= first]))
-            if begins is not None and begins <= first:
-                break
+            within = [kept for kept in here if first <= kept.sequence < beyond]
+            found.extendleft(reversed(within))
+            if begins is not None:
+                if begins <= first:
+                    break
+                beyond = begins  # what stood there before a re-anchor is of no chain any more
         return found
 
     def _is_at(self, word: Acknowledgement) -> bool:
@@ -335,8 +360,10 @@ class Outbox:
             return True  # nothing new is claimed
         if word.sequence == end.sequence:
             return word.previous == end.previous
-        index = word.sequence - 1 - self._kept[0].sequence
-        return self._kept[index].identity == word.previous
+        before = self._index_of(word.sequence - 1)
+        if before == len(self._kept) or self._kept[before].sequence != word.sequence - 1:
+            return True  # the card lost that record: the gateway's signed word has to do
+        return self._kept[before].identity == word.previous
 
     def _go_back(self) -> None:
         if self.end is not None:
@@ -353,6 +380,8 @@ class Outbox:
         for segment in segments:
             if segment >= needed or self._log.total_bytes <= self._limit_bytes:
                 return
+            # The word that lets go of records is durable before they go.
+            self._log.sync()
             self._log.drop(segment)
 
     def _unacknowledged_bytes(self) -> int:

@@ -1,24 +1,27 @@
-"""The store's twin in memory: the same behaviour, and what a crash would leave of it."""
+"""The store's twin in memory: the same behaviour, as long as its process lives."""
 
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import replace
 
 from cryptometer.records import ChainRecord, Genesis, Record
 from cryptometer.state import State, found
 from gateway.store import (
     EVIDENCE_MAX,
+    EVIDENCE_OF_ONE_MAX,
     BlockRow,
     Changes,
     Contact,
     NewBlock,
     Refusal,
     RefusalCount,
+    StoreFailed,
     Tally,
 )
 
 
 class MemoryStore:
-    """A `Store` that lives as long as its process."""
+    """A `Store` that keeps nothing beyond its process."""
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
@@ -34,11 +37,23 @@ class MemoryStore:
         self._tallies: dict[str, Tally] = {}
 
     def commit(self, changes: Changes) -> None:
+        # Written to a copy that then takes this one's place: all or none.
+        after = copy(self)
+        for name, content in vars(self).items():
+            setattr(after, name, copy(content))
+        after._write(changes)  # noqa: SLF001 - its own copy
+        vars(self).update(vars(after))
+
+    def _write(self, changes: Changes) -> None:
         for record in changes.authority:
             if isinstance(record.body, Genesis):
                 self._state = found(record)
             self._authority.append(record.raw)
+        for record in changes.dropped:
+            self._pending.pop(_place(record), None)
         for record in changes.accepted:
+            if _place(record) in self._pending:
+                raise StoreFailed(f"the place {_place(record)} is taken")
             self._pending[_place(record)] = record
         for refusal in changes.refusals:
             self._refuse(refusal)
@@ -50,7 +65,8 @@ class MemoryStore:
             for leaf in [one for one in self._staged if one < changes.published]:
                 del self._staged[leaf]
         for step, punctuality_ms in changes.measured:
-            self._blocks[step] = replace(self._blocks[step], punctuality_ms=punctuality_ms)
+            if step in self._blocks:
+                self._blocks[step] = replace(self._blocks[step], punctuality_ms=punctuality_ms)
 
     def state(self) -> State | None:
         return self._state
@@ -106,17 +122,20 @@ class MemoryStore:
         before = self._refusals.get(key)
         count = 1 if before is None else before.count + 1
         self._refusals[key] = RefusalCount(*key, count, refusal.at_ms, refusal.detail)
-        if refusal.raw is not None and len(self._evidence) < EVIDENCE_MAX:
+        if refusal.raw is None or refusal.raw in [one.raw for one in self._evidence]:
+            return
+        of_one = sum(one.meter == refusal.meter for one in self._evidence)
+        if of_one < EVIDENCE_OF_ONE_MAX and len(self._evidence) < EVIDENCE_MAX:
             self._evidence.append(refusal)
 
     def _add_block(self, block: NewBlock) -> None:
+        if block.row.step in self._blocks:
+            raise StoreFailed(f"the step {block.row.step} has its block")
         for offset, record in enumerate(block.leaves):
             self._staged[block.row.first + offset] = record.raw
             if isinstance(record.body, ChainRecord):
-                del self._pending[_place(record)]
+                self._pending.pop(_place(record), None)
                 self._leaves[_place(record)] = (record.identity, block.row.first + offset)
-        for record in block.dropped:
-            del self._pending[_place(record)]
         for tally in block.tallies:
             before = self._tallies.get(tally.meter)
             self._tallies[tally.meter] = tally if before is None else _added(before, tally)

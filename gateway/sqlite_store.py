@@ -2,8 +2,9 @@
 
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from cryptometer.errors import ConfigurationError, Reason
 from cryptometer.records import ChainRecord, Genesis, Record
@@ -11,16 +12,19 @@ from cryptometer.state import State
 from gateway.snapshot import decode_state, encode_common, encode_meter
 from gateway.store import (
     EVIDENCE_MAX,
+    EVIDENCE_OF_ONE_MAX,
     BlockRow,
     Changes,
     Contact,
     NewBlock,
     Refusal,
     RefusalCount,
+    StoreFailed,
     Tally,
 )
 from hal.faults import Point, passing
 
+APPLICATION_ID = 0x43727970  # "Cryp": tells our database from any other (PRAGMA application_id)
 SCHEMA_VERSION = 1
 _BUSY_MS = 5_000  # `status` and `backup` read beside the one writer
 
@@ -62,49 +66,40 @@ class SqliteStore:
         """Opens a database that `create_store` made.
 
         Raises:
-            ConfigurationError: there is none, or it is of another version.
+            ConfigurationError: there is none, it is none of ours or of another version, or it
+                cannot be opened.
         """
         if not path.exists():
             raise ConfigurationError(f"there is no store at {path}; run cryptometer-gateway init")
-        mode = "ro" if read_only else "rw"
-        self._connection = sqlite3.connect(
-            f"file:{path}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False
-        )
-        self._connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
-        if not read_only:
-            _make_durable(self._connection)
-        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        if version != SCHEMA_VERSION:
-            raise ConfigurationError(f"{path} is of schema {version}, this is {SCHEMA_VERSION}")
-        self.epoch = int(self._meta("epoch") or b"0")
+        try:
+            self._connection = connect(path, read_only=read_only)
+        except sqlite3.Error as error:
+            raise ConfigurationError(f"cannot open the store {path}: {error}") from None
+        try:
+            self._connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+            _check_format(self._connection, path)
+            if not read_only:
+                _make_durable(self._connection, path)
+            self.epoch = int(self._meta("epoch") or b"0")
+        except sqlite3.Error as error:
+            self._connection.close()
+            raise ConfigurationError(
+                f"cannot read the store {path}: {error}. If it is damaged: cryptometer-gateway"
+                " restore, from a backup"
+            ) from None
+        except ConfigurationError:
+            self._connection.close()
+            raise
 
     def close(self) -> None:
         self._connection.close()
 
     def commit(self, changes: Changes) -> None:
-        with self._transaction():
-            self._add_authority(changes.authority)
-            self._connection.executemany(
-                "INSERT INTO pending VALUES (?, ?, ?, ?)",
-                [(*_place(record), record.identity, record.raw) for record in changes.accepted],
-            )
-            for refusal in changes.refusals:
-                self._refuse(refusal)
-            self._connection.executemany(
-                "INSERT OR REPLACE INTO contacts VALUES (?, ?, ?, ?, ?)",
-                [
-                    (one.meter, one.at_ms, one.step, one.clock_state, one.clock_error_ms)
-                    for one in changes.contacts
-                ],
-            )
-            if changes.block is not None:
-                self._add_block(changes.block)
-            if changes.published is not None:
-                self._connection.execute("DELETE FROM staged WHERE leaf < ?", (changes.published,))
-            self._connection.executemany(
-                "UPDATE blocks SET punctuality_ms = ? WHERE step = ?",
-                [(milliseconds, step) for step, milliseconds in changes.measured],
-            )
+        try:
+            with self._transaction():
+                self._write(changes)
+        except sqlite3.Error as error:
+            raise StoreFailed(f"the store cannot be written: {error}") from error
 
     def state(self) -> State | None:
         genesis = self._meta("genesis")
@@ -173,10 +168,13 @@ class SqliteStore:
         ]
 
     def contacts(self) -> list[Contact]:
-        return [Contact(*row) for row in self._connection.execute("SELECT * FROM contacts")]
+        return [Contact(*row) for row in self._rows("contacts")]
 
     def tallies(self) -> list[Tally]:
-        return [Tally(*row) for row in self._connection.execute("SELECT * FROM tallies")]
+        return [Tally(*row) for row in self._rows("tallies")]
+
+    def _rows(self, table: str) -> Iterator[tuple[Any, ...]]:
+        return self._connection.execute(f"SELECT * FROM {table} ORDER BY meter")  # noqa: S608
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -189,6 +187,37 @@ class SqliteStore:
         passing(Point.STORE_COMMIT)
         self._connection.execute("COMMIT")
         passing(Point.STORE_COMMITTED)
+
+    def _write(self, changes: Changes) -> None:
+        self._add_authority(changes.authority)
+        self._unfile(changes.dropped)
+        self._connection.executemany(
+            "INSERT INTO pending VALUES (?, ?, ?, ?)",
+            [(*_place(record), record.identity, record.raw) for record in changes.accepted],
+        )
+        for refusal in changes.refusals:
+            self._refuse(refusal)
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO contacts VALUES (?, ?, ?, ?, ?)",
+            [
+                (one.meter, one.at_ms, one.step, one.clock_state, one.clock_error_ms)
+                for one in changes.contacts
+            ],
+        )
+        if changes.block is not None:
+            self._add_block(changes.block)
+        if changes.published is not None:
+            self._connection.execute("DELETE FROM staged WHERE leaf < ?", (changes.published,))
+        self._connection.executemany(
+            "UPDATE blocks SET punctuality_ms = ? WHERE step = ?",
+            [(milliseconds, step) for step, milliseconds in changes.measured],
+        )
+
+    def _unfile(self, records: Iterable[Record]) -> None:
+        self._connection.executemany(
+            "DELETE FROM pending WHERE meter = ? AND sequence = ?",
+            [_place(record) for record in records],
+        )
 
     def _meta(self, key: str) -> bytes | None:
         row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
@@ -216,25 +245,27 @@ class SqliteStore:
         )
         if refusal.raw is not None:
             self._connection.execute(
-                "INSERT INTO evidence (meter, reason, detail, at_ms, raw) SELECT ?, ?, ?, ?, ?"
-                " WHERE (SELECT count(*) FROM evidence) < ?",
-                (
-                    refusal.meter,
-                    refusal.reason.value,
-                    refusal.detail,
-                    refusal.at_ms,
-                    refusal.raw,
-                    EVIDENCE_MAX,
-                ),
+                "INSERT INTO evidence (meter, reason, detail, at_ms, raw)"
+                " SELECT :meter, :reason, :detail, :at_ms, :raw"
+                " WHERE (SELECT count(*) FROM evidence) < :most"
+                " AND (SELECT count(*) FROM evidence WHERE meter = :meter) < :most_of_one"
+                " AND NOT EXISTS (SELECT 1 FROM evidence WHERE raw = :raw)",
+                {
+                    "meter": refusal.meter,
+                    "reason": refusal.reason.value,
+                    "detail": refusal.detail,
+                    "at_ms": refusal.at_ms,
+                    "raw": refusal.raw,
+                    "most": EVIDENCE_MAX,
+                    "most_of_one": EVIDENCE_OF_ONE_MAX,
+                },
             )
 
     def _add_block(self, block: NewBlock) -> None:
         row, first = block.row, block.row.first
         numbered = list(enumerate(block.leaves, first))
         chain = [(r, leaf) for leaf, r in numbered if isinstance(r.body, ChainRecord)]
-        places = [_place(record) for record, _ in chain]
-        places += [_place(record) for record in block.dropped]
-        self._connection.executemany("DELETE FROM pending WHERE meter = ? AND sequence = ?", places)
+        self._unfile(record for record, _ in chain)
         self._connection.executemany(
             "INSERT INTO leaves VALUES (?, ?, ?, ?)",
             [(*_place(record), record.identity, leaf) for record, leaf in chain],
@@ -283,12 +314,21 @@ def create_store(path: Path, epoch: int) -> None:
     """
     if path.exists():
         raise ConfigurationError(f"{path} exists, and a store is never overwritten")
-    connection = sqlite3.connect(path, isolation_level=None)
-    path.chmod(0o600)
-    _make_durable(connection)
-    connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-    set_epoch(connection, epoch)
-    connection.close()
+    path.touch(mode=0o600)
+    with closing(connect(path)) as connection:
+        _make_durable(connection, path)
+        connection.executescript(
+            f"BEGIN; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID};"
+            f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        )
+        set_epoch(connection, epoch)
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """A connection to a file that exists; each statement is a transaction of its own."""
+    # As a URI, whatever letters the path has: a "#" or "?" in it is no part of the URI's grammar.
+    uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
 
 
 def set_epoch(connection: sqlite3.Connection, epoch: int) -> None:
@@ -296,9 +336,28 @@ def set_epoch(connection: sqlite3.Connection, epoch: int) -> None:
     connection.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?)", (str(epoch).encode(),))
 
 
-def _make_durable(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
+def _check_format(connection: sqlite3.Connection, path: Path) -> None:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application != APPLICATION_ID:
+        raise ConfigurationError(
+            f"{path} is no store of cryptometer-gateway; move it away, then run"
+            " cryptometer-gateway restore or init in a new folder"
+        )
+    if version != SCHEMA_VERSION:
+        raise ConfigurationError(
+            f"{path} is of format {version}, this program writes format {SCHEMA_VERSION}; run the"
+            f" {'newer' if version > SCHEMA_VERSION else 'older'} cryptometer-gateway that made it"
+        )
+
+
+def _make_durable(connection: sqlite3.Connection, path: Path) -> None:
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     connection.execute("PRAGMA synchronous = FULL")
+    if mode != "wal":
+        raise ConfigurationError(
+            f"{path} cannot have a write-ahead log ({mode}); put the folder on a local disk"
+        )
 
 
 def _block_row(row: tuple[object, ...]) -> BlockRow:

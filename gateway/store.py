@@ -1,4 +1,4 @@
-"""What a gateway keeps, behind one interface that states its guarantees; and its twin in memory.
+"""What a gateway keeps, behind one interface that states its guarantees.
 
 One writer. `commit` takes a whole `Changes` value: after it returns all of it is durable, and
 after a crash either all or none of it is there. A commit that fails ends the program: recovery
@@ -13,7 +13,14 @@ from cryptometer.errors import Reason
 from cryptometer.records import Record
 from cryptometer.state import State
 
-EVIDENCE_MAX = 1_000  # records kept as evidence; enough to show a fork, too few to fill a disk
+# Records kept as evidence: enough to show a fork, too few to fill a disk; and of one meter, so that
+# none crowds out what another has signed.
+EVIDENCE_MAX = 1_000
+EVIDENCE_OF_ONE_MAX = 20
+
+
+class StoreFailed(OSError):  # noqa: N818 - the machine failed; said as every failed write is
+    """A commit failed, and nothing of it is stored. Stop; the next start recovers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +90,14 @@ class NewBlock:
         tallies: of the meters that have records in it.
         state: the community after it.
         meters: names of the meters whose state it changed.
-        leaves: its records, header last, in the ledger's order.
-        dropped: pending records that can no longer become leaves; they are refusals, too.
+        leaves: its records, header last, in the ledger's order. Those of meters leave the pending
+            ones; a block brought forward from the ledger's files holds some that never waited.
     """
 
     row: BlockRow
     state: State
     meters: frozenset[str]
     leaves: tuple[Record, ...]
-    dropped: tuple[Record, ...]
     tallies: tuple[Tally, ...]
 
 
@@ -113,6 +119,7 @@ class Changes:
     Attributes:
         accepted: records that passed the chain verdict, in order of arrival.
         authority: authority records imported.
+        dropped: pending records that can no longer become leaves; they are refusals, too.
         published: size of the tree whose static files are durable: older staged leaves may go.
         measured: punctuality of blocks, by step, in ms.
     """
@@ -121,6 +128,7 @@ class Changes:
     authority: tuple[Record, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     contacts: tuple[Contact, ...] = ()
+    dropped: tuple[Record, ...] = ()
     block: NewBlock | None = None
     published: int | None = None
     measured: tuple[tuple[int, int], ...] = ()
@@ -150,7 +158,12 @@ class Store(Protocol):
         ...
 
     def commit(self, changes: Changes) -> None:
-        """Writes `changes`: durable and whole once it returns."""
+        """Writes `changes`: durable and whole once it returns. `dropped` makes room before
+        `accepted` is filed: a place in a chain is taken once.
+
+        Raises:
+            StoreFailed: nothing of it is stored; the program stops.
+        """
         ...
 
     def state(self) -> State | None:
@@ -194,13 +207,14 @@ class Store(Protocol):
         ...
 
     def evidence(self) -> list[Refusal]:
-        """Refused records that a registered key has signed, oldest first, at most EVIDENCE_MAX."""
+        """Refused records that a registered key has signed, each once, oldest first: at most
+        EVIDENCE_OF_ONE_MAX of a meter, at most EVIDENCE_MAX of all."""
         ...
 
     def contacts(self) -> list[Contact]:
-        """The newest contact with each meter."""
+        """The newest contact with each meter, by meter."""
         ...
 
     def tallies(self) -> list[Tally]:
-        """What all blocks held of each meter."""
+        """What all blocks held of each meter, by meter."""
         ...

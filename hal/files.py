@@ -158,7 +158,8 @@ def sync_folder(path: Path) -> None:
 
 
 class SimulatedDirectory:
-    """A folder in memory that knows what a power cut would leave; the twin of DiskDirectory."""
+    """A folder in memory that knows what a power cut would leave; the twin of DiskDirectory, with
+    the same points to die at."""
 
     def __init__(self, room_bytes: int = 2**30) -> None:
         self._live: dict[str, bytearray] = {}
@@ -176,29 +177,35 @@ class SimulatedDirectory:
         return bytes(self._content(name)[offset:end])
 
     def append(self, name: str, data: bytes) -> None:
+        passing(Point.FILE_APPEND)
         # A real disk takes what it has room for before it says that it is full.
         written = data[: max(0, self.free_bytes())]
         self._live.setdefault(name, bytearray()).extend(written)
         if len(written) < len(data):
             raise _full()
+        passing(Point.FILE_APPENDED)
 
     def sync(self, names: Sequence[str]) -> None:
-        for name in names:
-            self._durable[name] = bytes(self._content(name))
+        self._keep(names)
+        passing(Point.FILE_SYNCED)
 
     def truncate(self, name: str, size: int) -> None:
         del self._content(name)[size:]
-        self.sync([name])
+        self._keep([name])
+        passing(Point.FILE_TRUNCATED)
 
     def put(self, name: str, data: bytes) -> None:
         if len(data) > self.free_bytes():  # the new content stands beside the old for a moment
             raise _full()
+        passing(Point.FILE_PUT_WRITTEN)
         self._live[name] = bytearray(data)
-        self.sync([name])
+        passing(Point.FILE_PUT_RENAMED)
+        self._keep([name])
 
     def remove(self, name: str) -> None:
         self._live.pop(name, None)
         self._durable.pop(name, None)
+        passing(Point.FILE_REMOVED)
 
     def free_bytes(self) -> int:
         return self._room_bytes - sum(map(len, self._live.values()))
@@ -212,6 +219,10 @@ class SimulatedDirectory:
                 survived[name] = bytearray(content[:kept])
         self._live = survived
         self._durable = {name: bytes(content) for name, content in survived.items()}
+
+    def _keep(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._durable[name] = bytes(self._content(name))
 
     def _content(self, name: str) -> bytearray:
         if name not in self._live:

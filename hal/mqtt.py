@@ -194,24 +194,34 @@ class Link:
         client.on_message = on_message
         client.on_log = on_log
         try:
-            client.connect(self._host, self._port, KEEPALIVE_S)
+            self._live(client, generation)
         except (OSError, ValueError) as error:
             self._why = self._unreachable(error)
-            return False
+        finally:
+            # They hold the client and the client holds them: its sockets would stay open.
+            client.on_connect = client.on_disconnect = client.on_message = client.on_log = None
+        if not self._why:
+            self._why = "the connection broke" if accepted.is_set() else self._unanswered()
+        return accepted.is_set()
+
+    def _live(self, client: paho.Client, generation: int) -> None:
+        """Connects, and returns once the connection has ended.
+
+        Raises:
+            OSError: there is no connection.
+        """
+        client.connect(self._host, self._port, KEEPALIVE_S)
         with self._lock:
             # Under the lock: whoever stops us either finds the client, or is found here.
             if self._stop.is_set():
                 _break(client)
-                return False
+                return
             self._client, self._generation = client, generation
         client.loop_start()
         self._gone.wait()
         with self._lock:
             self._client = None
         client.loop_stop()
-        if not self._why:
-            self._why = "the connection broke" if accepted.is_set() else self._unanswered()
-        return accepted.is_set()
 
     def _make_client(self) -> paho.Client:
         client = paho.Client(
@@ -258,8 +268,10 @@ class Link:
 
 def _break(client: paho.Client) -> None:
     """Ends a connection without a farewell; the network thread finds it ended."""
-    with contextlib.suppress(OSError, AttributeError):
-        client.socket().shutdown(socket.SHUT_RDWR)
+    line = client.socket()
+    if isinstance(line, socket.socket):
+        with contextlib.suppress(OSError):
+            line.shutdown(socket.SHUT_RDWR)
 
 
 def _alert(text: str) -> str:

@@ -14,6 +14,7 @@ if [ $# -gt 0 ]; then
 else
     want mosquitto mosquitto
     want openssl openssl
+    want systemd systemd-analyze
 fi
 [ -n "$missing" ] || exit 0
 if ! command -v apt-get >/dev/null 2>&1; then

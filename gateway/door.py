@@ -1,0 +1,105 @@
+"""The gateway's door: the chain verdict on what meters send. Bytes in, values out; it commits
+nothing and sends nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cryptometer.chain import follow, open_record
+from cryptometer.errors import Reason, Rejected
+from cryptometer.records import ChainRecord, Record, Stop
+from cryptometer.state import State
+from gateway.store import Contact, Refusal, Store
+from gateway.waiting import Waiting
+from hal.ports import Message
+
+# What asks for patience, not for help: the device sends again, and goes on.
+_PASSING = frozenset({Reason.GAP, Reason.TOO_MANY})
+
+
+@dataclass(slots=True)
+class Verdicts:
+    """What a round of messages comes to.
+
+    Attributes:
+        answers: meters to acknowledge, with the place where their chain stopped, if it did.
+    """
+
+    accepted: list[Record] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    contacts: dict[str, Contact] = field(default_factory=dict)
+    answers: dict[str, Stop | None] = field(default_factory=dict)
+
+
+class Door:
+    """Judges messages in their order; what it accepts waits from then on."""
+
+    def __init__(self, topic: str, store: Store, waiting: Waiting) -> None:
+        """`topic`: the community's, which every topic here begins with."""
+        self._topic = topic
+        self._store = store
+        self._waiting = waiting
+        self.stops: dict[str, Stop] = {}  # chains that cannot go on, by meter
+
+    def judge(self, state: State, messages: Sequence[Message], now_ms: int) -> Verdicts:
+        """The verdict on each message, against the community's state and what waits."""
+        verdicts = Verdicts()
+        for message in messages:
+            place = message.topic.removeprefix(f"{self._topic}/")
+            _, _, name = place.removesuffix("/record").rpartition("/")
+            if place == f"meter/{name}/record":
+                self._judge(state, name, message.payload, now_ms, verdicts)
+        return verdicts
+
+    def _judge(
+        self, state: State, name: str, raw: bytes, now_ms: int, verdicts: Verdicts
+    ) -> None:
+        known = name if name in state.meters else ""
+        try:
+            record, body, meter = open_record(state, raw)
+        except Rejected as refused:
+            verdicts.refusals.append(Refusal(known, refused.reason, refused.detail, now_ms))
+            return
+        if body.meter != name:
+            detail = f"a record of {body.meter} under the topic of {known or 'no meter'}"
+            verdicts.refusals.append(Refusal(known, Reason.WRONG_ROLE, detail, now_ms))
+            return
+        # From here on a registered key has spoken: it gets an answer, and what it signed against
+        # its own chain is kept as evidence.
+        try:
+            head = follow(meter, self._waiting.head(meter), record, body)
+            self._waiting.check_room(meter, raw, len(state.meters))
+        except Rejected as refused:
+            self._answer_refused(record, body, refused, now_ms, verdicts)
+            return
+        self._waiting.add(record, body, head)
+        self.stops.pop(name, None)
+        verdicts.accepted.append(record)
+        verdicts.answers[name] = None
+        verdicts.contacts[name] = Contact(
+            name, now_ms, body.step, body.clock.state.value, body.clock.error_ms
+        )
+
+    def _answer_refused(
+        self, record: Record, body: ChainRecord, refused: Rejected, now_ms: int, verdicts: Verdicts
+    ) -> None:
+        name = body.meter
+        verdicts.answers.setdefault(name, None)
+        if refused.reason is Reason.REPEAT:
+            if self._identity_at(verdicts, name, body.sequence) == record.identity:
+                return  # stored already; the acknowledgement was lost on its way
+            refused = Rejected(Reason.FORK, f"another record at sequence {body.sequence}")
+        if refused.reason in _PASSING:
+            verdicts.refusals.append(Refusal(name, refused.reason, refused.detail, now_ms))
+            return
+        verdicts.refusals.append(
+            Refusal(name, refused.reason, refused.detail, now_ms, raw=record.raw)
+        )
+        self.stops[name] = verdicts.answers[name] = Stop(body.sequence, refused.reason)
+
+    def _identity_at(self, verdicts: Verdicts, name: str, sequence: int) -> bytes | None:
+        for record in verdicts.accepted:
+            body = record.body
+            if isinstance(body, ChainRecord) and (body.meter, body.sequence) == (name, sequence):
+                return record.identity
+        return self._store.identity_at(name, sequence)

@@ -1,0 +1,75 @@
+"""What the store keeps of a block beside its leaves; the same for a block made and for one brought
+forward from the ledger's files.
+"""
+
+from collections.abc import Sequence
+
+from cryptometer.block import Checked
+from cryptometer.records import ChainRecord, Header, ReAnchor, Record, Registration, Revocation
+from cryptometer.records import Role, StepClose
+from cryptometer.state import State
+from gateway.store import BlockRow, NewBlock, Tally
+
+
+def file_block(before: State, checked: Checked, block: Sequence[Record], signed: str) -> NewBlock:
+    """A block as the store takes it.
+
+    Args:
+        before: the community before it.
+        checked: what `check_block` made of it.
+        block: its leaves, header last.
+        signed: the checkpoint of the tree with it; "" where it is not known any more.
+    """
+    after = checked.state.meters
+    changed = frozenset(name for name in after if after[name] is not before.meters.get(name))
+    row = _block_row(before, checked, signed)
+    return NewBlock(row, checked.state, changed, tuple(block), tally(checked, row.step))
+
+
+def tally(checked: Checked, step: int) -> tuple[Tally, ...]:
+    """What the block of `step` holds of each meter."""
+    found: dict[str, Tally] = {}
+    for verdict in checked.verdicts:
+        body = verdict.record.body
+        if not isinstance(body, ChainRecord):
+            continue
+        before = found.get(body.meter, Tally(body.meter, 0, None, 0, 0))
+        counted = verdict.reason is None
+        closes = isinstance(body, StepClose) and counted
+        first = body.step if closes and before.first_step is None else before.first_step
+        found[body.meter] = Tally(
+            body.meter,
+            before.closes + closes,
+            first,
+            before.late + (body.step < step),
+            before.quarantined + (not counted),
+        )
+    return tuple(found.values())
+
+
+def meter_of(record: Record) -> str:
+    """The meter a record is of or about, "" if none."""
+    match record.body:
+        case Registration(role=Role.METER, name=name) | Revocation(role=Role.METER, name=name):
+            return name
+        case ReAnchor(meter=name) | ChainRecord(meter=name):
+            return name
+        case _:
+            return ""
+
+
+def _block_row(before: State, checked: Checked, signed: str) -> BlockRow:
+    header = checked.header.body
+    assert isinstance(header, Header)  # noqa: S101 - checked by `check_block`
+    return BlockRow(
+        step=header.step,
+        first=before.frontier.size,
+        size=checked.state.frontier.size,
+        sealed_ms=header.sealed_ms,
+        records=header.leaves,
+        late=header.late[0],
+        expected=header.meters[0],
+        heard=header.meters[1],
+        caught_up=header.caught_up,
+        note=signed,
+    )

@@ -1,0 +1,113 @@
+"""Accepted records that wait for their block, and where each meter's chain stands behind them.
+
+In memory only: the store holds the same records, and a start reads them back.
+"""
+
+from collections.abc import Container, Iterable, Iterator
+
+from cryptometer.block import FUTURE_STEPS
+from cryptometer.chain import follow
+from cryptometer.cose import RECORD_MAX
+from cryptometer.errors import Reason, Rejected
+from cryptometer.records import ChainRecord, Record, StepClose
+from cryptometer.state import Head, Meter
+
+# Records that wait for their block live in memory, decoded: some eight times their bytes.
+PENDING_BYTES = 48 * 2**20  # of all meters together; each has an equal share, and none more
+SHARE_MAX = 16 * 2**20
+
+
+class Waiting:
+    """The records of every meter, in the order of its chain."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, list[Record]] = {}
+        self._bytes: dict[str, int] = {}
+        self._heads: dict[str, Head] = {}
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self._records.values()))
+
+    def head(self, meter: Meter) -> Head:
+        """Where the meter's chain stands with all that waits."""
+        return self._heads.get(meter.name, meter.head)
+
+    def check_room(self, meter: Meter, raw: bytes, meters: int) -> None:
+        """Refuses what exceeds the share of one of `meters` meters.
+
+        Raises:
+            Rejected: TOO_MANY; there is room again after the next block.
+        """
+        share = min(SHARE_MAX, max(PENDING_BYTES // meters, RECORD_MAX))
+        if self._bytes.get(meter.name, 0) + len(raw) > share:
+            raise Rejected(Reason.TOO_MANY, f"{share} bytes of {meter.name} wait for a block")
+
+    def add(self, record: Record, body: ChainRecord, head: Head) -> None:
+        """Adds a record that the chain verdict let through; `head` is that behind it."""
+        name = body.meter
+        self._heads[name] = head
+        self._records.setdefault(name, []).append(record)
+        self._bytes[name] = self._bytes.get(name, 0) + len(record.raw)
+
+    def has_closed(self, name: str, step: int) -> bool:
+        """Whether a close of `step` waits, or of a step soon after it: steps only advance. That of
+        the far future says nothing of `step`."""
+        return any(
+            isinstance(record.body, StepClose)
+            and step <= record.body.step <= step + FUTURE_STEPS
+            for record in self._records.get(name, [])
+        )
+
+    def ripe(self, step: int, present: int) -> Iterator[Record]:
+        """What may go into the block of `step`, made in the step `present`.
+
+        A chain waits as a whole behind its first record of a step to come. What lies in the far
+        future is told by the clock and not by `step`: while a gateway catches up, the records of
+        today are no fault of their devices.
+        """
+        for records in self._records.values():
+            for record in records:
+                body = record.body
+                if isinstance(body, ChainRecord) and step < body.step <= present + FUTURE_STEPS:
+                    break
+                yield record
+
+    def outlived(
+        self, meter: Meter, gone: Container[bytes]
+    ) -> list[tuple[Record, Rejected]]:
+        """The meter's records, but those `gone` by identity, that have no place in its chain any
+        more, because the authority has revoked or re-anchored it; and why."""
+        outlived: list[tuple[Record, Rejected]] = []
+        head = meter.head
+        for record in self._records.get(meter.name, []):
+            body = record.body
+            if isinstance(body, ChainRecord) and record.identity not in gone:
+                try:
+                    head = follow(meter, head, record, body)
+                except Rejected as refused:
+                    outlived.append((record, refused))
+        return outlived
+
+    def remove(self, gone: Container[bytes]) -> None:
+        """Lets go of records by identity: they are in a block, or dropped."""
+        for name, records in list(self._records.items()):
+            rest = [record for record in records if record.identity not in gone]
+            if rest:
+                self._records[name] = rest
+                self._bytes[name] = sum(len(record.raw) for record in rest)
+            else:
+                del self._records[name], self._bytes[name]
+
+    def stand(self, meter: Meter) -> None:
+        """Finds the chain's head anew: authority records act, and it may stand elsewhere."""
+        head = meter.head
+        for record in self._records.get(meter.name, []):
+            body = record.body
+            if isinstance(body, ChainRecord):
+                head = follow(meter, head, record, body)
+        self._heads[meter.name] = head
+
+    def __iter__(self) -> Iterator[Record]:
+        records: Iterable[list[Record]] = self._records.values()
+        return (record for one in records for record in one)

@@ -1,0 +1,164 @@
+"""Deterministic CBOR: one encoding of each value, and nothing that records have no use for."""
+
+from typing import Any
+
+import cbor2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryptometer import cbor
+from cryptometer.errors import Reason
+from tests.core.refusing import refusing
+from tests.core.strategies import examples, plain_values, refusal_of, strange_cbor
+
+
+@examples(300)
+@given(plain_values())
+def test_what_is_encoded_decodes_to_the_same(value: Any) -> None:
+    assert cbor.decode(cbor.encode(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "data"),
+    [
+        (0, "00"),
+        (23, "17"),
+        (24, "1818"),
+        (255, "18ff"),
+        (256, "190100"),
+        (2**32, "1b0000000100000000"),
+        (2**64 - 1, "1bffffffffffffffff"),
+        (-1, "20"),
+        (-(2**64), "3bffffffffffffffff"),
+        (b"\x01\x02", "420102"),
+        ("é", "62c3a9"),
+        ([1, [2]], "8201810 2".replace(" ", "")),
+        # RFC 8949 §4.2.1: keys by their encoded bytes, so 10 and 23 before -1 and -24.
+        ({-1: 0, 23: 1, 10: 2, -24: 3}, "a40a0217012000" + "3703"),
+        ({}, "a0"),
+    ],
+)
+def test_a_value_has_its_golden_encoding(value: Any, data: str) -> None:
+    assert cbor.encode(value).hex() == data
+    assert cbor.decode(bytes.fromhex(data)) == value
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        ("1817", "a head longer than it need be"),
+        ("190017", "a head longer than it need be"),
+        ("1a00000017", "a head longer than it need be"),
+        ("1b0000000000000017", "a head longer than it need be"),
+        ("580100", "a byte string with too long a head"),
+        ("a201000000", "keys out of order"),
+        ("a220000a00", "keys out of order"),
+        ("a2010001 00".replace(" ", ""), "a key twice"),
+        ("a201000101", "a key twice, with two values"),
+        ("9f01ff", "an array of indefinite length"),
+        ("bf0100ff", "a map of indefinite length"),
+        ("5f4100ff", "bytes of indefinite length"),
+        ("7f6161ff", "text of indefinite length"),
+        ("0000", "bytes behind the end"),
+        ("c24105", "a small number written as a bignum"),
+    ],
+)
+def test_another_encoding_of_a_plain_value_is_refused(data: str, what: str) -> None:
+    with refusing(Reason.NOT_CANONICAL):
+        cbor.decode(bytes.fromhex(data))
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        ("", "nothing"),
+        ("18", "a head that is cut off"),
+        ("4201", "a byte string that is cut off"),
+        ("82 01".replace(" ", ""), "an array that is cut off"),
+        ("62c328", "text that is no UTF-8"),
+        ("ff", "a break on its own"),
+        ("1c", "a reserved head"),
+        ("f4", "false"),
+        ("f5", "true"),
+        ("f6", "null"),
+        ("f7", "undefined"),
+        ("e0", "a simple value"),
+        ("f97e00", "a half float"),
+        ("f93c00", "a float that is whole"),
+        ("fb3ff0000000000000", "a double float"),
+        ("d28401", "a tag, and cut off"),
+        ("d2820102", "a tag"),
+        ("c11a00000000", "a tagged time"),
+        ("d81d00", "a shared reference"),
+        ("c249010000000000000000", "a number beyond 64 bits"),
+        ("c349010000000000000000", "a number beyond 64 bits below zero"),
+        ("a11818" + "00", "a map key above 23"),
+        ("a13818" + "00", "a map key below -24"),
+        ("a14100" + "00", "a map key of bytes"),
+        ("a1616100", "a map key of text"),
+        ("a1f400", "a map key that is false and so equals 0"),
+    ],
+)
+def test_what_is_no_part_of_the_subset_is_refused(data: str, what: str) -> None:
+    with refusing(Reason.MALFORMED):
+        cbor.decode(bytes.fromhex(data))
+
+
+def nested(depth: int) -> Any:
+    value: Any = 0
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_nesting_has_a_limit() -> None:
+    assert cbor.decode(cbor.encode(nested(cbor.DEPTH_MAX))) == nested(cbor.DEPTH_MAX)
+    with refusing(Reason.MALFORMED, "deeper"):
+        cbor.decode(cbor2.dumps(nested(cbor.DEPTH_MAX + 1)))
+    with refusing(Reason.MALFORMED):
+        cbor.decode(b"\x81" * 100_000 + b"\x00")
+
+
+def test_a_few_bytes_that_stand_for_gigabytes_are_refused_at_once() -> None:
+    """Shared references (tags 28 and 29): each level holds the one below ten times."""
+    data = b"\xd8\x1c\x8a" + b"\x00" * 10
+    for level in range(12):
+        data = b"\xd8\x1c\x8a" + data + (b"\xd8\x1d" + bytes([level % 12])) * 9
+    assert refusal_of(cbor.decode, data) in (Reason.MALFORMED, Reason.NOT_CANONICAL)
+
+
+def test_a_cycle_is_refused() -> None:
+    with refusing(Reason.MALFORMED):
+        cbor.decode(bytes.fromhex("d81c81d81d00"))
+
+
+@pytest.mark.parametrize("value", [1.0, True, None, {1.5: 0}, {24: 0}, {"a": 0}, 2**64, {1}])
+def test_the_encoder_takes_nothing_that_the_decoder_would_refuse(value: Any) -> None:
+    with pytest.raises(TypeError):
+        cbor.encode(value)
+
+
+@examples(500)
+@given(strange_cbor())
+def test_strange_cbor_is_plain_and_canonical_or_refused(data: bytes) -> None:
+    if refusal_of(cbor.decode, data) is None:
+        assert cbor.encode(cbor.decode(data)) == data
+
+
+@examples(500)
+@given(st.binary(max_size=200))
+def test_random_bytes_are_canonical_or_refused(data: bytes) -> None:
+    if refusal_of(cbor.decode, data) is None:
+        assert cbor.encode(cbor.decode(data)) == data
+
+
+@examples(300)
+@given(plain_values(), st.data())
+def test_one_changed_bit_gives_another_value_or_is_refused(value: Any, data: st.DataObject) -> None:
+    raw = cbor.encode(value)
+    bit = data.draw(st.integers(0, len(raw) * 8 - 1))
+    changed = bytearray(raw)
+    changed[bit // 8] ^= 1 << bit % 8
+    if refusal_of(cbor.decode, bytes(changed)) is None:
+        assert cbor.decode(bytes(changed)) != value

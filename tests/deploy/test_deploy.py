@@ -1,0 +1,108 @@
+"""What is installed on boards and servers fits the programs."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from cryptometer.settings import read_settings
+from firmware.config import read_config
+from gateway.folder import initialise, open_folder
+from hal.gpio_line import GpioSettings
+from hal.serial_line import SerialSettings
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+EXPOSURE_MAX = 2.5  # of 10: systemd's own judgement of what a broken-into service could reach
+
+
+def test_there_is_a_unit_for_each_program() -> None:
+    assert [unit.stem for unit in UNITS] == ["cryptometer-firmware", "cryptometer-gateway"]
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_systemd_accepts_the_unit(unit: Path, tmp_path: Path) -> None:
+    # The programs of this environment stand for those below /opt.
+    installed = tmp_path / unit.name
+    here = str(Path(sys.executable).parent)
+    installed.write_text(unit.read_text().replace("/opt/cryptometer/bin", here))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--recursive-errors=no", installed],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_a_service_can_reach_little_beyond_its_own_folder(unit: Path) -> None:
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", unit],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout)
+    assert found is not None, done.stdout + done.stderr
+    assert float(found[1]) <= EXPOSURE_MAX
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_a_unit_restarts_always_but_not_on_a_wrong_configuration(unit: Path) -> None:
+    text = unit.read_text()
+    assert "Restart=always" in text
+    assert re.search(r"^RestartPreventExitStatus=2\b", text, re.MULTILINE)
+    assert re.search(r"^WatchdogSec=\d+$", text, re.MULTILINE)
+
+
+def _examples(text: str) -> list[dict[str, object]]:
+    """The file as it is, and with each commented-out alternative in place of the first table."""
+    plain = tomllib.loads(text)
+    blocks = re.split(r"\n\s*\n", text)
+    uncommented = [
+        "\n".join(line.removeprefix("# ") for line in block.splitlines() if "=" in line)
+        for block in blocks
+        if block.lstrip().startswith("# driver") or block.lstrip().startswith("# A ")
+    ]
+    return [plain, *(tomllib.loads(one) for one in uncommented)]
+
+
+def test_every_line_of_the_example_configuration_is_valid() -> None:
+    text = (DEPLOY / "examples" / "meter.toml").read_text()
+    config = read_config(tomllib.loads(text))
+    settings = dict(config.source)
+    assert settings.pop("driver") == "serial"
+    read_settings(SerialSettings, settings, "[source]")
+    alternatives = [one for one in _examples(text)[1:] if "driver" in one]
+    assert [one.pop("driver") for one in alternatives] == ["serial", "gpio"]
+    read_settings(SerialSettings, alternatives[0], "[source]")
+    read_settings(GpioSettings, alternatives[1], "[source]")
+    # The optional tables, with all their settings in.
+    tables = text[text.index("# [batch]") :]
+    given = tomllib.loads(re.sub(r"^# ", "", tables, flags=re.MULTILINE))
+    full = read_config({"source": {"driver": "sim"}, **given})
+    # They show the defaults.
+    assert full == read_config({"source": {"driver": "sim"}})
+
+
+def test_the_configuration_a_new_gateway_gets_is_valid(tmp_path: Path) -> None:
+    initialise(tmp_path / "gateway")
+    text = (tmp_path / "gateway" / "gateway.toml").read_text()
+    given = re.sub(r"^# (?=\[|\w+ = )", "", text, flags=re.MULTILINE)
+    assert given != text
+    (tmp_path / "gateway" / "gateway.toml").write_text(given)
+    assert open_folder(tmp_path / "gateway").config.ledger == "ledger"
+
+
+def test_the_installer_says_how_it_is_used() -> None:
+    done = subprocess.run(
+        ["sh", DEPLOY / "install.sh"], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.returncode == 2
+    assert "meter|gateway" in done.stderr
