@@ -15,13 +15,13 @@ from cryptometer import records
 from cryptometer.block import check_block
 from cryptometer.community import Community
 from cryptometer.errors import ConfigurationError, Reason, Rejected
-from cryptometer.records import AuthorityRecord, Genesis, Header, Record
+from cryptometer.records import AuthorityRecord, Header, Record
 from cryptometer.tiles import TILE_WIDTH, read_entries, tiles_of
+from gateway.filing import file_block
 from gateway.folder import Folder, open_folder, read_community
 from gateway.ledger import Ledger
-from gateway.node import block_row, tally
 from gateway.sqlite_store import SqliteStore, set_epoch
-from gateway.store import Changes, NewBlock
+from gateway.store import Changes
 from hal.files import DiskTree, put_file, write_file
 
 _STATE_FILES = (
@@ -132,20 +132,11 @@ def roll_forward(store: SqliteStore, ledger: Ledger, community: Community) -> in
             fresh = tuple(
                 one
                 for one in block
-                if isinstance(one.body, AuthorityRecord | Genesis)
-                and getattr(one.body, "sequence", 0) >= known
+                if isinstance(one.body, AuthorityRecord) and one.body.sequence >= known
             )
             # Only the newest block's signed checkpoint is known; the others' were replaced by it.
             newest = checked.state.checkpoint == checkpoint
-            row = block_row(state, checked, record.body, signed.decode() if newest else "")
-            new = NewBlock(
-                row,
-                checked.state,
-                frozenset(checked.state.meters),
-                tuple(block),
-                (),
-                tally(checked, row.step),
-            )
+            new = file_block(state, checked, block, signed.decode() if newest else "")
             size = checked.state.frontier.size
             store.commit(Changes(authority=fresh, block=new, published=size))
             state, block, blocks = checked.state, [], blocks + 1

@@ -51,9 +51,7 @@ class Door:
                 self._judge(state, name, message.payload, now_ms, verdicts)
         return verdicts
 
-    def _judge(
-        self, state: State, name: str, raw: bytes, now_ms: int, verdicts: Verdicts
-    ) -> None:
+    def _judge(self, state: State, name: str, raw: bytes, now_ms: int, verdicts: Verdicts) -> None:
         known = name if name in state.meters else ""
         try:
             record, body, meter = open_record(state, raw)

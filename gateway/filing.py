@@ -5,8 +5,16 @@ forward from the ledger's files.
 from collections.abc import Sequence
 
 from cryptometer.block import Checked
-from cryptometer.records import ChainRecord, Header, ReAnchor, Record, Registration, Revocation
-from cryptometer.records import Role, StepClose
+from cryptometer.records import (
+    ChainRecord,
+    Header,
+    ReAnchor,
+    Record,
+    Registration,
+    Revocation,
+    Role,
+    StepClose,
+)
 from cryptometer.state import State
 from gateway.store import BlockRow, NewBlock, Tally
 

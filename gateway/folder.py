@@ -3,6 +3,7 @@
 import platform
 import time
 import tomllib
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from cryptometer.community import Community, trust
 from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.records import Bundle, EnrolmentRequest, Record, Role
 from gateway.config import Config, read_config
+from gateway.node import whole_chain
 from gateway.sqlite_store import SqliteStore, create_store
 from hal.broker import install_broker
 from hal.files import put_file
@@ -32,6 +34,7 @@ class Folder:
     """Where everything of one gateway lies."""
 
     path: Path
+    file: Path  # gateway.toml, by whatever name
     config: Config
 
     @property
@@ -85,7 +88,7 @@ def open_folder(config: Path) -> Folder:
     """
     path = config / "gateway.toml" if config.is_dir() else config
     try:
-        return Folder(path.parent, read_config(tomllib.loads(path.read_text())))
+        return Folder(path.parent, path, read_config(tomllib.loads(path.read_text())))
     except OSError as error:
         raise ConfigurationError(
             f"cannot read {path}: {error.strerror}; run cryptometer-gateway init {path.parent}"
@@ -138,7 +141,8 @@ def import_file(folder: Folder, source: Path) -> str:
     if not raws:
         raise Rejected(Reason.MALFORMED, f"{source} holds no authority records")
     community = trust(raws[0], raws[1:])
-    known = folder.open_store(read_only=True).authority()
+    with closing(folder.open_store(read_only=True)) as store:
+        known = store.authority()
     if known and records.decode(known[0]).identity != community.id:
         raise Rejected(Reason.OTHER_COMMUNITY, f"{source} is of another community")
     if bundle is not None:
@@ -148,6 +152,8 @@ def import_file(folder: Folder, source: Path) -> str:
         install_broker(folder.broker, bundle.broker)
         put_file(folder.bundle, data)
         return f"enrolled as gateway of {community.parameters.name} ({community.id.hex()})"
+    # A part of the chain can neither found the store nor follow what it holds.
+    whole_chain(raws)
     folder.imports.mkdir(mode=0o700, exist_ok=True)
     newest = records.decode(raws[-1]).identity.hex()[:16]
     put_file(folder.imports / f"{len(raws):08d}-{newest}.records", data)

@@ -3,7 +3,9 @@
 import argparse
 import json
 import os
+import sqlite3
 import sys
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,7 +34,7 @@ def main() -> int:
     except Behind as error:
         print(f"cryptometer-gateway: {error}", file=sys.stderr)
         return EXIT_BEHIND
-    except OSError as error:
+    except (OSError, sqlite3.Error) as error:
         # A failed write or commit ends the program cleanly; the next start recovers.
         print(f"cryptometer-gateway: stopping: {error}", file=sys.stderr)
         return EXIT_FAILED
@@ -109,11 +111,13 @@ def _run(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     from gateway.report import describe, make_report  # noqa: PLC0415
 
-    store = _folder(arguments).open_store(read_only=True)
-    state = store.state()
-    if state is None:
-        raise ConfigurationError("nothing was imported yet")
-    report = make_report(store, state)
+    with closing(_folder(arguments).open_store(read_only=True)) as store:
+        state = store.state()
+        if state is None:
+            raise ConfigurationError(
+                "nothing was imported yet: cryptometer-gateway import, then run"
+            )
+        report = make_report(store, state)
     return _print(json.dumps(asdict(report)) if arguments.json else "\n".join(describe(report)))
 
 
@@ -122,9 +126,9 @@ def _prove(arguments: argparse.Namespace) -> int:
     from gateway.prove import prove  # noqa: PLC0415
 
     folder = _folder(arguments)
-    store = folder.open_store(read_only=True)
-    community = read_community(store)
-    text = prove(arguments.what, store, Ledger(DiskTree(folder.ledger)), community)
+    with closing(folder.open_store(read_only=True)) as store:
+        community = read_community(store)
+        text = prove(arguments.what, store, Ledger(DiskTree(folder.ledger)), community)
     put_file(arguments.out, text.encode(), mode=0o644)
     return _print(f"{arguments.out}: check it with cryptometer verify")
 

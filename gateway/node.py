@@ -4,86 +4,52 @@ Store, then send: an acknowledgement leaves only after the commit that holds wha
 a checkpoint only after the commit of its block. The shell performs effects in their order.
 """
 
-import contextlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, replace
 
 from cryptometer import cbor, note, records
-from cryptometer.block import Checked, Slot, check_block, due, propose
+from cryptometer.block import Slot, check_block, due, propose
 from cryptometer.chain import follow, open_record
 from cryptometer.community import Community, trust
-from cryptometer.cose import RECORD_MAX
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import Signer
 from cryptometer.records import (
     NAME,
     Acknowledgement,
-    AuthorityRecord,
-    ChainRecord,
+    Checkpoint,
     ClockReading,
-    Header,
-    ReAnchor,
     Record,
     Registration,
-    Revocation,
     Role,
     StepClose,
     Stop,
 )
-from cryptometer.state import Head, Meter, State, found, govern
+from cryptometer.state import Meter, State, found, govern
 from cryptometer.steps import NS_PER_MS, ClockState, Instant, step_of, step_start_ms
+from gateway.door import Door
+from gateway.effects import Confirm, Effect, Publish, Say, Sealed
+from gateway.filing import file_block, meter_of
 from gateway.ledger import Ledger
-from gateway.store import BlockRow, Changes, Contact, NewBlock, Refusal, Store, Tally
+from gateway.store import Changes, Refusal, Store
+from gateway.waiting import Waiting
 from hal.ports import Message
 
-# Records that wait for their block live in memory, decoded: some eight times their bytes.
-PENDING_BYTES = 48 * 2**20  # of all meters together; each has an equal share, and none more
-SHARE_MAX = 16 * 2**20
-# What asks for patience, not for help: the device sends again, and goes on.
-_PASSING = frozenset({Reason.GAP, Reason.TOO_MANY})
+__all__ = [
+    "Behind",
+    "Confirm",
+    "Effect",
+    "Node",
+    "Policy",
+    "Publish",
+    "Say",
+    "Sealed",
+    "found_store",
+    "gateway_name",
+]
 
 
 class Behind(Exception):  # noqa: N818 - a state of the world, not a fault in the code
     """There is a newer ledger than ours; going on would fork it. The message says what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Publish:
-    """Send a message to the broker."""
-
-    topic: str
-    payload: bytes
-    retain: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Confirm:
-    """Tell the broker that a message is done with."""
-
-    token: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Sealed:
-    """A block was committed and its files are published; the shell calls `Node.published`.
-
-    Attributes:
-        since_ms: the later of the step's end and the last close received, UTC ms.
-    """
-
-    row: BlockRow
-    since_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Say:
-    """Tell the operator; said once for each cause."""
-
-    text: str
-
-
-Effect: TypeAlias = Publish | Confirm | Sealed | Say
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +66,6 @@ class Policy:
     name: str
     accept_unsynchronised: bool = False
     settle_ms: int = 1_000
-
-
-class _Round:
-    """What one call of `receive` gathers before its commit."""
-
-    def __init__(self) -> None:
-        self.accepted: list[Record] = []
-        self.refusals: list[Refusal] = []
-        self.contacts: dict[str, Contact] = {}
-        self.answer: dict[str, Stop | None] = {}  # meters to acknowledge
 
 
 class Node:
@@ -136,12 +92,9 @@ class Node:
         )
         self._verifier = note.Verifier(self._community.origin, signer.public)
         self._topic = f"cryptometer/1/{state.community.hex()}"
-        self._pending: dict[str, list[Record]] = {}
-        self._bytes: dict[str, int] = {}
-        self._heads: dict[str, Head] = {}
-        self._closes: dict[str, int] = {}  # newest step closed, by meter, pending ones included
+        self._waiting = Waiting()
+        self._door = Door(self._topic, store, self._waiting)
         self._last_close_ms = 0
-        self._stops: dict[str, Stop] = {}
         self._measured: list[tuple[int, int]] = []
         self._published: int | None = None
         self._said: set[tuple[str, Reason]] = set()
@@ -149,7 +102,7 @@ class Node:
         self._may_seal_ms: int | None = None
         self._missed_step = 0
         self._told: dict[str, list[bytes]] = {}  # each meter's authority records that act
-        self._tell_from(0)
+        self._note_acting(self._acting(0, state))
         self._recover()
 
     @property
@@ -160,40 +113,57 @@ class Node:
     @property
     def pending_count(self) -> int:
         """Records accepted that no block holds yet."""
-        return sum(map(len, self._pending.values()))
+        return self._waiting.count
 
     # --- Recovery --------------------------------------------------------------------------------
 
     def _recover(self) -> None:
         self._check_own_ledger()
+        outlived: list[tuple[Record, Rejected]] = []
         for raw in self._store.pending():
             # The disk may have changed what we stored: it is judged as if it came just now.
             record, body, meter = open_record(self._state, raw)
-            head = self._head(meter)
-            with contextlib.suppress(Rejected):  # revoked meanwhile: the next block drops it
-                head = follow(meter, head, record, body)
-            self._take_in(record, body, head)
+            try:
+                head = follow(meter, self._waiting.head(meter), record, body)
+            except Rejected as refused:
+                # Blocks brought forward by a restore have revoked or re-anchored its chain.
+                outlived.append((record, refused))
+                continue
+            self._waiting.add(record, body, head)
+        newest = self._store.blocks(1)
+        self._commit(_drop(outlived, newest[0].sealed_ms if newest else 0))
 
     def _check_own_ledger(self) -> None:
-        published = self._ledger.checkpoint()
-        size = 0
-        if published is not None:
-            size = note.open_checkpoint(published, self._verifier).size
-        if size > self._state.frontier.size:
+        ours = self._state.checkpoint
+        signed = self._ledger.checkpoint()
+        published = Checkpoint(0, b"")
+        if signed is not None:
+            try:
+                published = self._community.open_checkpoint(signed)
+            except Rejected as refused:
+                raise Rejected(
+                    refused.reason, f"the ledger's checkpoint file: {refused.detail}"
+                ) from None
+        if published.size > ours.size:
             raise Behind(
-                f"the ledger's files hold {size} leaves, the store {self._state.frontier.size}."
+                f"the ledger's files hold {published.size} leaves, the store {ours.size}."
                 " Restore a newer backup: cryptometer-gateway restore"
             )
+        if published.size == ours.size and signed is not None and published != ours:
+            raise Behind(
+                f"the ledger's files hold {ours.size} leaves that are not those of the store."
+                " Restore both from one backup: cryptometer-gateway restore"
+            )
         newest = self._store.blocks(1)
-        if size < self._state.frontier.size and newest:
-            staged = [raw for leaf, raw in self._store.staged() if leaf >= size]
-            if size + len(staged) != self._state.frontier.size:
+        if published.size < ours.size and newest:
+            staged = [raw for leaf, raw in self._store.staged() if leaf >= published.size]
+            if published.size + len(staged) != ours.size:
                 raise Behind(
-                    f"the ledger's files hold {size} leaves, the store has let go of those up to"
-                    f" {self._state.frontier.size - len(staged)}. Restore the files from a backup"
+                    f"the ledger's files hold {published.size} leaves, the store has let go of"
+                    f" those up to {ours.size - len(staged)}. Restore the files from a backup"
                 )
-            self._ledger.publish(size, staged, newest[0].note)
-        self._published = self._state.frontier.size
+            self._ledger.publish(published.size, staged, newest[0].note)
+        self._published = ours.size
 
     # --- What comes in ---------------------------------------------------------------------------
 
@@ -207,7 +177,7 @@ class Node:
             effects.append(Publish(f"{self._topic}/checkpoint", newest[0].note.encode()))
         for meter in self._state.meters.values():
             effects.append(self._tell_registration(meter.name))
-            effects.append(self._acknowledge(meter, self._stops.get(meter.name)))
+            effects.append(self._acknowledge(meter, self._door.stops.get(meter.name)))
         return effects
 
     def receive(self, messages: Sequence[Message], now: Instant) -> list[Effect]:
@@ -217,24 +187,28 @@ class Node:
             Behind: the broker keeps a checkpoint of ours that is newer than our store.
         """
         now_ms = now.utc_ns // NS_PER_MS
-        gathered = _Round()
         for message in messages:
-            self._judge(message, now_ms, gathered)
+            if message.topic == f"{self._topic}/checkpoint":
+                self._check_retained(message.payload)
+        verdicts = self._door.judge(self._state, messages, now_ms)
         self._commit(
             Changes(
-                accepted=tuple(gathered.accepted),
-                refusals=tuple(gathered.refusals),
-                contacts=tuple(gathered.contacts.values()),
+                accepted=tuple(verdicts.accepted),
+                refusals=tuple(verdicts.refusals),
+                contacts=tuple(verdicts.contacts.values()),
             )
         )
+        for record in verdicts.accepted:
+            if isinstance(record.body, StepClose) and record.body.step == self._state.step + 1:
+                self._last_close_ms = now_ms
         # Stored before it is acknowledged: the word is the device's leave to forget.
         effects: list[Effect] = [
             self._acknowledge(self._state.meters[name], stop)
-            for name, stop in gathered.answer.items()
+            for name, stop in verdicts.answers.items()
         ]
         # Confirmed whatever the verdict: a bad message must not come again before a good one.
         effects += [Confirm(message.token) for message in messages]
-        return effects + self._say_refusals(gathered.refusals)
+        return effects + self._say_refusals(verdicts.refusals)
 
     def take_authority(self, raws: Iterable[bytes]) -> int:
         """Takes in authority records, the whole chain or its newest part; returns how many are
@@ -257,84 +231,6 @@ class Node:
         self._authority += added
         return len(added)
 
-    def _judge(self, message: Message, now_ms: int, gathered: _Round) -> None:
-        place = message.topic.removeprefix(f"{self._topic}/")
-        if place == "checkpoint":
-            self._check_retained(message.payload)
-            return
-        _, _, name = place.removesuffix("/record").rpartition("/")
-        if place != f"meter/{name}/record":
-            return
-        meter = self._state.meters.get(name)
-        known = "" if meter is None else name
-        raw = message.payload
-        try:
-            record, body, meter = open_record(self._state, raw)
-        except Rejected as refused:
-            gathered.refusals.append(Refusal(known, refused.reason, refused.detail, now_ms))
-            return
-        if body.meter != name:
-            detail = f"a record of {body.meter} under the topic of {known or 'no meter'}"
-            gathered.refusals.append(Refusal(known, Reason.WRONG_ROLE, detail, now_ms))
-            return
-        # From here on a registered key has spoken: it gets an answer, and what it signed against
-        # its own chain is kept as evidence.
-        head = self._head(meter)
-        try:
-            head = follow(meter, head, record, body)
-            self._check_room(meter, raw)
-        except Rejected as refused:
-            self._answer_refused(record, body, refused, now_ms, gathered)
-            return
-        self._take_in(record, body, head)
-        self._stops.pop(name, None)
-        gathered.accepted.append(record)
-        gathered.answer[name] = None
-        gathered.contacts[name] = Contact(
-            name, now_ms, body.step, body.clock.state.value, body.clock.error_ms
-        )
-        if isinstance(body, StepClose) and body.step == self._state.step + 1:
-            self._last_close_ms = now_ms
-
-    def _answer_refused(
-        self, record: Record, body: ChainRecord, refused: Rejected, now_ms: int, gathered: _Round
-    ) -> None:
-        name = body.meter
-        gathered.answer.setdefault(name, None)
-        if refused.reason is Reason.REPEAT:
-            if self._identity_at(gathered, name, body.sequence) == record.identity:
-                return  # stored already; the acknowledgement was lost on its way
-            refused = Rejected(Reason.FORK, f"another record at sequence {body.sequence}")
-        if refused.reason in _PASSING:
-            gathered.refusals.append(Refusal(name, refused.reason, refused.detail, now_ms))
-            return
-        gathered.refusals.append(
-            Refusal(name, refused.reason, refused.detail, now_ms, raw=record.raw)
-        )
-        self._stops[name] = gathered.answer[name] = Stop(body.sequence, refused.reason)
-
-    def _say_refusals(self, refusals: list[Refusal]) -> list[Effect]:
-        effects: list[Effect] = []
-        for refusal in refusals:
-            cause = (refusal.meter, refusal.reason)
-            if cause not in self._said:
-                self._said.add(cause)
-                who = refusal.meter or "someone unregistered"
-                effects.append(Say(f"refused from {who}: {refusal.reason}: {refusal.detail}"))
-        return effects
-
-    def _identity_at(self, gathered: _Round, name: str, sequence: int) -> bytes | None:
-        for record in gathered.accepted:
-            body = record.body
-            if isinstance(body, ChainRecord) and (body.meter, body.sequence) == (name, sequence):
-                return record.identity
-        return self._store.identity_at(name, sequence)
-
-    def _check_room(self, meter: Meter, raw: bytes) -> None:
-        share = min(SHARE_MAX, max(PENDING_BYTES // len(self._state.meters), RECORD_MAX))
-        if self._bytes.get(meter.name, 0) + len(raw) > share:
-            raise Rejected(Reason.TOO_MANY, f"{share} bytes of {meter.name} wait for a block")
-
     def _check_retained(self, signed: bytes) -> None:
         try:
             checkpoint = note.open_checkpoint(signed, self._verifier)
@@ -347,22 +243,22 @@ class Node:
                 f" {ours.size}. Restore a newer backup: cryptometer-gateway restore"
             )
 
-    def _take_in(self, record: Record, body: ChainRecord, head: Head) -> None:
-        name = body.meter
-        self._heads[name] = head
-        self._pending.setdefault(name, []).append(record)
-        self._bytes[name] = self._bytes.get(name, 0) + len(record.raw)
-        if isinstance(body, StepClose):
-            self._closes[name] = max(body.step, self._closes.get(name, 0))
-
-    def _head(self, meter: Meter) -> Head:
-        return self._heads.get(meter.name, meter.head)
+    def _say_refusals(self, refusals: list[Refusal]) -> list[Effect]:
+        effects: list[Effect] = []
+        for refusal in refusals:
+            cause = (refusal.meter, refusal.reason)
+            if cause not in self._said:
+                self._said.add(cause)
+                who = refusal.meter or "someone unregistered"
+                effects.append(Say(f"refused from {who}: {refusal.reason}: {refusal.detail}"))
+        return effects
 
     # --- Blocks ----------------------------------------------------------------------------------
 
-    def next_due_ms(self) -> int | None:
-        """The UTC moment, ms, by which `tick` should be called again if nothing is heard."""
-        if self._may_seal_ms is None:
+    def next_due_ms(self, now: Instant) -> int | None:
+        """The UTC moment, ms, by which `tick` should be called again if nothing is heard; None
+        while no block can be sealed."""
+        if self._may_seal_ms is None or self.why_not(now) is not None:
             return None
         end_ms = step_start_ms(self._state.step + 2, self._state.genesis.step_s)
         wait_ms = 0 if self._is_heard() else self._state.genesis.grace_ms
@@ -381,10 +277,8 @@ class Node:
 
     def tick(self, now: Instant) -> list[Effect]:
         """Seals the next block if it is time for it; call again while it returns something."""
-        if self.why_not(now) is not None:
-            return []
         self._begin_sealing(now)
-        due_ms = self.next_due_ms()
+        due_ms = self.next_due_ms(now)
         now_ms = now.utc_ns // NS_PER_MS
         if due_ms is None or now_ms < due_ms:
             return []
@@ -410,99 +304,70 @@ class Node:
     def _is_heard(self) -> bool:
         step = self._state.step + 1
         return all(
-            self._closes.get(meter.name, 0) >= step
+            self._waiting.has_closed(meter.name, step)
             for meter in self._state.meters.values()
             if meter.expected_at(step)
         )
 
     def _seal(self, step: int, now: Instant, now_ms: int) -> list[Effect]:
-        state = self._state
-        caught_up = step <= self._missed_step
+        before = self._state
         reading = ClockReading(now.source, now.state, -(-now.error_ns // NS_PER_MS))
-        slot = Slot(step, now_ms, reading, caught_up)
-        leaves, dropped = due(state, step, self._all_pending())
-        header = records.seal(propose(state, leaves, slot), state.community, self._signer)
+        slot = Slot(step, now_ms, reading, caught_up=step <= self._missed_step)
+        ripe = self._waiting.ripe(step, step_of(now_ms, before.genesis.step_s))
+        leaves, dropped = due(before, step, [*self._authority[before.authority.sequence :], *ripe])
+        header = records.seal(propose(before, leaves, slot), before.community, self._signer)
         block = [*leaves, header]
-        verified = {record.identity for record in leaves}
-        checked = check_block(state, block, verified=verified)
-        checkpoint = checked.state.checkpoint
-        signed = note.sign_checkpoint(checkpoint, self._community.origin, self._signer)
-        row = block_row(state, checked, header.body, signed)
-        after = checked.state.meters
-        changed = frozenset(name for name in after if after[name] is not state.meters.get(name))
-        gone = tuple(record for record, _ in dropped)
-        refusals = tuple(
-            Refusal(_meter_of(record), refused.reason, refused.detail, now_ms, record.raw)
-            for record, refused in dropped
+        checked = check_block(before, block, verified={record.identity for record in leaves})
+        signed = note.sign_checkpoint(
+            checked.state.checkpoint, self._community.origin, self._signer
         )
-        tallies = tally(checked, step)
-        new = NewBlock(row, checked.state, changed, tuple(block), gone, tallies)
-        self._commit(Changes(block=new, refusals=refusals))
+        gone = {record.identity for record in block} | {record.identity for record, _ in dropped}
+        acting = self._acting(before.authority.sequence, checked.state)
+        names = dict.fromkeys(map(meter_of, acting))
+        governed = [checked.state.meters[name] for name in names if name in checked.state.meters]
+        # What a chain has no place for goes in the same commit: the place may be taken anew.
+        for meter in governed:
+            dropped += self._waiting.outlived(meter, gone)
+        changes = _drop(dropped, now_ms)
+        new = file_block(before, checked, block, signed)
+        self._commit(replace(changes, block=new))
         # Committed before published: a crash here is mended by `_check_own_ledger`.
-        self._ledger.publish(state.frontier.size, [record.raw for record in block], signed)
-        self._published = checkpoint.size
-        since_ms = max(step_start_ms(step + 1, state.genesis.step_s), self._last_close_ms)
+        self._ledger.publish(before.frontier.size, [record.raw for record in block], signed)
+        self._published = checked.state.frontier.size
+        since_ms = max(step_start_ms(step + 1, before.genesis.step_s), self._last_close_ms)
         self._last_close_ms = 0
-        self._adopt(checked.state, block, gone)
-        return [
-            Publish(f"{self._topic}/checkpoint", signed.encode()),
-            Sealed(row, since_ms),
-            *self._tell_governed(self._tell_from(state.authority.sequence)),
-        ]
+        self._state = checked.state
+        self._waiting.remove(gone | {record.identity for record, _ in dropped})
+        self._note_acting(acting)
+        effects: list[Effect] = [Publish(f"{self._topic}/checkpoint", signed.encode())]
+        effects.append(Sealed(new.row, since_ms))
+        for meter in governed:
+            effects += self._tell_governed(meter)
+        return effects + self._say_refusals(list(changes.refusals))
 
-    def _all_pending(self) -> Iterable[Record]:
-        yield from self._authority[self._state.authority.sequence :]
-        for pending in self._pending.values():
-            yield from pending
+    # --- What is sent ----------------------------------------------------------------------------
 
-    def _adopt(self, state: State, block: Iterable[Record], dropped: Iterable[Record]) -> None:
-        self._state = state
-        gone = {record.identity for record in block}
-        gone |= {record.identity for record in dropped}
-        for name, pending in list(self._pending.items()):
-            rest = [record for record in pending if record.identity not in gone]
-            self._pending[name] = rest
-            self._bytes[name] = sum(len(record.raw) for record in rest)
-            if not rest:
-                del self._pending[name], self._bytes[name]
+    def _acting(self, begin: int, after: State) -> list[Record]:
+        """The authority records that act in the state `after`, from sequence `begin` on."""
+        return self._authority[begin : after.authority.sequence]
 
-    def _tell_from(self, sequence: int) -> list[str]:
-        """Notes the authority records that act now, from `sequence` on; the meters they concern."""
-        acting = self._authority[sequence : self._state.authority.sequence]
-        concerned: dict[str, None] = {}
+    def _note_acting(self, acting: Iterable[Record]) -> None:
         for record in acting:
-            if isinstance(record.body, AuthorityRecord) and (name := _meter_of(record)):
+            if name := meter_of(record):
                 self._told.setdefault(name, []).append(record.raw)
-                concerned[name] = None
-        return list(concerned)
 
-    def _tell_governed(self, names: list[str]) -> list[Effect]:
-        """Once authority records act, chains may stand elsewhere, and their meters are told."""
-        effects: list[Effect] = []
-        for name in names:
-            meter = self._state.meters.get(name)
-            if meter is None:
-                continue
-            self._stops.pop(name, None)
-            head = meter.head
-            for record in self._pending.get(name, []):
-                body = record.body
-                try:
-                    if isinstance(body, ChainRecord):
-                        head = follow(meter, head, record, body)
-                except Rejected:
-                    break  # the next block drops it
-            self._heads[name] = head
-            effects.append(self._tell_registration(name))
-            effects.append(self._acknowledge(meter, None))
-        return effects
+    def _tell_governed(self, meter: Meter) -> list[Effect]:
+        """Authority records act on a meter: its chain may stand elsewhere, and it is told."""
+        self._door.stops.pop(meter.name, None)
+        self._waiting.stand(meter)
+        return [self._tell_registration(meter.name), self._acknowledge(meter, None)]
 
     def _tell_registration(self, name: str) -> Publish:
         topic = f"{self._topic}/meter/{name}/registration"
         return Publish(topic, cbor.encode(self._told.get(name, [])))
 
     def _acknowledge(self, meter: Meter, stop: Stop | None) -> Publish:
-        head = self._head(meter)
+        head = self._waiting.head(meter)
         word = Acknowledgement(
             meter.name, self._store.epoch, head.sequence, head.previous, head.register or 0, stop
         )
@@ -513,18 +378,22 @@ class Node:
         """One durable step; what waited to be noted goes with it."""
         if changes.is_empty:
             return
-        full = Changes(
-            changes.accepted,
-            changes.authority,
-            changes.refusals,
-            changes.contacts,
-            changes.block,
-            self._published,
-            tuple(self._measured),
+        self._store.commit(
+            replace(changes, published=self._published, measured=tuple(self._measured))
         )
-        self._store.commit(full)
         self._published = None
         self._measured = []
+
+
+def _drop(outlived: Iterable[tuple[Record, Rejected]], at_ms: int) -> Changes:
+    """Lets go of pending records that can no longer become leaves; they are kept as evidence."""
+    return Changes(
+        dropped=tuple(record for record, _ in outlived),
+        refusals=tuple(
+            Refusal(meter_of(record), refused.reason, refused.detail, at_ms, record.raw)
+            for record, refused in outlived
+        ),
+    )
 
 
 def found_store(store: Store, raws: Sequence[bytes]) -> None:
@@ -534,13 +403,22 @@ def found_store(store: Store, raws: Sequence[bytes]) -> None:
     Raises:
         Rejected: they are not a whole chain.
     """
-    founding = [records.decode(raw) for raw in raws]
-    if not founding:
+    store.commit(Changes(authority=tuple(whole_chain(raws))))
+
+
+def whole_chain(raws: Sequence[bytes]) -> list[Record]:
+    """An authority's chain, from its genesis on.
+
+    Raises:
+        Rejected: it is not one, or not whole.
+    """
+    chain = [records.decode(raw) for raw in raws]
+    if not chain:
         raise Rejected(Reason.MALFORMED, "no authority records")
-    state = found(founding[0])
-    for record in founding:
+    state = found(chain[0])
+    for record in chain:
         state = govern(state, record)
-    store.commit(Changes(authority=tuple(founding)))
+    return chain
 
 
 def gateway_name(community: Community, signer: Signer) -> str | None:
@@ -550,52 +428,3 @@ def gateway_name(community: Community, signer: Signer) -> str | None:
             case Registration(role=Role.GATEWAY, key=key, name=name) if key == signer.public:
                 return NAME.decode(name)
     return None
-
-
-def tally(checked: Checked, step: int) -> tuple[Tally, ...]:
-    """What the block of `step` holds of each meter."""
-    found: dict[str, Tally] = {}
-    for verdict in checked.verdicts:
-        body = verdict.record.body
-        if not isinstance(body, ChainRecord):
-            continue
-        before = found.get(body.meter, Tally(body.meter, 0, None, 0, 0))
-        counted = verdict.reason is None
-        closes = isinstance(body, StepClose) and counted
-        first = body.step if closes and before.first_step is None else before.first_step
-        found[body.meter] = Tally(
-            body.meter,
-            before.closes + closes,
-            first,
-            before.late + (body.step < step),
-            before.quarantined + (not counted),
-        )
-    return tuple(found.values())
-
-
-def _meter_of(record: Record) -> str:
-    """The meter a record is of or about, "" if none."""
-    match record.body:
-        case Registration(role=Role.METER, name=name) | Revocation(role=Role.METER, name=name):
-            return name
-        case ReAnchor(meter=name) | ChainRecord(meter=name):
-            return name
-        case _:
-            return ""
-
-
-def block_row(state: State, checked: Checked, header: records.Body, signed: str) -> BlockRow:
-    """What the store keeps of a block beside its leaves; `state` is that before it."""
-    assert isinstance(header, Header)  # noqa: S101 - checked by `check_block`
-    return BlockRow(
-        step=header.step,
-        first=state.frontier.size,
-        size=checked.state.frontier.size,
-        sealed_ms=header.sealed_ms,
-        records=header.leaves,
-        late=header.late[0],
-        expected=header.meters[0],
-        heard=header.meters[1],
-        caught_up=header.caught_up,
-        note=signed,
-    )

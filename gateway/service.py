@@ -102,13 +102,18 @@ class Service:
                 self._wait()
                 self._take_messages()
                 self._take_imports()
-                while effects := self._node.tick(self._clock.now()):
-                    self._perform(effects)
+                self._seal(stopping)
                 self._say("sealing", self._node.why_not(self._clock.now()) or "sealing blocks")
                 self._report_alive()
         finally:
             self._notifier.stopping()
             self._link.stop()
+
+    def _seal(self, stopping: list[int]) -> None:
+        # A gateway that catches up on weeks of blocks is alive, and can be told to stop.
+        while not stopping and (effects := self._node.tick(self._clock.now())):
+            self._perform(effects)
+            self._report_alive()
 
     def _found(self, store: SqliteStore) -> None:
         imports = waiting_imports(self._folder)
@@ -173,9 +178,10 @@ class Service:
 
     def _wait(self) -> None:
         wait_s = WAIT_MAX_S
-        due_ms = self._node.next_due_ms()
+        now = self._clock.now()
+        due_ms = self._node.next_due_ms(now)
         if due_ms is not None:
-            ahead_ns = due_ms * NS_PER_MS - self._clock.now().utc_ns
+            ahead_ns = due_ms * NS_PER_MS - now.utc_ns
             wait_s = min(wait_s, max(0.0, self._clock.machine_wait_s(ahead_ns)))
         self._poll.poll(1000 * wait_s)
 

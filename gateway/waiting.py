@@ -3,7 +3,7 @@
 In memory only: the store holds the same records, and a start reads them back.
 """
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterator
 
 from cryptometer.block import FUTURE_STEPS
 from cryptometer.chain import follow
@@ -54,8 +54,7 @@ class Waiting:
         """Whether a close of `step` waits, or of a step soon after it: steps only advance. That of
         the far future says nothing of `step`."""
         return any(
-            isinstance(record.body, StepClose)
-            and step <= record.body.step <= step + FUTURE_STEPS
+            isinstance(record.body, StepClose) and step <= record.body.step <= step + FUTURE_STEPS
             for record in self._records.get(name, [])
         )
 
@@ -73,9 +72,7 @@ class Waiting:
                     break
                 yield record
 
-    def outlived(
-        self, meter: Meter, gone: Container[bytes]
-    ) -> list[tuple[Record, Rejected]]:
+    def outlived(self, meter: Meter, gone: Container[bytes]) -> list[tuple[Record, Rejected]]:
         """The meter's records, but those `gone` by identity, that have no place in its chain any
         more, because the authority has revoked or re-anchored it; and why."""
         outlived: list[tuple[Record, Rejected]] = []
@@ -107,7 +104,3 @@ class Waiting:
             if isinstance(body, ChainRecord):
                 head = follow(meter, head, record, body)
         self._heads[meter.name] = head
-
-    def __iter__(self) -> Iterator[Record]:
-        records: Iterable[list[Record]] = self._records.values()
-        return (record for one in records for record in one)

@@ -21,15 +21,15 @@ def test_the_four_names_belong_to_no_other_distribution() -> None:
     owners: dict[str, set[str]] = {name: set() for name in PACKAGES}
     for distribution in distributions():
         tops = {Path(str(file)).parts[0].removesuffix(".py") for file in distribution.files or []}
-        for name in owners:
+        for name, names in owners.items():
             if name in tops:
-                owners[name].add(distribution.metadata["Name"])
+                names.add(distribution.metadata["Name"])
     for name, found in owners.items():
         assert found <= ours, f"{name} is also installed by {found - ours}"
 
 
 def test_every_module_of_the_programs_is_either_pure_or_a_shell() -> None:
-    """A new module must choose: pure, in the import rules, or a shell that may touch the machine."""
+    """A new module chooses: pure, in the import rules, or a shell that may touch the machine."""
     shells = set()
     for pattern, rules in PROJECT["tool"]["ruff"]["lint"]["per-file-ignores"].items():
         found = re.fullmatch(r"(firmware|gateway)/\{(.*)\}\.py", pattern)

@@ -153,7 +153,7 @@ def test_ordinary_keys_are_not_of_small_order() -> None:
         from_cose(signer(number).public.to_cose())
 
 
-# --- COSE_Key. -------------------------------------------------------------------------------------
+# --- COSE_Key. -----------------------------------------------------------------------------------
 
 ED, P = signer(1).public.to_cose(), p256_signer(1).public.to_cose()
 

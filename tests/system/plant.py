@@ -201,7 +201,7 @@ class Plant:
     def chain(self, meter: SimulatedMeter) -> list[ChainRecord]:
         """A meter's records in the ledger, in order of their sequence."""
         bodies = [record.body for record in self.leaves()]
-        mine = [
+        mine: list[ChainRecord] = [
             body for body in bodies if isinstance(body, ChainRecord) and body.meter == meter.name
         ]
         assert [body.sequence for body in mine] == list(range(len(mine)))
