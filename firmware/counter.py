@@ -172,7 +172,7 @@ class Counter:
             # Nobody signs yet; the first record will say it.
             before = self._blank_lots.marks
             marks = dict(zip(before[::2], before[1::2], strict=True))
-            marks[mark] = marks.get(mark, 0) + amount
+            marks[int(mark)] = marks.get(int(mark), 0) + amount
             flat = tuple(part for pair in sorted(marks.items()) for part in pair)
             self._blank_lots = replace(self._blank_lots, marks=flat)
 

@@ -235,9 +235,9 @@ class Device:
             return
         after = self._clock.now()
         if taken.noise:
-            events.append(Noticed(Mark.NOISE, taken.noise))
+            events.append(Noticed.of(Mark.NOISE, taken.noise))
         if taken.lost:
-            events.append(Noticed(Mark.LOST, taken.lost))
+            events.append(Noticed.of(Mark.LOST, taken.lost))
         if taken.captured_ns:
             times = [self._clock.community_ns(at) for at in taken.captured_ns]
             first = self._counter.register + 1

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from cryptometer import cbor
 from cryptometer.errors import Reason, Rejected
-from cryptometer.records import LABEL, REGISTER, Ending
+from cryptometer.records import LABEL, REGISTER, Ending, Mark
 from cryptometer.wire import Bytes, Choice, Row, Uint, wire
 from firmware.timekeeping import Dating
 
@@ -69,6 +69,10 @@ class Noticed:
 
     mark: int = wire(0, Uint(1, 255))
     amount: int = wire(1, Uint())
+
+    @classmethod
+    def of(cls, mark: Mark, amount: int) -> "Noticed":
+        return cls(int(mark), amount)  # the journal holds plain integers only
 
 
 @dataclass(frozen=True, slots=True)

@@ -442,9 +442,9 @@ class Lots:
 
     def _take_marks(self, clock: ClockReading, pulses: int) -> tuple[int, ...]:
         if self.terms.coarse:
-            self._marks[Mark.COARSE] = pulses
+            self._marks[int(Mark.COARSE)] = pulses
         if clock.error_ms > DOUBTFUL_ERROR_MS:
-            self._marks[Mark.CLOCK_DOUBTFUL] = clock.error_ms
+            self._marks[int(Mark.CLOCK_DOUBTFUL)] = clock.error_ms
         flat = tuple(part for pair in sorted(self._marks.items()) for part in pair)
         self._marks.clear()
         return flat

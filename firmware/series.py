@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
+from itertools import pairwise
 
 from cryptometer.errors import ConfigurationError
 from cryptometer.metrology import SECONDS_PER_HOUR
 from cryptometer.steps import NS_PER_S
 
 _WATT_NS_PER_KWH = 1000 * SECONDS_PER_HOUR * NS_PER_S
-_SEPARATORS = ",;\t"
+_SEPARATORS = "\t;,"  # the comma last: beside another separator it is a decimal one
 _DIGITS_MAX = 18  # before and behind the point: more is a mistake, not a power
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LINE_MAX = 65_536  # a longer line is no row of a series
@@ -91,7 +92,9 @@ def read_series(lines: Iterable[str], column: str | None = None) -> list[Level]:
     usual_ns = _usual(times)
     return [
         Level(at_ns - times[0], min(next_ns - at_ns, usual_ns), max(power, Fraction(0)))
-        for at_ns, next_ns, power in zip(times, [*times[1:], times[-1] + usual_ns], powers)
+        for (at_ns, next_ns), power in zip(
+            pairwise([*times, times[-1] + usual_ns]), powers, strict=True
+        )
     ]
 
 
@@ -146,7 +149,7 @@ def _rows(lines: Iterable[str]) -> list[tuple[int, list[str]]]:
             continue
         if len(text) > _LINE_MAX:
             raise ConfigurationError(f"line {number} of the series is too long: is it a CSV file?")
-        separator = separator or max(_SEPARATORS, key=text.count)
+        separator = separator or next((one for one in _SEPARATORS if one in text), ",")
         try:
             cells = next(csv.reader([text], delimiter=separator, strict=True))
         except csv.Error as error:
@@ -169,8 +172,8 @@ def _place(names: Sequence[str], column: str | None) -> int:
     powers = names[1:]
     if not powers:
         raise ConfigurationError(
-            "the series has one column only: it needs a time and a power in W, separated by a comma,"
-            " a semicolon or a tab"
+            "the series has one column only: it needs a time and a power in W, separated by a"
+            " comma, a semicolon or a tab"
         )
     if column is None:
         if len(powers) > 1:
@@ -229,5 +232,5 @@ def _decimal(text: str) -> Fraction | None:
 
 def _usual(times: Sequence[int]) -> int:
     """The commonest distance of two rows; the shortest of those that are equally common."""
-    distances = Counter(later - earlier for earlier, later in zip(times, times[1:]))
+    distances = Counter(later - earlier for earlier, later in pairwise(times))
     return min(distances, key=lambda distance: (-distances[distance], distance))

@@ -11,7 +11,7 @@ from tests.core.strategies import examples
 NAME = "log-00000000.log"
 ENTRIES = [b"first", b"the second", b"3", b"\x00" * 9, b"last"]
 # Two entries as they stand in the file: length, CRC-32 of length and payload, payload.
-GOLDEN = bytes.fromhex("00000005e2979c576669727374" "0000000160e9a74a33")
+GOLDEN = bytes.fromhex("00000005e2979c5766697273740000000160e9a74a33")
 
 payloads = st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=12)
 

@@ -106,9 +106,7 @@ def test_a_synchronised_clock_is_followed_beyond_small_corrections(
 def test_a_wall_clock_that_nobody_synchronised_is_not_believed(jump_ns: int) -> None:
     known = dating(error_ms=3)
     held = adopt(known, instant(HOUR_NS, UTC_NS + HOUR_NS + jump_ns, 0, U))
-    assert held == Dating(
-        HOUR_NS, UTC_NS + HOUR_NS, 1_803 * NS_PER_MS, ClockSource.SYSTEM, held=1
-    )
+    assert held == Dating(HOUR_NS, UTC_NS + HOUR_NS, 1_803 * NS_PER_MS, ClockSource.SYSTEM, held=1)
     assert adopt(held, instant(2 * HOUR_NS, UTC_NS + 9 * HOUR_NS, 0, U)) is None
     assert held.utc_ms(2 * HOUR_NS) == (UTC_NS + 2 * HOUR_NS) // NS_PER_MS
     assert held.error_ms(2 * HOUR_NS) == 3_603
