@@ -17,6 +17,7 @@ from firmware.events import (
     Ended,
     Event,
     Noticed,
+    Passed,
     Pulses,
     Watched,
     decode_event,
@@ -151,7 +152,7 @@ class Counter:
             case Pulses(register=register, to_ns=to_ns):
                 self.register = max(self.register, register)
                 self._mono_ns = to_ns
-            case Watched(mono_ns=mono_ns) | Ended(mono_ns=mono_ns):
+            case Watched(mono_ns=mono_ns) | Ended(mono_ns=mono_ns) | Passed(mono_ns=mono_ns):
                 self._mono_ns = mono_ns
             case Noticed(mark=mark, amount=amount):
                 self._notice(mark, amount)
@@ -229,6 +230,8 @@ def _count(lots: Lots, event: Event, ending: Ending, dating: Dating) -> None:
         case Ended(mono_ns=at):
             lots.watch(dating.utc_ms(at), dating.reading(at))
             lots.end_run()
+        case Passed(mono_ns=at):
+            lots.pass_by(dating.utc_ms(at), dating.reading(at))
 
 
 def _count_undated(lots: Lots, event: Event, ending: Ending, dating: Dating, first_ns: int) -> None:
@@ -246,7 +249,7 @@ def _count_undated(lots: Lots, event: Event, ending: Ending, dating: Dating, fir
 def _merge(earlier: Event, later: Event, within_ns: int) -> Event | None:
     """The two as one event, when they may be told as one."""
     match earlier, later:
-        case Watched(), Watched():
+        case (Watched(), Watched()) | (Passed(), Passed()):
             return later
         case Pulses(from_ns=begin, waited=waited), Pulses() if later.to_ns - begin <= within_ns:
             return Pulses(later.register, begin, later.to_ns, waited | later.waited)
@@ -256,7 +259,9 @@ def _merge(earlier: Event, later: Event, within_ns: int) -> Event | None:
 
 def _begin_ns(event: Event) -> int:
     match event:
-        case Began(mono_ns=at) | Watched(mono_ns=at) | Ended(mono_ns=at) | Pulses(from_ns=at):
+        case Began(mono_ns=at) | Watched(mono_ns=at) | Ended(mono_ns=at) | Passed(mono_ns=at):
+            return at
+        case Pulses(from_ns=at):
             return at
         case _:
             return 0

@@ -18,7 +18,7 @@ from firmware.chain import Chain, aligned, anchored, signed_so_far
 from firmware.config import Config
 from firmware.counter import BLANK_SNAPSHOT, Counter, Snapshot
 from firmware.enrolment import Enrolment
-from firmware.events import Began, Dated, Ended, Event, Noticed, Pulses, Watched
+from firmware.events import Began, Dated, Ended, Event, Noticed, Passed, Pulses, Watched
 from firmware.journal import Journal
 from firmware.lots import BLANK, CloseDraft, Draft, Limits, RunDraft, Signed
 from firmware.outbox import Outbox, chain_start
@@ -224,6 +224,9 @@ class Device:
         before = self._clock.now()
         events: list[Event] = list(self._dated(before))
         if self._line is None:
+            due_ns = self._counter.next_due_ns()
+            if due_ns is not None and before.mono_ns >= due_ns:
+                events.append(Passed(before.mono_ns))
             self._give(events)
             if self._clock.machine_ns() >= self._line_retry_ns:
                 self._open_line()

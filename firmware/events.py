@@ -83,9 +83,16 @@ class Ended:
     ending: Ending = wire(1, Choice(Ending))
 
 
-Event: TypeAlias = Began | Dated | Pulses | Watched | Noticed | Ended
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """It was this monotonic time, and the line was still gone."""
 
-_KINDS: tuple[type[Event], ...] = (Began, Dated, Pulses, Watched, Noticed, Ended)
+    mono_ns: int = wire(0, Uint())
+
+
+Event: TypeAlias = Began | Dated | Pulses | Watched | Noticed | Ended | Passed
+
+_KINDS: tuple[type[Event], ...] = (Began, Dated, Pulses, Watched, Noticed, Ended, Passed)
 _CODECS = {kind: (number, Row(kind)) for number, kind in enumerate(_KINDS)}
 
 

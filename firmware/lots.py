@@ -316,6 +316,11 @@ class Lots:
         if self._reach(until_ms, 0):
             self._see(until_ms, clock)
 
+    def pass_by(self, utc_ms: int, clock: ClockReading) -> None:
+        """Time went on while nobody watched: what was counted before need not wait for the line."""
+        self._advance(utc_ms, clock)
+        self._cut_when_due(utc_ms, clock)
+
     def _reach(self, utc_ms: int, pulses: int) -> bool:
         """Sees to it that a step is open; False for a moment whose step is signed as closed, met
         again while the journal is applied after a crash."""
@@ -348,6 +353,9 @@ class Lots:
         if self._watching and utc_ms > (self._seen_ms or 0):
             self._seen_ms = utc_ms
             self._watched[-1] = max(self._watched[-1], self._offset(utc_ms))
+        self._cut_when_due(utc_ms, clock)
+
+    def _cut_when_due(self, utc_ms: int, clock: ClockReading) -> None:
         if self._lots and utc_ms >= self._lots_ms + self.limits.delay_ms:
             self._cut(clock)
 

@@ -10,7 +10,6 @@ import os
 import random
 import signal
 import struct
-import sys
 import termios
 import time
 import tty
@@ -42,7 +41,7 @@ _BITS_PER_CHARACTER = 10
 _WIDTHS_NS = 20 * NS_PER_MS  # a contact stays closed for 30 to 50 ms
 # A terminal forgets what nobody has read when its other side is closed. So the last bytes get this
 # long to be read, and what is left is counted.
-_READING_S = 2.0
+_READING_S = 5.0
 _QUIET_LOOKS, _LOOK_S = 5, 0.01  # the kernel moves bytes to the reader's side in the background
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
@@ -78,7 +77,7 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
         choices=("byte", "s0"),
         default="byte",
         help="byte: a byte per pulse; s0: what a UART at 300 baud makes of a bouncing contact,"
-        " which closes at most 11 times a second and falls behind when it should do so more often",
+        " which closes some 13 times a second at most, and else falls behind",
     )
     parser.add_argument(
         "--bounce-ms",
@@ -227,9 +226,10 @@ class _Source:
         over 25 ms after that, and the next contact comes 30 ms after it.
         """
         free_ns = 0
-        due_ns = next(plan.due_ns, None)
-        while self._wait_for(plan, at_ns := None if due_ns is None else max(due_ns, free_ns)):
-            assert at_ns is not None
+        for due_ns in plan.due_ns:
+            at_ns = max(due_ns, free_ns)
+            if not self._wait_for(plan, at_ns):
+                return
             contact = Contact(at_ns, S0_LEAST_NS + draw.randint(0, _WIDTHS_NS))
             free_ns = at_ns + contact.width_ns + bounce_ns + S0_LEAST_NS
             first = self._number(1)
@@ -240,7 +240,7 @@ class _Source:
                 time.sleep(max(0, character.at_ns - self._now_ns()) / NS_PER_S)
                 taken &= self._terminal.write(bytes([character.data])) == 1
             self._account(first, 1, int(taken))
-            due_ns = next(plan.due_ns, None)
+        self._wait_for(plan, None)
 
     def close_log(self, unread: int) -> None:
         """Writes the sums."""
@@ -286,19 +286,20 @@ class _Source:
 class _Terminal:
     """A pseudo-terminal with a link to it.
 
-    Both sides stay open here. So what waits in the kernel's buffer (16,512 bytes on Linux 6) waits
-    for a reader that is not there yet, or that was killed and comes again.
+    Both sides stay open here. So what is in the kernel's buffer (some 16 KB) waits for a reader
+    that is not there yet, or that was killed and comes again.
     """
 
     def __init__(self, link: Path, baud: int | None) -> None:
         if link.exists() and not link.is_symlink():
             raise ConfigurationError(f"{link} exists and is no link: choose another --tty")
+        speed = None if baud is None else _speed(baud)
         self._link = link
         self._line, self._far = os.openpty()
         # Before the link stands: an echo, or a line that waits for its end, would spoil the count.
         tty.setraw(self._far)
-        if baud is not None:
-            _set_speed(self._far, baud)
+        if speed is not None:
+            _set_speed(self._far, speed)
         os.set_blocking(self._line, False)
         os.set_blocking(self._far, False)
         self._name = os.ttyname(self._far)
@@ -374,15 +375,23 @@ def _is_told_to_stop(patience_ns: int | None) -> bool:
 
 
 def _open_log(path: Path | None) -> TextIO:
-    return Path(os.devnull if path is None else path).open("w", encoding="ascii")
+    try:
+        return Path(os.devnull if path is None else path).open("w", encoding="ascii")
+    except OSError as error:
+        raise ConfigurationError(f"cannot write the log {path}: {error.strerror}") from None
 
 
-def _set_speed(descriptor: int, baud: int) -> None:
+def _speed(baud: int) -> int:
+    """The number that termios has for a rate."""
     speed = getattr(termios, f"B{baud}", None)
     if speed is None:
-        raise ConfigurationError(f"--rate {baud} is no usual rate; 300 to 115200 are")
+        raise ConfigurationError(f"--rate {baud} is no usual rate, such as 300, 9600 or 115200")
+    return int(speed)
+
+
+def _set_speed(descriptor: int, speed: int) -> None:
     attributes = termios.tcgetattr(descriptor)
-    attributes[4] = attributes[5] = speed
+    attributes[4] = attributes[5] = speed  # input and output
     termios.tcsetattr(descriptor, termios.TCSANOW, attributes)
 
 

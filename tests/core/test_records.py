@@ -38,9 +38,8 @@ KEYS = {signer(number).public.thumbprint: signer(number).public for number in SI
 
 
 def golden(name: str) -> Record:
-    return decode(
-        bytes.fromhex(json.loads((FOLDER / "records" / f"{name}.json").read_bytes())["record"])
-    )
+    stated = json.loads((FOLDER / "records" / f"{name}.json").read_bytes())
+    return decode(bytes.fromhex(stated["record"]))
 
 
 def accept(raw: bytes, key: PublicKey) -> None:
@@ -101,7 +100,6 @@ def test_only_a_genesis_or_a_request_stands_outside_a_community(kind: Kind) -> N
 
 @pytest.mark.parametrize("kind", list(Kind))
 def test_a_payload_of_another_kind_is_refused(kind: Kind) -> None:
-    """Run start and enrolment request differ from their like in types alone: all are told apart."""
     for other in Kind:
         if other is not kind:
             payload = golden(other.value).envelope.payload
@@ -194,12 +192,12 @@ def test_random_bytes_are_no_record(data: bytes) -> None:
 
 def test_sealing_refuses_a_value_out_of_range() -> None:
     with refusing(Reason.MALFORMED):
-        seal(Stopless(register=2**61 + 1), COMMUNITY, signer(1))
+        seal(acknowledgement(register=2**61 + 1), COMMUNITY, signer(1))
     with refusing(Reason.MALFORMED):
-        seal(Stopless(meter="Not a name"), COMMUNITY, signer(1))
+        seal(acknowledgement(meter="Not a name"), COMMUNITY, signer(1))
 
 
-def Stopless(**changes: Any) -> Acknowledgement:  # noqa: N802 - stands for the class
+def acknowledgement(**changes: Any) -> Acknowledgement:
     fields: dict[str, Any] = {
         "meter": "m0", "epoch": 1, "sequence": 2, "previous": bytes(32), "register": 3,
     }  # fmt: skip
@@ -208,7 +206,7 @@ def Stopless(**changes: Any) -> Acknowledgement:  # noqa: N802 - stands for the 
 
 @pytest.mark.parametrize("reason", list(Reason))
 def test_every_reason_can_be_told_to_a_device(reason: Reason) -> None:
-    record = seal(Stopless(stop=Stop(5, reason)), COMMUNITY, signer(1))
+    record = seal(acknowledgement(stop=Stop(5, reason)), COMMUNITY, signer(1))
     body = decode(record.raw).body
     assert isinstance(body, Acknowledgement)
     assert body.stop == Stop(5, reason)
@@ -216,7 +214,7 @@ def test_every_reason_can_be_told_to_a_device(reason: Reason) -> None:
 
 @pytest.mark.parametrize("name", ["a", "7", "a-b", "0-0", "z" * 63, "pv-roof-12"])
 def test_a_name_fits_a_topic_a_label_and_a_file(name: str) -> None:
-    seal(Stopless(meter=name), COMMUNITY, signer(1))
+    seal(acknowledgement(meter=name), COMMUNITY, signer(1))
 
 
 @pytest.mark.parametrize(
@@ -224,7 +222,7 @@ def test_a_name_fits_a_topic_a_label_and_a_file(name: str) -> None:
 )
 def test_other_names_are_refused(name: str) -> None:
     with refusing(Reason.MALFORMED):
-        seal(Stopless(meter=name), COMMUNITY, signer(1))
+        seal(acknowledgement(meter=name), COMMUNITY, signer(1))
 
 
 def test_a_batch_of_the_most_lots_fits_into_a_record() -> None:
@@ -259,7 +257,7 @@ def test_a_mark_that_occurs_twice_adds_up() -> None:
 def test_a_meters_details_give_its_ratings_side_by_side() -> None:
     ratings = DETAILS.ratings
     assert (ratings.accuracy_class, ratings.phases, ratings.voltage_mv) == ("B", 3, 230_000)
-    assert (ratings.i_min_ma, ratings.constant, ratings.ratio) == (250, 10_000, 1)
+    assert (ratings.i_min_ma, int(ratings.constant), int(ratings.ratio)) == (250, 10_000, 1)
     assert ratings.ratings_side is ratings.constant_side is Side.PRIMARY
     assert ratings.pulses_per_lot(900) == DETAILS.lot_pulses == 8
 

@@ -1,4 +1,4 @@
-"""Codecs of record fields: what each takes, at its limits and beyond; both ways, by the same rule."""
+"""Codecs of record fields: what each takes, at its limits and beyond, by one rule both ways."""
 
 from dataclasses import dataclass, fields
 from enum import StrEnum
