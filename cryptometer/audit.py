@@ -90,7 +90,8 @@ def audit(
             watch(checked)
             block = []
     if block:
-        raise Rejected(Reason.WRONG_ORDER, f"{len(block)} leaves follow the newest header")
+        at = checkpoint.size - len(block)
+        raise Rejected(Reason.WRONG_ORDER, f"leaf {at}: no header ends the newest block")
     if report.state.checkpoint != checkpoint:
         raise Rejected(Reason.BAD_CHECKPOINT, "the leaves do not give the checkpoint's root")
     if since is not None and heads.get(since.size) != since.root:

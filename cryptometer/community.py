@@ -11,7 +11,7 @@ from textwrap import wrap
 
 from cryptometer import cbor, note, records
 from cryptometer.errors import Reason, Rejected
-from cryptometer.keys import PublicKey
+from cryptometer.keys import Algorithm, PublicKey
 from cryptometer.records import AuthorityRecord, Checkpoint, Genesis, Record, Registration, Role
 from cryptometer.state import State, found
 
@@ -62,8 +62,12 @@ class Community:
         Raises:
             Rejected: why it is none.
         """
-        refused = Rejected(Reason.UNKNOWN_KEY, "the community names no gateway")
+        refused = Rejected(
+            Reason.UNKNOWN_KEY, "the community names no gateway that signs checkpoints"
+        )
         for key in self.keys_of(Role.GATEWAY):
+            if key.algorithm is not Algorithm.EDDSA:
+                continue  # such a gateway makes blocks, but notes are Ed25519 only
             try:
                 return note.open_checkpoint(signed, note.Verifier(self.origin, key))
             except Rejected as error:

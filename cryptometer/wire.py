@@ -233,12 +233,20 @@ class Row(Generic[T]):
 
 
 def encode_map(value: object) -> dict[int, cbor.Value]:
-    """The CBOR map of a dataclass of `wire` fields. Raises Rejected for a value out of range."""
-    return {
-        key: encode(part)
-        for key, name, encode, _, _ in _plan(type(value))
-        if (part := getattr(value, name)) is not None
-    }
+    """The CBOR map of a dataclass of `wire` fields.
+
+    Raises:
+        Rejected: MALFORMED, naming the field whose value is out of range.
+    """
+    encoded: dict[int, cbor.Value] = {}
+    for key, name, encode, _, _ in _plan(type(value)):
+        part = getattr(value, name)
+        if part is not None:
+            try:
+                encoded[key] = encode(part)
+            except Rejected as refused:
+                raise Rejected(refused.reason, f"{name}: {refused.detail}") from None
+    return encoded
 
 
 def decode_map(cls: type[T], value: cbor.Value) -> T:

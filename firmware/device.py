@@ -165,7 +165,8 @@ class Device:
         snapshot = recovered.snapshot
         if snapshot is None:
             snapshot = BLANK_SNAPSHOT
-            if signed is not None and enrolment is not None:
+            # An outbox in which no run was ever signed was begun a moment before the first journal.
+            if signed is not None and signed.run_ms and enrolment is not None:
                 parts.log("the journal is lost; going on from the newest signed record")
                 snapshot = _from_signed(signed, enrolment.terms.step_s)
         terms = enrolment.terms if enrolment is not None else None
@@ -180,7 +181,7 @@ class Device:
             # Signed again from the journal, and durable, before the journal lets go of it.
             self._start_chain(self._chain, enrolment, snapshot)
             self._sign_drafts(self._chain, drafts)
-            self._outbox.sync()
+            self._sync()
         self._journal.begin_segment(counter.snapshot())
         return counter
 
@@ -225,7 +226,9 @@ class Device:
         events: list[Event] = list(self._dated(before))
         if self._line is None:
             due_ns = self._counter.next_due_ns()
-            if due_ns is not None and before.mono_ns >= due_ns:
+            # Another boot's dating says nothing of this one's monotonic time.
+            is_ours = self._counter.has_begun_in(self._clock.boot_id)
+            if is_ours and due_ns is not None and before.mono_ns >= due_ns:
                 events.append(Passed(before.mono_ns))
             self._give(events)
             if self._clock.machine_ns() >= self._line_retry_ns:
@@ -294,7 +297,7 @@ class Device:
         if drafts and self._chain is not None:
             self._sign_drafts(self._chain, drafts)
             if any(isinstance(draft, CloseDraft | RunDraft) for draft in drafts):
-                self._outbox.sync()  # the block waits for a close; it does not wait for the group
+                self._sync()  # the block waits for a close; it does not wait for the group
 
     def _sign_drafts(self, chain: Chain, drafts: list[Draft]) -> None:
         end = self._outbox.end
@@ -313,14 +316,18 @@ class Device:
         if now_ns - self._synced_at_ns < self._config.journal.sync_machine_ms * NS_PER_MS:
             return
         self._synced_at_ns = now_ns
-        self._outbox.sync()
+        self._sync()
         if self._journal.wants_snapshot:
             # The drafts of all journalled events are signed and durable: the snapshot may go on
             # without them.
             self._journal.begin_segment(self._counter.snapshot())
-        elif self._journal.is_dirty:
-            self._journal.sync()
         self._stretch(now_ns)
+
+    def _sync(self) -> None:
+        # The journal first: what is signed must not outlive what it was made of, or the next run
+        # would not know of a run that has been published.
+        self._journal.sync()
+        self._outbox.sync()
 
     def _stretch(self, now_ns: int) -> None:
         """In isolation batches stretch to a step; on a full card lots do, and are marked."""

@@ -265,9 +265,15 @@ class Lots:
         # The open lot ends here, so that the run start's register is the chain's.
         self._close_lot(at_ms)
         self._cut(clock)
+        is_signed = at_ms <= self._signed_run_ms
+        if is_signed and at_ms < step_start_ms(self._next_step, self.terms.step_s):
+            # Met again after a crash, and its step is signed as closed: no later one begins here.
+            self._run_ms = self._seen_ms = at_ms
+            self._watching = True
+            return
         step = self._open(at_ms)
         # After a crash the journal is applied again: what is signed is not signed twice.
-        if at_ms > self._signed_run_ms:
+        if not is_signed:
             marks = self._take_marks(clock, 0)
             unwatched = self._seen_ms
             self.drafts.append(

@@ -102,6 +102,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     config = folder.load_config(arguments.config)
     state = arguments.config.parent / config.state
+    folder.load_device_key(state)  # said at once when missing: the lock needs the folder, too
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _frame: stopping.append(received))
@@ -143,11 +144,12 @@ def _run_once(config: "Config", state: Path, stopping: list[int]) -> None:
             [f"{own}/ack/+", f"{own}/registration", f"{base}/checkpoint"],
             will_topic=f"{own}/status",
         )
+    journal, outbox = DiskDirectory(state / "journal"), DiskDirectory(state / "outbox")
     parts = Parts(
         clock=open_clock(config.clock),
         open_line=lambda: open_source(config.source),
-        journal_directory=DiskDirectory(state / "journal"),
-        outbox_directory=DiskDirectory(state / "outbox"),
+        journal_directory=journal,
+        outbox_directory=outbox,
         signer=key,
         enrolment=enrolment,
         connection=link,
@@ -170,6 +172,8 @@ def _run_once(config: "Config", state: Path, stopping: list[int]) -> None:
     device.end()
     if link is not None:
         link.stop()
+    journal.close()
+    outbox.close()
     _log(f"ended: {device.status}")
 
 

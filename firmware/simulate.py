@@ -27,6 +27,7 @@ from cryptometer.errors import ConfigurationError
 from cryptometer.steps import NS_PER_MS, NS_PER_S
 from firmware.series import Level, duration_ns, pulse_times, read_series
 from hal.uart import (
+    IS_S0_PULSE,
     S0_BAUD,
     S0_BITS,
     S0_BOUNCE_NS,
@@ -139,14 +140,15 @@ class _Plan:
 
     Attributes:
         due_ns: of each pulse, in order.
-        end_ns: when to end though no more pulse comes; None is never.
-        is_cut: `due_ns` was cut to a number of pulses: end with the last one.
+        stop_ns: no pulse is emitted after it; None is never.
+        last_ns: when to end once all are emitted; None is never. A line that cannot keep up may
+            emit some after it: a series is emitted whole.
         gap_ns: least distance of two bytes.
     """
 
     due_ns: Iterator[int]
-    end_ns: int | None
-    is_cut: bool
+    stop_ns: int | None
+    last_ns: int | None
     gap_ns: int
 
 
@@ -168,14 +170,15 @@ def _plan(arguments: argparse.Namespace) -> _Plan:
         -(-at_ns * speed.denominator // speed.numerator)
         for at_ns in pulse_times(levels, arguments.constant)
     )
-    lasts_ns = duration_ns(levels)
-    ends = [] if lasts_ns is None else [-(-lasts_ns * speed.denominator // speed.numerator)]
-    if arguments.seconds is not None:
-        ends.append(int(arguments.seconds * NS_PER_S))
+    last_ns = duration_ns(levels)
+    if arguments.pulses is not None:
+        last_ns = 0  # with the last pulse
+    elif last_ns is not None:
+        last_ns = -(-last_ns * speed.denominator // speed.numerator)
     return _Plan(
         due if arguments.pulses is None else islice(due, arguments.pulses),
-        min(ends, default=None),
-        arguments.pulses is not None,
+        None if arguments.seconds is None else int(arguments.seconds * NS_PER_S),
+        last_ns,
         _BITS_PER_CHARACTER * NS_PER_S // arguments.rate if arguments.rate else 0,
     )
 
@@ -209,7 +212,7 @@ class _Source:
             many = 0
             while due_ns is not None and many < _AT_ONCE_MAX:
                 at_ns = max(due_ns, free_ns)
-                if at_ns > now_ns or _is_over(plan, at_ns):
+                if at_ns > now_ns or (plan.stop_ns is not None and at_ns > plan.stop_ns):
                     break
                 free_ns = at_ns + plan.gap_ns
                 many += 1
@@ -238,7 +241,8 @@ class _Source:
             for character in receive(edges, S0_BAUD, S0_BITS):
                 # A contact that has closed is received to its end, also when a signal waits.
                 time.sleep(max(0, character.at_ns - self._now_ns()) / NS_PER_S)
-                taken &= self._terminal.write(bytes([character.data])) == 1
+                is_held = self._terminal.write(bytes([character.data])) == 1
+                taken &= is_held or not IS_S0_PULSE[character.data]
             self._account(first, 1, int(taken))
         self._wait_for(plan, None)
 
@@ -252,10 +256,13 @@ class _Source:
         self._log.flush()
 
     def _wait_for(self, plan: _Plan, at_ns: int | None) -> bool:
-        """Waits until `at_ns`. False when the end or a signal comes before it."""
-        if at_ns is None and plan.is_cut:
-            return False
-        until_ns = plan.end_ns if at_ns is None or _is_over(plan, at_ns) else at_ns
+        """Waits for the pulse of `at_ns`; when there is none, for the end. False: end now."""
+        ends = [] if plan.stop_ns is None else [plan.stop_ns]
+        if at_ns is not None:
+            ends.append(at_ns)
+        elif plan.last_ns is not None:
+            ends.append(plan.last_ns)
+        until_ns = min(ends, default=None)
         while not _is_told_to_stop(None if until_ns is None else until_ns - self._now_ns()):
             if until_ns is not None and self._now_ns() >= until_ns:
                 return until_ns == at_ns
@@ -361,10 +368,6 @@ class _Terminal:
     def _close(self) -> None:
         os.close(self._line)
         os.close(self._far)
-
-
-def _is_over(plan: _Plan, at_ns: int) -> bool:
-    return plan.end_ns is not None and at_ns > plan.end_ns
 
 
 def _is_told_to_stop(patience_ns: int | None) -> bool:

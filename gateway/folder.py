@@ -86,7 +86,8 @@ def open_folder(config: Path) -> Folder:
     Raises:
         ConfigurationError: it cannot be read, or a setting is wrong.
     """
-    path = config / "gateway.toml" if config.is_dir() else config
+    # What is not there yet is taken for a folder: so the message names the one to be made.
+    path = config if config.suffix == ".toml" or config.is_file() else config / "gateway.toml"
     try:
         return Folder(path.parent, path, read_config(tomllib.loads(path.read_text())))
     except OSError as error:

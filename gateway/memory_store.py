@@ -135,6 +135,8 @@ class MemoryStore:
             self._staged[block.row.first + offset] = record.raw
             if isinstance(record.body, ChainRecord):
                 self._pending.pop(_place(record), None)
+                if _place(record) in self._leaves:
+                    raise StoreFailed(f"the place {_place(record)} is taken")
                 self._leaves[_place(record)] = (record.identity, block.row.first + offset)
         for tally in block.tallies:
             before = self._tallies.get(tally.meter)

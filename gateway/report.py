@@ -141,7 +141,7 @@ def describe(report: Report) -> list[str]:
     lines = [
         f"{report.name}  {report.community[:16]}…",
         f"newest block   step {report.step}, {report.size} leaves, root {report.root[:16]}…",
-        f"blocks         {report.blocks}; {report.caught_up} of the newest {BLOCKS_SHOWN} caught up",
+        f"blocks         {report.blocks}; {report.caught_up} of the last {BLOCKS_SHOWN} caught up",
         f"punctuality    {_punctuality(report.punctuality_ms)}",
         f"energy         registered {kwh(report.registered_uwh)}: at the VPP"
         f" {kwh(report.waiting_uwh)}, not yet transferred {kwh(report.untransferred_uwh)},"

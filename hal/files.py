@@ -239,7 +239,7 @@ class DiskTree:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        make_folder(path, 0o755)
 
     def read(self, path: str) -> bytes | None:
         try:

@@ -8,6 +8,7 @@ import contextlib
 import os
 import queue
 import random
+import select
 import socket
 import ssl
 import threading
@@ -18,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, LogLevel
+from paho.mqtt.enums import CallbackAPIVersion
 
 from cryptometer.errors import ConfigurationError
 from hal.broker import BrokerSettings
@@ -29,6 +30,7 @@ BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 60.0
 STABLE_S = 5.0  # a connection that stood so long begins the back-off anew; see `_run`
 CONNECT_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 5.0
+VERDICT_S = 0.5  # most brokers answer a good certificate at once, with a session ticket
 INCOMING_MAX = 10_000  # messages; beyond it the network thread waits, and the broker with it
 IN_FLIGHT_MAX = 1_000
 _QOS = 1
@@ -131,6 +133,8 @@ class Link:
     def confirm(self, token: tuple[int, int]) -> None:
         """Tells the broker that a message is done with. Without it, it comes again."""
         generation, mid = token
+        if mid == 0:
+            return  # sent with QoS 0: the broker waits for no word
         with self._lock:
             if self._client is not None and generation == self._generation:
                 self._client.ack(mid, _QOS)
@@ -160,7 +164,6 @@ class Link:
         self._why = ""
 
         def on_connect(_c: Any, _u: Any, _f: Any, code: Any, _p: Any) -> None:
-            client.on_log = None
             if code.is_failure:
                 self._why = (
                     f"the broker refuses us ({code}): check the user name and password, or ask the"
@@ -181,25 +184,16 @@ class Link:
         def on_disconnect(*_: Any) -> None:
             self._gone.set()
 
-        def on_log(_c: Any, _u: Any, level: int, text: str) -> None:
-            # With TLS 1.3 the broker's word on our certificate comes after the handshake.
-            if level == LogLevel.MQTT_LOG_ERR and "alert" in text.lower():
-                self._why = (
-                    f"the broker does not accept our certificate ({_alert(text)}): ask the"
-                    " authority for a new bundle"
-                )
-
         client.on_connect = on_connect
         client.on_disconnect = on_disconnect
         client.on_message = on_message
-        client.on_log = on_log
         try:
             self._live(client, generation)
         except (OSError, ValueError) as error:
             self._why = self._unreachable(error)
         finally:
             # They hold the client and the client holds them: its sockets would stay open.
-            client.on_connect = client.on_disconnect = client.on_message = client.on_log = None
+            client.on_connect = client.on_disconnect = client.on_message = None
         if not self._why:
             self._why = "the connection broke" if accepted.is_set() else self._unanswered()
         return accepted.is_set()
@@ -257,6 +251,12 @@ class Link:
                 " check the url and ca_file"
             )
         if isinstance(error, ssl.SSLError):
+            alert = (error.reason or "").partition("ALERT_")[2].lower().replace("_", " ")
+            if "certificate" in alert or "unknown ca" in alert:
+                return (
+                    f"the broker does not accept our certificate ({alert}): ask the authority for"
+                    " a new bundle"
+                )
             return f"cannot speak TLS with {where}: {error.reason or error}"
         return f"cannot reach {where}: {error}"
 
@@ -266,17 +266,42 @@ class Link:
         return f"{self._host}:{self._port} broke the connection before it answered{hint}"
 
 
+class _TlsSocket(ssl.SSLSocket):
+    """Waits for the broker's verdict on our certificate; closes itself when the handshake fails,
+    since paho would leave it to the collector."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+            self._await_verdict()
+        except OSError:
+            self.close()
+            raise
+
+    def _await_verdict(self) -> None:
+        """With TLS 1.3 the verdict comes after our end of the handshake. Had we said anything by
+        then, the reset of the connection would often bury the reason.
+
+        Raises:
+            ssl.SSLError: what the broker does not like.
+        """
+        poll = select.poll()
+        poll.register(self, select.POLLIN)
+        if not poll.poll(1000 * VERDICT_S):
+            return
+        timeout_s = self.gettimeout()
+        self.setblocking(False)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.recv(1)  # takes a session ticket, or an alert: a broker never speaks first
+        self.settimeout(timeout_s)
+
+
 def _break(client: paho.Client) -> None:
     """Ends a connection without a farewell; the network thread finds it ended."""
     line = client.socket()
     if isinstance(line, socket.socket):
         with contextlib.suppress(OSError):
             line.shutdown(socket.SHUT_RDWR)
-
-
-def _alert(text: str) -> str:
-    """What TLS said, without the library's file and line."""
-    return text.rpartition("] ")[2].partition(" (_ssl")[0]
 
 
 def _address(settings: BrokerSettings) -> tuple[str, int, ssl.SSLContext | None]:
@@ -293,6 +318,7 @@ def _address(settings: BrokerSettings) -> tuple[str, int, ssl.SSLContext | None]
         return host, port or 1883, None
     try:
         context = ssl.create_default_context(cafile=settings.ca_file or None)
+        context.sslsocket_class = _TlsSocket
         if settings.certificate_file:
             # A password, so that nobody is asked for one at a terminal that is not there.
             context.load_cert_chain(settings.certificate_file, settings.key_file or None, "")
@@ -304,9 +330,13 @@ def _address(settings: BrokerSettings) -> tuple[str, int, ssl.SSLContext | None]
 def _password(settings: BrokerSettings) -> str | None:
     if not settings.password_file:
         return None
+    if not settings.username:
+        raise ConfigurationError("a password needs a username: set both in [broker]")
     try:
         return Path(settings.password_file).read_text().strip()
     except OSError as error:
         raise ConfigurationError(
             f"cannot read {settings.password_file}: {error.strerror}"
         ) from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{settings.password_file} is not UTF-8 text") from None

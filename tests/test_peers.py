@@ -1,6 +1,6 @@
 """What other people's libraries say of the project's bytes: records by cwt and pycose, roots and
-proofs by pymerkle, whole records against the CDDL by zcbor, notes by openssl, and the golden ledger
-by a verifier that follows docs/formats.md and knows none of the project's code.
+proofs by pymerkle, whole records against the CDDL by zcbor, notes by openssl. A whole ledger, by a
+verifier that follows docs/formats.md and knows none of the project's code, is test_stranger's part.
 
 The libraries run in their own environment, since their versions clash with the project's.
 """

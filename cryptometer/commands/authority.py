@@ -224,6 +224,8 @@ def parse_place(text: str) -> ChainPlace:
     """
     sequence, _, identity = text.partition(":")
     try:
+        if not (sequence.isascii() and sequence.isdecimal()):
+            raise ValueError
         return ChainPlace(int(sequence), DIGEST.decode(bytes.fromhex(identity)))
     except (ValueError, Rejected):
         raise ConfigurationError(

@@ -27,6 +27,7 @@ MESSAGE_BYTES = 65 * 2**10  # above a record's 65,535 and a checkpoint's 65,536
 PACKET_BYTES = (
     2 * 2**16
 )  # a packet is read whole before it is judged: whoever sends more is cut off
+SESSION_DAYS = 35  # as the default late window: what waits longer counts no more
 AUTOSAVE_S = 60  # what a crash of the broker loses; devices send it again
 
 PASSWORD_BYTES = 32
@@ -135,6 +136,8 @@ acl_file {folder}/acl
 # its device, which keeps it until the gateway itself has acknowledged it.
 max_queued_messages 0
 max_queued_bytes {QUEUE_BYTES}
+# The queue of who does not come back goes at last.
+persistent_client_expiration {SESSION_DAYS}d
 # A gateway confirms messages after they are durable, many at once: the default of 20 would make
 # it wait for itself.
 max_inflight_messages {IN_FLIGHT_MAX}

@@ -174,6 +174,7 @@ def write_derived(folder: Folder, now: datetime) -> list[str]:
         _write_mosquitto(folder, ca, standings, credentials, now)
     _write_bundles(folder, standings, credentials, None if ca is None else ca.pem)
     _remove_old_credentials(folder, standings)
+    _remove_unfinished(folder.path)
     return said
 
 
@@ -288,6 +289,14 @@ def _remove_old_credentials(folder: Folder, standings: list[Standing]) -> None:
             file.unlink()
 
 
+def _remove_unfinished(path: Path) -> None:
+    """Removes what a killed command left half done: it may hold a key or a password."""
+    for folder in (path, *(path / name for name in ("bundles", "credentials", "mosquitto"))):
+        for file in [*folder.glob("*.new"), *folder.glob("*.key.*")]:
+            if file.suffix == ".new" or file.suffix[1:].isdecimal():
+                file.unlink(missing_ok=True)
+
+
 # --- What follows. -------------------------------------------------------------------------------
 
 
@@ -335,10 +344,13 @@ def _write_bundles(
 
 
 def _bundled(shared: list[Record], standing: Standing) -> tuple[bytes, ...]:
-    """The shared records and the party's newest own ones, each once, in order of the chain."""
-    others = [record for record in shared if record not in standing.own]
-    own = standing.own[-max(1, AUTHORITY_RECORDS_MAX - len(others)) :]
-    return tuple(record.raw for record in sorted((*others, *own), key=_sequence))
+    """The shared records, the party's registration and the newest of its others, each once, in
+    order of the chain."""
+    needed = [record for record in shared if record not in standing.own]
+    needed.append(standing.registration)
+    others = [record for record in standing.own if record is not standing.registration]
+    room = AUTHORITY_RECORDS_MAX - len(needed)  # never used up: see NAMES_ITS_KEY_MAX
+    return tuple(record.raw for record in sorted((*needed, *others[-room:]), key=_sequence))
 
 
 def _sequence(record: Record) -> int:

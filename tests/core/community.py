@@ -12,6 +12,7 @@ from cryptometer import note, proof, records
 from cryptometer.block import Checked, Slot, check_block, due, propose
 from cryptometer.chain import follow, open_record, register_after
 from cryptometer.community import Community, trust
+from cryptometer.errors import Rejected
 from cryptometer.keys import PublicKey, Signer
 from cryptometer.merkle import Frontier, inclusion_proof, leaf_hash
 from cryptometer.metrology import Side
@@ -280,14 +281,23 @@ class Village:
         block = self.seal(leaves, propose(self.state, leaves, self.slot(**changes)))
         self.commit(block)
         self.pending = [record for record in self.pending if record.identity not in gone]
+        self._follow_what_waits()
+        return self.checked[-1]
+
+    def _follow_what_waits(self) -> None:
+        """The heads of chains that are ahead of the block. A chain that the block has revoked or
+        anchored elsewhere waits on: `due` refuses it when its step has come."""
         self.heads = {}
-        for record in self.pending:  # what waits is ahead of the block
+        gone: set[str] = set()
+        for record in self.pending:
             body = record.body
-            if isinstance(body, ChainRecord):
+            if isinstance(body, ChainRecord) and body.meter not in gone:
                 meter = self.state.meters[body.meter]
                 head = self.heads.get(meter.name, meter.head)
-                self.heads[meter.name] = follow(meter, head, record, body)
-        return self.checked[-1]
+                try:
+                    self.heads[meter.name] = follow(meter, head, record, body)
+                except Rejected:
+                    gone.add(meter.name)
 
     def slot(self, **changes: Any) -> Slot:
         """The slot in which the next block is made in time."""

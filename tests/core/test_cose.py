@@ -151,6 +151,17 @@ def test_another_form_is_refused(raw: bytes) -> None:
     assert refusal_of(cose.open_seal, raw) in (Reason.MALFORMED, Reason.NOT_CANONICAL)
 
 
+def test_a_protected_header_has_a_limit() -> None:
+    """Otherwise a header would be where a stranger's bytes reach the decoder at length."""
+    longest = cose.HEADER_MAX - len(cbor2.loads(with_header(_16=""))[0]) - 1
+    at_limit = with_header(_16="x" * longest)
+    assert len(cbor2.loads(at_limit)[0]) == cose.HEADER_MAX
+    with refusing(Reason.UNKNOWN_KIND):
+        cose.open_seal(at_limit)
+    with refusing(Reason.MALFORMED, "above 192 bytes"):
+        cose.open_seal(with_header(_16="x" * (longest + 1)))
+
+
 def test_overlong_heads_and_unsorted_headers_are_not_canonical() -> None:
     protected, _, payload, signature = cbor2.loads(sealed())
     head = b"\x84" + b"\x58" + bytes([len(protected)]) + protected + b"\xa0"

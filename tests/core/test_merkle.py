@@ -180,6 +180,20 @@ def test_an_inclusion_proof_with_anything_changed_is_refused(size: int) -> None:
             assert refused(size=other)
 
 
+def test_a_byte_that_moves_from_one_hash_to_the_next_is_refused() -> None:
+    """Both sides of a node are hashed as one text: only their lengths keep them apart."""
+    tree = Tree(4)
+    leaf, path = leaf_hash(tree.entries[0]), inclusion_proof(0, 4, tree.node)
+    moved = [path[0][1:], path[1]]
+    assert node_hash(leaf + path[0][:1], moved[0]) == node_hash(leaf, path[0])
+    with refusing(Reason.BAD_PROOF, "not 32 bytes"):
+        verify_inclusion(leaf + path[0][:1], 0, 4, moved, tree.root)
+    proof = consistency_proof(3, 4, tree.node)
+    joined = [proof[0], proof[1] + proof[2][:1], proof[2][1:]]
+    with refusing(Reason.BAD_PROOF, "not 32 bytes"):
+        verify_consistency(3, tree.head(3), 4, tree.root, joined)
+
+
 @pytest.mark.parametrize("new", [2, 3, 5, 8, 13, 21])
 def test_a_consistency_proof_with_anything_changed_is_refused(new: int) -> None:
     tree = Tree(new)

@@ -18,6 +18,7 @@ from firmware.events import (
     Ended,
     Event,
     Noticed,
+    Passed,
     Pulses,
     Watched,
     decode_event,
@@ -113,6 +114,7 @@ def marks_of(drafts: list[Draft]) -> dict[int, int]:
         (Watched(300), "820381" + "19012c"),
         (Noticed.of(Mark.NOISE, 24), "820482081818"),
         (Ended(9, Ending.STOPPED), "8205820967" + b"stopped".hex()),
+        (Passed(300), "82068119012c"),
     ],
 )
 def test_an_event_stands_in_the_journal_as_its_kind_and_its_fields(
@@ -122,7 +124,9 @@ def test_an_event_stands_in_the_journal_as_its_kind_and_its_fields(
     assert decode_event(bytes.fromhex(golden)) == event
 
 
-@pytest.mark.parametrize("data", ["80", "8100", "820680", "820080", "8220820107", "a0", "f6", ""])
+@pytest.mark.parametrize(
+    "data", ["80", "8100", "820680", "820780", "820080", "8220820107", "a0", "f6", ""]
+)
 def test_what_is_no_event_is_refused(data: str) -> None:
     assert refusal_of(decode_event, bytes.fromhex(data)) in (Reason.MALFORMED, Reason.NOT_CANONICAL)
 
@@ -184,6 +188,22 @@ def test_damage_in_the_journal_is_declared_by_the_next_record() -> None:
     board = Board()
     [run] = board.apply(began(0, cut=17), dated(0, 0))
     assert marks_of([run]) == {Mark.CUT: 17}
+
+
+def test_a_step_is_closed_at_its_end_even_if_nobody_watches_any_more() -> None:
+    board = Board()
+    board.apply(began(0), dated(0, 0), pulses(9, 50), Ended(60 * S, Ending.LINE_LOST))
+    assert board.apply(Passed(100 * S)) == []
+    [batch] = board.apply(Passed(110 * S))  # its delay is over
+    assert lots_of([batch]) == [(8, 50_000)]
+    rest, close = board.apply(Passed(STEP_S * S))
+    assert lots_of([rest]) == [(1, STEP_S * 1_000)]
+    assert isinstance(close, CloseDraft)
+    assert close.watched == (0, 60_000)
+    assert board.apply(Passed(2 * STEP_S * S)) == []  # slept through
+    [run] = board.apply(began(3 * STEP_S))
+    assert isinstance(run, RunDraft)
+    assert (run.step, run.unwatched_ms) == (FIRST_STEP + 3, START_MS + 60_000)
 
 
 # --- Dated back ----------------------------------------------------------------------------------

@@ -68,13 +68,7 @@ def test_what_was_not_synced_is_lost_in_a_power_cut_only() -> None:
     journal.append(EVENTS[:1])
     journal.sync()
     journal.append(EVENTS[1:])
-    assert len(recover(directory).events) == 3
-    begun(directory)
-    directory = SimulatedDirectory()
-    journal = begun(directory)
-    journal.append(EVENTS[:1])
-    journal.sync()
-    journal.append(EVENTS[1:])
+    assert Journal(directory).peek() == 11
     directory.cut_power()
     assert recover(directory).events == tuple(EVENTS[:1])
 
@@ -146,11 +140,11 @@ def test_a_new_segment_is_wanted_once_enough_was_given(monkeypatch: pytest.Monke
     directory = SimulatedDirectory()
     journal = begun(directory)
     wanted = []
-    for _ in range(6):
+    for _ in range(10):
         journal.append(EVENTS[:1])
         wanted.append(journal.wants_snapshot)
     size = 8 + len(encode_event(EVENTS[0]))
-    assert wanted == [size * (number + 1) > 100 for number in range(6)]
+    assert wanted == [size * (number + 1) > 100 for number in range(10)]
     assert True in wanted
     journal.begin_segment(HEAD)
     assert not journal.wants_snapshot
@@ -171,11 +165,14 @@ def test_a_long_snapshot_does_not_ask_for_the_next_one_at_once() -> None:
 def test_a_full_disk_gives_nothing_and_what_was_given_stays() -> None:
     directory = SimulatedDirectory(room_bytes=300)
     journal = begun(directory)
-    given_events: list[Event] = []
-    with pytest.raises(OSError, match="No space"):
-        while True:
-            event = Pulses(8 + len(given_events), 0, 10, 0)
+    everything: list[Event] = [Pulses(8 + number, 0, 10, 0) for number in range(50)]
+
+    def give_all() -> None:
+        for event in everything:
             journal.append([event])
-            given_events.append(event)
-    assert given_events
-    assert recover(directory).events == tuple(given_events)
+
+    with pytest.raises(OSError, match="No space"):
+        give_all()
+    found = recover(directory).events
+    assert 0 < len(found) < 50
+    assert found == tuple(everything[: len(found)])

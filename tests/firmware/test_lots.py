@@ -504,6 +504,19 @@ def test_a_signed_close_is_not_drafted_again() -> None:
     assert close == CloseDraft(3, FIRST_STEP + 1, CLOCK, (), 3, (0, STEP_MS))
 
 
+def test_a_run_whose_step_is_signed_as_closed_opens_no_later_step_when_met_again() -> None:
+    again = Meter(state=BLANK, began_ms=None)
+    again.lots.resume(Signed(5, FIRST_STEP + 1, 5, START_MS + 100_000))
+    again.begin(100_000, Ending.FIRST)
+    again.give(5, 200_000)
+    again.watch(STEP_MS + 300_000)
+    again.lots.end_run()
+    again.begin(7 * STEP_MS)
+    run = only(again.take())
+    assert isinstance(run, RunDraft)
+    assert (run.step, run.unwatched_ms) == (FIRST_STEP + 7, START_MS + STEP_MS + 300_000)
+
+
 def test_a_signed_run_start_is_not_drafted_again_but_a_new_one_always_is() -> None:
     meter = Meter()
     before = BLANK

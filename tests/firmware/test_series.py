@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from cryptometer.errors import ConfigurationError
 from cryptometer.steps import NS_PER_S
 from firmware.series import Level, duration_ns, pulse_count, pulse_times, read_series
+from tests.core.strategies import examples
 
 MINUTE_NS = 60 * NS_PER_S
 KWH_WATT_NS = 1000 * 3600 * NS_PER_S
 
-POWERS = st.fractions(min_value=0, max_value=100_000, max_denominator=10_000)
-CONSTANTS = st.fractions(min_value=Fraction(1, 10), max_value=100_000, max_denominator=1_000)
+POWERS = st.fractions(min_value=0, max_value=10_000, max_denominator=10_000)
+CONSTANTS = st.fractions(min_value=Fraction(1, 10), max_value=10_000, max_denominator=1_000)
 
 
 @st.composite
@@ -22,7 +23,7 @@ def levels_of_power(draw: st.DrawFn) -> list[Level]:
     """Levels in order, some with a gap behind them."""
     levels, at_ns = [], 0
     for _ in range(draw(st.integers(1, 6))):
-        duration = draw(st.integers(1, 100 * NS_PER_S))
+        duration = draw(st.integers(1, 5 * NS_PER_S))
         levels.append(Level(at_ns, duration, draw(POWERS)))
         at_ns += duration + draw(st.sampled_from([0, 0, NS_PER_S]))
     return levels
@@ -41,6 +42,7 @@ def refusal(text: str, column: str | None = None) -> str:
 # --- Pulses. -------------------------------------------------------------------------------------
 
 
+@examples(100)
 @given(levels_of_power(), CONSTANTS)
 def test_the_pulses_of_a_series_are_its_whole_energy_times_the_constant(
     series: list[Level], constant: Fraction
@@ -50,6 +52,7 @@ def test_the_pulses_of_a_series_are_its_whole_energy_times_the_constant(
     assert len(times) == energy * constant // KWH_WATT_NS == pulse_count(series, constant)
 
 
+@examples(100)
 @given(levels_of_power(), CONSTANTS)
 def test_each_pulse_comes_at_the_first_nanosecond_that_completes_its_energy(
     series: list[Level], constant: Fraction
@@ -65,6 +68,7 @@ def test_each_pulse_comes_at_the_first_nanosecond_that_completes_its_energy(
         assert energy(at_ns) >= number > energy(at_ns - 1)
 
 
+@examples(100)
 @given(levels_of_power(), CONSTANTS, st.data())
 def test_a_level_cut_in_two_gives_the_same_pulses(
     series: list[Level], constant: Fraction, data: st.DataObject
@@ -242,6 +246,7 @@ def test_a_series_without_a_power_is_refused() -> None:
     assert "one column only" in refusal("utc\n0\n60\n")
 
 
+@examples(100)
 @given(st.lists(st.text(alphabet='0123456789.,;-+TZ:e"\tnaif \n', max_size=30), max_size=6))
 def test_any_text_is_read_or_refused(lines: list[str]) -> None:
     try:

@@ -259,7 +259,7 @@ def open_checkpoint(text: str, origin: str, gateways: list[Key]) -> tuple[int, b
         need(dash == "\u2014", "no signature line")
         for key in gateways:
             key_id = sha256(name.encode() + b"\n\x01" + key[-2]).digest()[:4]
-            if name == origin and unbase64(data)[:4] == key_id:
+            if key[1] == 1 and name == origin and unbase64(data)[:4] == key_id:
                 check_signature(key, unbase64(data)[4:], body.encode())
                 signed = True
     need(signed, "no gateway of the community has signed the checkpoint")

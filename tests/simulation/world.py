@@ -14,16 +14,19 @@ from cryptometer.block import Checked
 from cryptometer.community import trust
 from cryptometer.records import Broker, Bundle, Record, Role
 from cryptometer.steps import NS_PER_MS, NS_PER_S, step_start_ms
+from firmware.chain import signed_so_far
 from firmware.config import read_config
 from firmware.device import Device, Parts
 from firmware.enrolment import Enrolment, read_bundle
+from firmware.journal import Journal
+from firmware.outbox import Outbox
 from gateway.ledger import Ledger
 from gateway.memory_store import MemoryStore
 from gateway.node import Confirm, Effect, Node, Policy, Publish, Sealed, found_store
 from gateway.store import Store
 from hal.clock import SimulatedClock
 from hal.files import SimulatedDirectory, SimulatedTree
-from hal.ports import Connected, Disconnected, Message, PulseSource, Taken
+from hal.ports import Connected, Disconnected, LineLost, Message, PulseSource, Taken
 from hal.sim_line import SimSettings, SimulatedLine
 from tests.core.community import DETAILS, FIRST_STEP, STEP_S, Authority
 from tests.keys import signer
@@ -121,13 +124,20 @@ class SimBroker:
 
 
 class Board:
-    """A meter with its board: line, disk, clock, and the program while it runs."""
+    """A meter with its board: line, disk, clock, and the program while it runs.
+
+    Attributes:
+        emitted: pulses the meter gave.
+        missed: of them, those it gave while its line was unplugged.
+        noise, lost: what the line tells at the next look.
+    """
 
     def __init__(self, world: "World", name: str, key: int, registration: Record) -> None:
         self.world = world
         self.name = name
         self.key = signer(key)
-        self.emitted = 0
+        self.emitted = self.missed = self.noise = self.lost = 0
+        self.is_unplugged = False
         self.clock = SimulatedClock(START_NS, bytes([key]) * 16)
         self.journal = SimulatedDirectory()
         self.outbox = SimulatedDirectory()
@@ -143,6 +153,18 @@ class Board:
             Broker("mqtt://127.0.0.1:1883"),
         )
         self.bundle = records.seal(bundle, world.id, world.authority.signer).raw
+
+    @property
+    def device_register(self) -> int:
+        """Pulses as the program counts them; when it is down, as its disk does."""
+        return self.kept_register if self.device is None else self.device._counter.register
+
+    @property
+    def kept_register(self) -> int:
+        """Pulses that the disk holds, in the journal or signed."""
+        end = Outbox(self.outbox, limit_bytes=0, window=1).peek()
+        signed = 0 if end is None else signed_so_far(end).register
+        return max(Journal(self.journal).peek(), signed)
 
     def enrolment(self) -> Enrolment:
         update = self.updates[-1] if self.updates else None
@@ -170,7 +192,9 @@ class Board:
         self.world.broker.connect(self.wire)
 
     def open_line(self) -> PulseSource:
-        return _Lent(self.line)
+        if self.is_unplugged:
+            raise LineLost("unplugged")
+        return _Lent(self)
 
     def hear_registration(self, update: bytes) -> bool:
         before = {record.identity for record in self.enrolment().community.records}
@@ -183,7 +207,9 @@ class Board:
     def give(self, pulses: int) -> None:
         """The meter gives pulses."""
         self.emitted += pulses
-        if pulses:
+        if self.is_unplugged:
+            self.missed += pulses
+        elif pulses:
             self.line.put(pulses)
 
     def work(self) -> None:
@@ -215,17 +241,22 @@ class Board:
 
 
 class _Lent:
-    """A line that outlives the programs that open it."""
+    """A line that outlives the programs that open it, and may be unplugged."""
 
-    def __init__(self, line: SimulatedLine) -> None:
-        self._line = line
-        self.latency_ns = line.latency_ns
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self.latency_ns = board.line.latency_ns
 
     def fileno(self) -> int:
-        return self._line.fileno()
+        return self._board.line.fileno()
 
     def take(self) -> Taken:
-        return self._line.take()
+        board = self._board
+        if board.is_unplugged:
+            raise LineLost("unplugged")
+        taken = Taken(board.line.take().pulses, (), board.noise, board.lost)
+        board.noise = board.lost = 0
+        return taken
 
     def close(self) -> None:
         pass
@@ -270,6 +301,14 @@ class World:
         self.wire.close()
         self.node = self.wire = None
 
+    def close(self) -> None:
+        """Ends everything; nothing is left open."""
+        for board in self.boards:
+            board.kill()
+            board.line.close()
+        if self.wire is not None:
+            self.stop_gateway()
+
     def run(self, seconds: float, tick_s: float = 1.0, pulses: float = 0.3) -> None:
         """Lets community time pass; each board's meter gives `pulses` a second on average."""
         for _ in range(int(seconds / tick_s)):
@@ -299,10 +338,10 @@ class World:
         while effects := self.node.tick(now):
             self._perform(effects)
 
-    def audit(self) -> audit.Report:
+    def audit(self, watch: audit.Watch = lambda _: None) -> audit.Report:
         """Audits the ledger's files as an outsider would."""
         community = trust(self.authority.genesis.raw, [self.gateway_registration.raw])
-        return audit.audit(self.tree.read, community)
+        return audit.audit(self.tree.read, community, watch=watch)
 
     def in_blocks(self, name: str) -> int:
         """Pulses of a meter in blocks, summed from the ledger's leaves."""
@@ -315,8 +354,7 @@ class World:
                 if isinstance(body, records.Batch) and body.meter == name:
                     total += sum(body.pulses)
 
-        community = trust(self.authority.genesis.raw, [self.gateway_registration.raw])
-        audit.audit(self.tree.read, community, watch=watch)
+        self.audit(watch)
         return total
 
     def _draw(self, mean: float) -> int:

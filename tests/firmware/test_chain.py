@@ -1,0 +1,223 @@
+"""Drafts into signed records: sequence, previous hash, registers, and what a re-anchor changes."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryptometer import records
+from cryptometer.records import (
+    Batch,
+    ChainRecord,
+    Checkpoint,
+    ReAnchor,
+    Record,
+    RunStart,
+    StepClose,
+)
+from firmware.chain import aligned, anchored, signed_so_far
+from firmware.lots import Draft, Signed
+from firmware.outbox import End, chain_start, follow
+from tests.core.community import FIRST_STEP
+from tests.core.strategies import examples
+from tests.firmware.kit import CHAIN, COMMUNITY, REGISTRATION, batch, close, run, steps
+from tests.keys import signer
+
+CHECKPOINT = Checkpoint(3, bytes(32))
+
+
+def sign(drafts: list[Draft], end: End | None = None) -> tuple[list[Record], End]:
+    end = end or chain_start(REGISTRATION)
+    signed = CHAIN.sign(drafts, end, CHECKPOINT)
+    for record in signed:
+        end = follow(end, record)
+    return signed, end
+
+
+def anchor(at: int, register: int) -> Record:
+    body = ReAnchor(1, bytes(32), "m0", at, register, "board lost")
+    return records.seal(body, COMMUNITY, signer(1))
+
+
+def registers(signed: list[Record], start: int) -> int:
+    """Follows the registers of a chain as a gateway would; returns the last."""
+    for record in signed:
+        body = record.body
+        match body:
+            case RunStart():
+                assert body.register == start
+            case Batch():
+                assert body.register == start
+                start = body.register_after
+            case StepClose():
+                assert body.register_after == start
+    return start
+
+
+def test_each_record_carries_the_next_number_and_names_the_one_before() -> None:
+    signed, end = sign([run(), *steps(3)])
+    previous = REGISTRATION
+    for number, record in enumerate(signed):
+        body = record.body
+        assert isinstance(body, ChainRecord)
+        assert (body.sequence, body.previous) == (number, previous)
+        assert (body.meter, record.community) == ("m0", COMMUNITY)
+        record.envelope.verify(signer(10).public)
+        previous = record.identity
+    assert (end.sequence, end.previous) == (7, previous)
+
+
+def test_a_draft_is_signed_as_it_is() -> None:
+    one, two, three = (record.body for record in sign([run(), batch(0, 8, 5), close(0, 13)])[0])
+    assert isinstance(one, RunStart)
+    draft = run()
+    assert (one.register, one.step, one.at_ms) == (0, draft.step, draft.at_ms)
+    assert (one.software, one.ending, one.unwatched_ms) == ("test", draft.ending, None)
+    assert isinstance(two, Batch)
+    assert (two.register, two.lots, two.registration) == (0, (8, 1_000, 5, 2_000), REGISTRATION)
+    assert isinstance(three, StepClose)
+    assert (three.register, three.register_after, three.watched) == (0, 13, (0, 900_000))
+    assert three.checkpoint == CHECKPOINT
+    assert {body.clock for body in (one, two, three)} == {draft.clock}
+
+
+def test_the_same_drafts_give_the_same_bytes() -> None:
+    drafts: list[Draft] = [run(), *steps(2)]
+    assert [one.raw for one in sign(drafts)[0]] == [one.raw for one in sign(drafts)[0]]
+
+
+def test_a_chain_signed_in_parts_is_the_chain_signed_at_once() -> None:
+    drafts: list[Draft] = [run(), *steps(3)]
+    whole, end = sign(drafts)
+    first, middle = sign(drafts[:3])
+    second, after = sign(drafts[3:], middle)
+    assert [one.raw for one in first + second] == [one.raw for one in whole]
+    assert after == end
+
+
+def test_what_is_signed_so_far_is_told_in_the_counters_registers() -> None:
+    _, end = sign([run(20), batch(20, 5), close(20, 25), batch(25, 3, step=FIRST_STEP + 1)])
+    run_ms = run().at_ms
+    assert signed_so_far(end) == Signed(28, FIRST_STEP, 25, run_ms)
+    assert signed_so_far(chain_start(REGISTRATION)) == Signed(0, None, 0, 0)
+
+
+def test_a_close_looks_back_to_the_first_run_and_not_to_a_later_one() -> None:
+    signed, _ = sign([run(20), batch(20, 5), run(25, later_ms=9_000), close(20, 25)])
+    body = signed[-1].body
+    assert isinstance(body, StepClose)
+    assert (body.register, body.register_after) == (20, 25)
+
+
+# --- Re-anchors ----------------------------------------------------------------------------------
+
+
+def test_what_the_gateway_refused_is_signed_anew_behind_the_re_anchor() -> None:
+    signed, end = sign([run(), *steps(4)])  # 9 records; the gateway waits at 5
+    record = anchor(5, 1_000)
+    fresh, drafts = anchored(replace(end, acknowledged=5), 20, [record], signed[5:])
+    assert len(drafts) == 4
+    assert (fresh.sequence, fresh.previous, fresh.register) == (5, record.identity, 1_000)
+    assert (fresh.acknowledged, fresh.anchors, fresh.anew) == (5, 1, 4)
+    anew, after = sign(drafts, fresh)
+    assert registers(anew, 1_000) == 1_010
+    assert [one.body.KIND for one in anew] == [one.body.KIND for one in signed[5:]]
+    assert signed_so_far(after).register == 20  # the counter goes on as before
+    assert after.anew is None
+
+
+def test_what_the_gateway_has_is_not_signed_anew_even_if_it_was_not_heard_of() -> None:
+    signed, end = sign([run(), *steps(4)])
+    # The gateway has records 0 to 4, register 10; its words for 1 to 5 were lost.
+    fresh, drafts = anchored(replace(end, acknowledged=1), 20, [anchor(5, 10)], signed[1:])
+    anew, _ = sign(drafts, fresh)
+    assert registers(anew, 10) == 20
+    assert len(anew) == 4
+
+
+def test_if_the_gateway_has_everything_nothing_is_signed_anew() -> None:
+    signed, end = sign([run(), *steps(4)])
+    fresh, drafts = anchored(replace(end, acknowledged=1), 20, [anchor(9, 20)], signed[1:])
+    assert drafts == []
+    assert fresh.anew is None
+    more, _ = sign(steps(1, FIRST_STEP + 4, 20), fresh)
+    assert registers(more, 20) == 25
+
+
+def test_on_another_chain_than_the_gateways_everything_unacknowledged_is_signed_anew() -> None:
+    # The disk was restored from an old copy: what it counted since is in no other record.
+    signed, end = sign([run(), *steps(2)])
+    fresh, drafts = anchored(replace(end, acknowledged=3), 10, [anchor(30, 500)], signed[3:])
+    anew, _ = sign(drafts, fresh)
+    assert registers(anew, 500) == 505
+
+
+def test_a_second_re_anchor_starts_from_the_first() -> None:
+    signed, end = sign([run(), *steps(2)])
+    fresh, drafts = anchored(end, 10, [anchor(3, 100)], signed[3:])
+    anew, end = sign(drafts, fresh)
+    newest = anchor(4, 2_000)
+    again, drafts = anchored(end, 10, [anchor(3, 100), newest], anew[1:])
+    assert (again.anchors, again.previous) == (2, newest.identity)
+    after, end = sign(drafts, again)
+    assert registers(after, 2_000) == 2_000  # only the close is left, which adds nothing
+    assert signed_so_far(end).register == 10
+
+
+def test_a_new_board_goes_on_from_the_re_anchor() -> None:
+    fresh, drafts = anchored(None, 0, [anchor(40, 7_000)], [])
+    assert drafts == []
+    assert (fresh.sequence, fresh.register, fresh.acknowledged) == (40, 7_000, 40)
+    signed, end = sign([run(), *steps(1)], fresh)
+    assert registers(signed, 7_000) == 7_005
+    assert signed_so_far(end) == Signed(5, FIRST_STEP, 5, run().at_ms)
+
+
+def test_a_new_board_that_counted_before_its_first_step_goes_on_without_those_pulses() -> None:
+    fresh, _ = anchored(None, 0, [anchor(40, 7_000)], [])
+    drafts: list[Draft] = [run(30), *steps(1, register=30)]
+    where = aligned(fresh, drafts)
+    signed, end = sign(drafts, where)
+    assert registers(signed, 7_000) == 7_005
+    assert signed_so_far(end).register == 35
+    assert aligned(end, [run(35)]) == end
+
+
+def test_a_chain_of_its_own_starts_from_its_own_register() -> None:
+    start = chain_start(REGISTRATION)
+    assert aligned(start, [run(30)]) == start
+    signed, _ = sign([run(30), *steps(1, register=30)], start)
+    assert registers(signed, 30) == 35
+
+
+@examples(60)
+@given(
+    st.integers(0, 2**40),
+    st.integers(0, 10),
+    st.integers(0, 8),
+    st.booleans(),
+)
+def test_behind_any_re_anchor_the_registers_continue_and_no_refused_pulse_is_lost(
+    register: int, at: int, heard: int, is_ours: bool
+) -> None:
+    signed, end = sign([run(), *steps(4)])
+    heard = min(heard, at)
+    before = sum(5 for one in signed[:at] if isinstance(one.body, Batch))
+    record = anchor(at, before if is_ours and at <= 9 else register)
+    start = record.body.register if isinstance(record.body, ReAnchor) else 0
+    fresh, drafts = anchored(replace(end, acknowledged=heard), 20, [record], signed[heard:])
+    anew, after = sign(drafts, fresh)
+    if start == before and at <= 9:
+        assert registers(anew, start) == 20
+    else:
+        held = sum(5 for one in signed[:heard] if isinstance(one.body, Batch))
+        assert registers(anew, start) == start + 20 - held
+    more, _ = sign(steps(1, FIRST_STEP + 9, 20), after)
+    assert registers(more, after.register) == after.register + 5
+
+
+@pytest.mark.parametrize("offset", [-(2**40), -1, 0, 1, 2**40])
+def test_offsets_in_both_directions_are_kept_in_the_files(offset: int) -> None:
+    end = replace(chain_start(REGISTRATION), shift=2**62 + offset)
+    assert end.offset == offset

@@ -1,0 +1,821 @@
+"""The device's one order of work, in one process: whatever ends it, wherever, every pulse that was
+given is in exactly one lot, and the time nobody watched is declared."""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryptometer import records
+from cryptometer.block import Checked
+from cryptometer.records import (
+    Acknowledgement,
+    Batch,
+    ChainRecord,
+    Ending,
+    Mark,
+    RunStart,
+    StepClose,
+)
+from cryptometer.steps import NS_PER_MS, NS_PER_S, ClockState, step_start_ms
+from firmware import journal as journalling
+from firmware import outbox as keeping
+from firmware.journal import Journal
+from hal import faults
+from hal.faults import Point
+from hal.files import SimulatedDirectory
+from tests.core.community import LOT_PULSES, STEP_S
+from tests.core.strategies import examples
+from tests.simulation.world import CONFIG, START_NS, Board, World
+
+START_MS = START_NS // NS_PER_MS
+TICK_S = 5
+STORY_TICK_S = 2  # shorter than the interval of syncs, so that a power cut finds something to tear
+SYNC_MS = CONFIG.journal.sync_machine_ms
+WATCH_MS = CONFIG.journal.watch_machine_ms
+
+# The points that a device passes; the others belong to the gateway.
+DEVICE_POINTS = [point for point in Point if point.startswith(("file.", "device."))]
+
+
+class Crash(BaseException):
+    """The program died here."""
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World(1, boards=1)
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def board(world: World) -> Board:
+    [board] = world.boards
+    board.start()
+    return board
+
+
+@dataclass
+class Ledger:
+    """What the ledger's leaves say of the one meter."""
+
+    records: list[ChainRecord] = field(default_factory=list)
+    quarantined: list[str] = field(default_factory=list)
+
+    @property
+    def runs(self) -> list[RunStart]:
+        return [one for one in self.records if isinstance(one, RunStart)]
+
+    @property
+    def batches(self) -> list[Batch]:
+        return [one for one in self.records if isinstance(one, Batch)]
+
+    @property
+    def closes(self) -> list[StepClose]:
+        return [one for one in self.records if isinstance(one, StepClose)]
+
+    @property
+    def pulses(self) -> int:
+        return sum(sum(batch.pulses) for batch in self.batches)
+
+    @property
+    def marks(self) -> dict[int, int]:
+        total: dict[int, int] = {}
+        for one in self.records:
+            for mark, amount in zip(one.marks[::2], one.marks[1::2], strict=True):
+                total[mark] = total.get(mark, 0) + amount
+        return total
+
+    @property
+    def watched_ms(self) -> list[tuple[int, int]]:
+        """Intervals said to be watched, UTC."""
+        found = []
+        for close in self.closes:
+            start = step_start_ms(close.step, STEP_S)
+            pairs = zip(close.watched[::2], close.watched[1::2], strict=True)
+            found += [(start + begin, start + end) for begin, end in pairs]
+        return found
+
+
+def read_ledger(world: World) -> Ledger:
+    """Audits the ledger's files, and reads the meter's records from them."""
+    found = Ledger()
+
+    def watch(checked: Checked) -> None:
+        for verdict in checked.verdicts:
+            body = verdict.record.body
+            if isinstance(body, ChainRecord):
+                found.records.append(body)
+                if verdict.reason is not None:
+                    found.quarantined.append(verdict.reason)
+
+    world.audit(watch)
+    return found
+
+
+def settle(world: World) -> Ledger:
+    """No more pulses: what is on its way arrives, and its steps get their blocks."""
+    world.run(2 * STEP_S + 30, TICK_S, pulses=0)
+    return read_ledger(world)
+
+
+def now_ms(board: Board) -> int:
+    return board.clock.now().utc_ns // NS_PER_MS
+
+
+def registers_of(board: Board) -> tuple[int, int]:
+    """What the board's disk says was given, and what it says was signed."""
+    given_pulses = Journal(board.journal).peek()
+    end = keeping.Outbox(board.outbox, limit_bytes=0, window=1).peek()
+    return given_pulses, 0 if end is None else end.register
+
+
+def is_stopped(board: Board) -> bool:
+    """Whether the board's chain cannot go on."""
+    assert board.device is not None
+    return board.device._outbox.stop is not None
+
+
+def check_whole(world: World, board: Board, ledger: Ledger) -> None:
+    """Promises A and B of a board that is up and has been heard."""
+    assert board.device is not None
+    assert not is_stopped(board)
+    assert ledger.quarantined == []
+    assert ledger.pulses == board.device._counter.register
+    assert max(max(batch.pulses) for batch in ledger.batches) <= LOT_PULSES
+    sequences = [one.sequence for one in ledger.records]
+    assert sequences == list(range(len(sequences)))
+    assert len({close.step for close in ledger.closes}) == len(ledger.closes)
+    reasons = {refusal.reason for refusal in world.store.refusals()}
+    assert reasons <= {"unknown-key", "gap"}  # before the first block; out of order
+
+
+# --- A quiet life --------------------------------------------------------------------------------
+
+
+def test_every_pulse_is_in_a_block_and_every_step_is_closed(world: World, board: Board) -> None:
+    world.run(4 * STEP_S, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert ledger.pulses == board.emitted
+    assert [run.ending for run in ledger.runs] == [Ending.FIRST]
+    assert [close.step for close in ledger.closes] == list(
+        range(ledger.closes[0].step, ledger.closes[0].step + 6)
+    )
+    assert {close.watched for close in ledger.closes} == {(0, STEP_S * 1_000)}
+    assert all(close.checkpoint is not None for close in ledger.closes[1:])
+
+
+def test_an_orderly_end_loses_nothing_and_says_so(world: World, board: Board) -> None:
+    world.run(500, TICK_S)
+    stopped_ms = now_ms(board)
+    board.stop()
+    world.run(300, TICK_S, pulses=0)
+    board.start()
+    started_ms = now_ms(board)
+    world.run(STEP_S, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert ledger.pulses == board.emitted
+    second = ledger.runs[1]
+    assert (second.ending, second.unwatched_ms, second.at_ms) == (
+        Ending.STOPPED,
+        stopped_ms,
+        started_ms,
+    )
+
+
+def test_an_orderly_end_survives_a_power_cut_right_after_it(world: World, board: Board) -> None:
+    world.run(503, 1)
+    board.stop()
+    board.cut_power()
+    board.start()
+    world.run(100, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert ledger.pulses == board.emitted
+
+
+def test_pulses_that_wait_in_the_line_at_the_start_are_counted_and_marked(
+    world: World, board: Board
+) -> None:
+    world.run(100, TICK_S)
+    board.kill()
+    board.give(50)
+    board.start()
+    world.run(STEP_S, TICK_S, pulses=0)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert ledger.pulses == board.emitted
+    assert ledger.marks[Mark.BURST] == 50
+
+
+def test_noise_and_what_the_kernel_dropped_are_declared(world: World, board: Board) -> None:
+    world.run(60, TICK_S)
+    board.noise, board.lost = 7, 3
+    world.run(60, TICK_S)
+    board.noise = 5
+    world.run(60, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert ledger.pulses == board.emitted
+    assert (ledger.marks[Mark.NOISE], ledger.marks[Mark.LOST]) == (12, 3)
+
+
+def test_an_unplugged_line_is_declared_and_watched_again_when_it_is_back(
+    world: World, board: Board
+) -> None:
+    world.run(100, TICK_S)
+    board.is_unplugged = True
+    lost_ms = now_ms(board)
+    world.run(200, TICK_S)
+    board.is_unplugged = False
+    world.run(500, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert ledger.pulses == board.emitted - board.missed
+    assert board.missed > 0
+    again = ledger.runs[1]
+    assert (again.ending, again.unwatched_ms) == (Ending.LINE_LOST, lost_ms)
+    assert lost_ms + 200_000 <= again.at_ms <= lost_ms + 200_000 + 2 * TICK_S * 1_000
+
+
+def test_while_the_line_is_gone_what_was_counted_gets_its_close_in_time(
+    world: World, board: Board
+) -> None:
+    world.run(500, TICK_S)
+    board.is_unplugged = True
+    world.run(STEP_S - 500 + 60, TICK_S)
+    ledger = read_ledger(world)
+    [close] = ledger.closes
+    assert close.watched == (0, 500_000)
+    assert ledger.pulses == board.emitted - board.missed
+    world.run(2 * STEP_S, TICK_S)
+    assert len(read_ledger(world).closes) == 1
+    board.is_unplugged = False
+    world.run(STEP_S, TICK_S)
+    check_whole(world, board, settle(world))
+
+
+def test_a_boot_without_its_line_does_not_close_steps_by_the_clock_of_the_boot_before(
+    world: World, board: Board
+) -> None:
+    world.run(300, TICK_S)
+    board.cut_power()
+    board.clock.state = ClockState.UNKNOWN
+    board.clock.mono_ns = 5_000 * NS_PER_S  # a long wait in the boot loader
+    board.is_unplugged = True
+    board.start()
+    world.run(60, TICK_S, pulses=0)
+    board.is_unplugged = False
+    board.clock.state = ClockState.SYNCHRONISED
+    world.run(300, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert {one.step for one in ledger.runs} == {START_MS // 1_000 // STEP_S}
+
+
+def test_a_line_that_is_found_gone_at_the_end_does_not_upset_it(world: World, board: Board) -> None:
+    world.run(100, TICK_S)
+    board.is_unplugged = True
+    board.stop()
+    board.is_unplugged = False
+    board.start()
+    world.run(100, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert ledger.pulses == board.emitted
+    assert ledger.runs[1].ending is Ending.LINE_LOST
+
+
+def test_a_line_that_is_missing_at_the_start_is_waited_for(world: World) -> None:
+    [board] = world.boards
+    board.is_unplugged = True
+    board.start()
+    world.run(60, TICK_S)
+    board.is_unplugged = False
+    world.run(600, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert ledger.pulses == board.emitted - board.missed
+    assert len(ledger.runs) == 1
+
+
+# --- Time ----------------------------------------------------------------------------------------
+
+
+def test_a_board_that_boots_without_the_time_counts_and_is_dated_back(
+    world: World, board: Board
+) -> None:
+    world.run(300, TICK_S)
+    board.cut_power()
+    board.clock.state = ClockState.UNKNOWN
+    wrong_ns = 10 * 365 * 86_400 * NS_PER_S
+    board.clock.utc_ns -= wrong_ns  # no battery: the clock shows some other year
+    board.start()
+    started = board.emitted
+    world.run(200, TICK_S)
+    assert board.device is not None
+    assert board.device._counter.dating is None
+    assert board.device._counter.register >= board.emitted - started
+    board.clock.utc_ns += wrong_ns
+    board.clock.state = ClockState.SYNCHRONISED
+    world.run(STEP_S, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    second = ledger.runs[1]
+    assert second.at_ms == START_MS + 300_000
+    assert Mark.UNDATED not in ledger.marks
+    assert Mark.CLOCK_STEPPED not in ledger.marks
+    assert {close.step for close in ledger.closes} == set(
+        range(START_MS // 1_000 // STEP_S, ledger.closes[-1].step + 1)
+    )
+
+
+def test_a_boot_that_never_knew_the_time_goes_to_the_first_known_step_and_is_marked(
+    world: World, board: Board
+) -> None:
+    world.run(300, TICK_S)
+    board.cut_power()
+    board.clock.state = ClockState.UNKNOWN
+    before = board.emitted
+    board.start()
+    world.run(200, TICK_S)
+    counted = board.emitted - before
+    board.stop()
+    board.cut_power()
+    board.start()
+    world.run(100, TICK_S)
+    board.clock.state = ClockState.SYNCHRONISED
+    world.run(STEP_S, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert ledger.marks[Mark.UNDATED] == counted
+
+
+def test_a_board_whose_line_comes_late_does_not_date_an_earlier_boot_with_its_own_clock(
+    world: World, board: Board
+) -> None:
+    board.stop()
+    board.clock.state = ClockState.UNKNOWN
+    board.cut_power()
+    board.start()
+    before = board.emitted
+    world.run(400, TICK_S)  # never dated
+    counted = board.emitted - before
+    board.stop()
+    board.cut_power()
+    board.clock.state = ClockState.SYNCHRONISED
+    board.is_unplugged = True
+    board.start()
+    world.run(50, TICK_S)
+    board.is_unplugged = False
+    world.run(STEP_S, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert ledger.marks[Mark.UNDATED] == counted
+
+
+def test_a_clock_that_loses_its_source_is_carried_on_and_shown_as_such(
+    world: World, board: Board
+) -> None:
+    world.run(100, TICK_S)
+    board.clock.state = ClockState.UNKNOWN
+    board.clock.utc_ns += 3_600 * NS_PER_S  # nobody vouches for this
+    world.run(3 * STEP_S, TICK_S)
+    board.clock.utc_ns -= 3_600 * NS_PER_S
+    board.clock.state = ClockState.SYNCHRONISED
+    world.run(100, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert ledger.pulses == board.emitted
+    states = [close.clock.state for close in ledger.closes]
+    assert states[0] is ClockState.SYNCHRONISED
+    assert ClockState.RELATIVE in states
+    assert states[-1] is ClockState.SYNCHRONISED
+    assert Mark.CLOCK_STEPPED not in ledger.marks
+
+
+def test_after_a_backward_jump_the_open_step_stays_open_and_is_marked(
+    world: World, board: Board
+) -> None:
+    world.run(STEP_S + 300, TICK_S)
+    board.clock.utc_ns -= 600 * NS_PER_S
+    world.run(600, TICK_S)
+    board.clock.utc_ns += 600 * NS_PER_S
+    world.run(STEP_S, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert ledger.pulses == board.emitted
+    assert ledger.marks[Mark.CLOCK_STEPPED] == 1_200_000
+    steps = [close.step for close in ledger.closes]
+    assert steps == sorted(set(steps))
+
+
+def test_a_doubtful_clock_is_marked_and_its_pulses_count(world: World, board: Board) -> None:
+    world.run(100, TICK_S)
+    board.clock.error_ns = 6_000 * NS_PER_MS
+    board.clock.state = ClockState.INFORMATIVE
+    world.run(STEP_S, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert ledger.pulses == board.emitted
+    assert ledger.marks[Mark.CLOCK_DOUBTFUL] >= 6_000
+    assert ledger.closes[-1].clock.state is ClockState.INFORMATIVE
+
+
+# --- The disk ------------------------------------------------------------------------------------
+
+
+def test_a_lost_journal_goes_on_from_the_newest_signed_record(world: World, board: Board) -> None:
+    world.run(STEP_S + 100, TICK_S)
+    board.stop()
+    unsigned = board.device_register - registers_of(board)[1]
+    board.journal = SimulatedDirectory()
+    board.start()
+    world.run(STEP_S, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert ledger.pulses == board.emitted - unsigned
+    assert "the journal is lost; going on from the newest signed record" in board.log
+    assert ledger.runs[1].ending is Ending.UNKNOWN
+
+
+def test_damage_in_the_journal_is_declared_in_signed_data(world: World, board: Board) -> None:
+    world.run(300, TICK_S)
+    board.kill()
+    [name] = board.journal.names()
+    data = bytearray(board.journal.read(name))
+    data[-20] ^= 1
+    board.journal.put(name, bytes(data))
+    board.start()
+    world.run(STEP_S, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    [damaged] = [name for name in board.journal.names() if name.endswith(".damaged")]
+    assert ledger.marks[Mark.CUT] == board.journal.size(damaged)
+
+
+def test_a_full_disk_ends_the_program_and_with_room_again_it_goes_on(
+    world: World, board: Board
+) -> None:
+    world.run(300, TICK_S)
+    room = board.journal._room_bytes
+    board.journal._room_bytes -= board.journal.free_bytes() - 100
+    with pytest.raises(OSError, match="No space"):
+        world.run(300, TICK_S)
+    board.kill()
+    given_pulses, _ = registers_of(board)
+    board.journal._room_bytes = room
+    board.start()
+    assert board.device_register >= given_pulses
+    world.run(300, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert board.emitted - ledger.pulses <= TICK_S * 2  # the one read in progress
+
+
+def test_in_long_isolation_batches_stretch_to_a_step(world: World, board: Board) -> None:
+    world.run(STEP_S, TICK_S, pulses=1)
+    normal = len(read_ledger(world).batches)
+    world.stop_gateway()
+    world.run(6 * STEP_S, TICK_S, pulses=1)
+    world.start_gateway()
+    world.run(STEP_S, TICK_S, pulses=1)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert ledger.pulses == board.emitted
+    per_step: dict[int, int] = {}
+    for batch in ledger.batches:
+        per_step[batch.step] = per_step.get(batch.step, 0) + 1
+    first = START_MS // 1_000 // STEP_S
+    assert [per_step[first + step] for step in (3, 4, 5)] == [1, 1, 1]
+    assert per_step[first + 7] > 5
+    assert normal == 0 or normal > 5
+
+
+def test_the_last_resort_of_a_full_disk_is_marked(world: World, board: Board) -> None:
+    world.run(STEP_S, TICK_S, pulses=1)
+    world.stop_gateway()
+    world.run(2 * STEP_S, TICK_S, pulses=1)
+    taken = board.outbox._room_bytes - board.outbox.free_bytes()
+    board.outbox._room_bytes = taken + 10 * 2**20
+    world.run(3 * STEP_S, TICK_S, pulses=1)
+    board.outbox._room_bytes = 2**30
+    world.start_gateway()
+    world.run(STEP_S, TICK_S, pulses=1)
+    ledger = settle(world)
+    assert ledger.pulses == board.emitted
+    assert ledger.quarantined == []
+    large = [batch for batch in ledger.batches if max(batch.pulses) > LOT_PULSES]
+    assert large
+    assert all(batch.declared(Mark.OVERSIZE) for batch in large)
+    assert ledger.marks[Mark.OVERSIZE] == sum(
+        pulses for batch in large for pulses in batch.pulses if pulses > LOT_PULSES
+    )
+    assert max(ledger.batches[-1].pulses) <= LOT_PULSES
+
+
+# --- Re-anchors ----------------------------------------------------------------------------------
+
+
+def re_anchor(world: World) -> None:
+    """The authority lets the meter's chain go on from where the gateway has it."""
+    retained = world.broker.retained[f"{world.topic}/meter/m0/ack/gw"]
+    word = records.decode(retained).body
+    assert isinstance(word, Acknowledgement)
+    anchor = world.authority.re_anchor("m0", word.sequence, word.register)
+    assert world.node is not None
+    assert world.node.take_authority([anchor.raw]) == 1
+
+
+def lose_outbox(board: Board) -> None:
+    """The card forgets what was signed; everything of it had been acknowledged."""
+    board.stop()
+    board.outbox = SimulatedDirectory()
+    board.start()
+
+
+def test_a_board_that_lost_its_chain_stops_and_goes_on_behind_a_re_anchor(
+    world: World, board: Board
+) -> None:
+    world.run(2 * STEP_S + 60, TICK_S)
+    lose_outbox(board)
+    world.run(STEP_S, TICK_S)
+    assert is_stopped(board)
+    assert any("the chain cannot go on" in line for line in board.log)
+    re_anchor(world)
+    world.run(3 * STEP_S, TICK_S)
+    ledger = settle(world)
+    assert not is_stopped(board)
+    assert ledger.pulses == board.emitted
+    assert ledger.quarantined == []
+
+
+@pytest.mark.parametrize("is_cut", [False, True], ids=["kill", "power cut"])
+@pytest.mark.parametrize("passage", range(1, 7))
+@pytest.mark.parametrize("point", [Point.DEVICE_SIGNED, Point.FILE_APPENDED])
+def test_a_death_while_acting_on_a_re_anchor_neither_loses_nor_repeats_a_pulse(
+    world: World,
+    board: Board,
+    point: Point,
+    passage: int,
+    is_cut: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world.run(STEP_S + 60, TICK_S)
+    lose_outbox(board)
+    world.run(STEP_S // 2, TICK_S)
+    re_anchor(world)
+    board.kill()
+    world.run(STEP_S, TICK_S, pulses=0)  # the re-anchor acts; the board hears of it once it is up
+    with dying(monkeypatch):
+        faults._armed[point] = passage
+        try:
+            board.start()
+            world.run(60, TICK_S)
+        except Crash:
+            die(board, is_cut)
+            board.start()
+    world.run(2 * STEP_S, TICK_S)
+    ledger = settle(world)
+    assert board.device is not None
+    assert not is_stopped(board)
+    assert ledger.quarantined == []
+    assert ledger.pulses == board.device._counter.register
+    assert board.emitted - ledger.pulses <= (TICK_S + 2 * SYNC_MS // 1_000 if is_cut else TICK_S)
+
+
+# --- Deaths at every point -----------------------------------------------------------------------
+
+
+@contextmanager
+def dying(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Where a real program would kill itself, this one raises."""
+
+    def crash(_pid: int, _signal: int) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.kill", crash)
+        try:
+            yield
+        finally:
+            faults._armed.clear()
+
+
+def die(board: Board, is_cut: bool, torn_bytes: int = 0) -> None:
+    if is_cut:
+        board.cut_power(torn_bytes)
+    else:
+        board.kill()
+
+
+def set_small_files(patch: pytest.MonkeyPatch) -> None:
+    """Files so small that snapshots are taken and files dropped all the time."""
+    patch.setattr(journalling, "SEGMENT_BYTES", 1_500)
+    patch.setattr(keeping, "SEGMENT_BYTES", 2_000)
+
+
+class Story:
+    """A fixed life with an orderly end, a torn power cut and a kill in it; and one death more."""
+
+    def __init__(self, world: World, board: Board, is_cut: bool, torn_bytes: int = 0) -> None:
+        self.world = world
+        self.board = board
+        self.is_cut = is_cut
+        self.torn_bytes = torn_bytes
+        self.deaths: list[tuple[int, int, int]] = []  # when; given before; found after
+
+    def live(self) -> None:
+        self.part(600)
+        self.end(self.board.stop)
+        self.part(100)
+        self.end(lambda: die(self.board, is_cut=True, torn_bytes=21))
+        self.part(400)
+        self.end(self.board.kill)
+        self.part(300)
+
+    def part(self, seconds: int) -> None:
+        """Lets the program run; if it dies, it is started again, and that may kill it again."""
+        self.revive()
+        for _ in range(0, seconds, STORY_TICK_S):
+            self.guard(lambda: self.world.run(STORY_TICK_S, STORY_TICK_S, pulses=1))
+            self.revive()
+
+    def revive(self) -> None:
+        while self.board.device is None:
+            self.guard(self.board.start)
+
+    def end(self, how: Callable[[], None]) -> None:
+        before = self.board.device_register
+        deaths = len(self.deaths)
+        self.guard(how)
+        if len(self.deaths) == deaths:
+            self.account(before)
+
+    def guard(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Crash:
+            before = max(registers_of(self.board))
+            die(self.board, self.is_cut, self.torn_bytes)
+            self.account(before)
+
+    def account(self, before: int) -> None:
+        """What was given before is found again, but for what a power cut may cost."""
+        after = max(registers_of(self.board))
+        self.deaths.append((now_ms(self.board), before, after))
+
+
+@pytest.fixture(scope="module")
+def passages() -> dict[Point, int]:
+    """How often the story passes each point."""
+    world = World(3, boards=1)
+    with pytest.MonkeyPatch.context() as patch:
+        set_small_files(patch)
+        faults._armed.update(dict.fromkeys(DEVICE_POINTS, 10**9))
+        Story(world, world.boards[0], is_cut=False).live()
+        counts = {point: 10**9 - left for point, left in faults._armed.items()}
+        faults._armed.clear()
+    world.close()
+    return counts
+
+
+def test_the_story_passes_every_point_of_a_device(passages: dict[Point, int]) -> None:
+    assert set(passages) == set(DEVICE_POINTS)
+    assert min(passages.values()) > 0
+
+
+@pytest.mark.parametrize("is_cut", [False, True], ids=["kill", "power cut"])
+@pytest.mark.parametrize("point", DEVICE_POINTS)
+def test_a_death_at_any_point_loses_no_given_pulse_and_repeats_none(
+    point: Point, is_cut: bool, passages: dict[Point, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_small_files(monkeypatch)
+    count = passages[point]
+    some = random.Random(point).sample(range(1, count + 1), min(count, 2))
+    for passage in sorted({count, *some}):
+        world = World(3, boards=1)
+        [board] = world.boards
+        story = Story(world, board, is_cut, torn_bytes=(0, 9, 101)[passage % 3])
+        with dying(monkeypatch):
+            faults._armed[point] = passage
+            story.live()
+        ledger = settle(world)
+        check_whole(world, board, ledger)
+        check_losses(story, board, ledger)
+        check_watched(story, ledger)
+        world.close()
+
+
+def check_losses(story: Story, board: Board, ledger: Ledger) -> None:
+    """One pulse a second: a power cut costs at most the time between two syncs."""
+    for _, before, after in story.deaths:
+        assert after >= before - (SYNC_MS // 1_000 + 2 * TICK_S)
+    lost = board.emitted - ledger.pulses
+    allowed = sum(max(0, before - after) for _, before, after in story.deaths)
+    # Beyond what the disk lost: the read that was in progress, once.
+    assert 0 <= lost <= allowed + TICK_S
+
+
+def check_watched(story: Story, ledger: Ledger) -> None:
+    """No dead time is said to be watched, and little living time is not."""
+    deaths = [died for died, _, _ in story.deaths]
+    for begin, end in ledger.watched_ms:
+        for died in deaths:
+            assert not begin < died < end, "watched through a death"
+    for start in ledger.runs[1:]:
+        assert start.unwatched_ms is not None
+        assert start.unwatched_ms <= start.at_ms
+        assert start.at_ms - start.unwatched_ms <= WATCH_MS + SYNC_MS + 2 * TICK_S * 1_000
+
+
+# --- Any order of things -------------------------------------------------------------------------
+
+lives = st.lists(
+    st.one_of(
+        st.tuples(st.just("run"), st.integers(1, 600)),
+        st.tuples(st.just("run"), st.integers(600, 2_500)),
+        st.tuples(st.just("kill"), st.integers(0, 1_200)),
+        st.tuples(st.just("stop"), st.integers(0, 1_200)),
+        st.tuples(st.just("power"), st.integers(0, 200)),
+        st.tuples(st.just("power, no time"), st.integers(0, 200)),
+        st.tuples(st.just("time"), st.just(0)),
+        st.tuples(st.just("no time"), st.just(0)),
+        st.tuples(st.just("jump"), st.integers(-1_500, 1_500)),
+        st.tuples(st.just("unplug"), st.integers(1, 300)),
+        st.tuples(st.just("gateway"), st.integers(0, 2_000)),
+        st.tuples(st.just("bad broker"), st.just(0)),
+        st.tuples(st.just("wipe"), st.just(0)),
+    ),
+    max_size=14,
+)
+
+
+@examples(40)
+@given(lives, st.integers(0, 2**16))
+def test_whatever_happens_every_pulse_that_was_kept_is_in_exactly_one_lot(
+    life: list[tuple[str, int]], seed: int
+) -> None:
+    world = World(seed, boards=1)
+    [board] = world.boards
+    board.start()
+    shift_s = 0
+    lost_at_most = 0
+    for what, amount in life:
+        match what:
+            case "run":
+                world.run(amount, TICK_S)
+            case "kill" | "stop":
+                (board.kill if what == "kill" else board.stop)()
+                world.run(amount, TICK_S)
+                board.start()
+            case "power" | "power, no time":
+                before = board.device_register
+                board.cut_power(amount)
+                lost_at_most += before - max(registers_of(board))
+                if what == "power, no time":
+                    board.clock.state = ClockState.UNKNOWN
+                board.start()
+            case "time":
+                board.clock.state = ClockState.SYNCHRONISED
+            case "no time":
+                board.clock.state = ClockState.UNKNOWN
+            case "jump":
+                board.clock.utc_ns += amount * NS_PER_S
+                shift_s += amount
+            case "unplug":
+                board.is_unplugged = True
+                world.run(amount, TICK_S)
+                board.is_unplugged = False
+            case "gateway":
+                world.stop_gateway()
+                world.run(amount, TICK_S)
+                world.start_gateway()
+            case "bad broker":
+                world.broker.lose, world.broker.repeat = 0.2, 0.2
+            case "wipe":
+                world.broker.wipe()
+                for wire in world.broker.wires:
+                    world.broker.connect(wire)
+    world.broker.lose = world.broker.repeat = 0.0
+    board.clock.utc_ns -= shift_s * NS_PER_S
+    board.clock.state = ClockState.SYNCHRONISED
+    world.run(600, TICK_S, pulses=0)
+    # A clock that stood ahead may have opened a step that is yet to come.
+    world.run(3 * STEP_S, TICK_S, pulses=0)
+    ledger = settle(world)
+    assert board.device is not None
+    assert not is_stopped(board)
+    assert ledger.quarantined == []
+    assert ledger.pulses == board.device._counter.register
+    assert all(max(batch.pulses) <= LOT_PULSES for batch in ledger.batches)
+    lost = board.emitted - board.missed - ledger.pulses
+    assert 0 <= lost <= lost_at_most
+    world.close()

@@ -1,0 +1,673 @@
+"""Signed records until the gateway has them: in order, byte for byte, and never let go of early."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryptometer import cbor
+from cryptometer.errors import Reason, Rejected
+from cryptometer.records import Acknowledgement, ChainRecord, Record, Stop
+from cryptometer.steps import NS_PER_S
+from cryptometer.wire import encode_map
+from firmware import outbox as keeping
+from firmware.lots import Draft
+from firmware.outbox import RESEND_FIRST_NS, RESEND_MAX_NS, End, Outbox, chain_start, follow
+from firmware.segments import SegmentedLog
+from hal.files import SimulatedDirectory
+from tests.core.strategies import examples
+from tests.firmware.kit import CHAIN, REGISTRATION, run, steps, word
+
+FIRST_FILE = "outbox-00000000.log"
+S = NS_PER_S
+
+
+class Desk:
+    """An outbox on a disk, the records it was given, and what it published."""
+
+    def __init__(
+        self, records: int = 0, *, window: int = 64, limit_bytes: int = 2**30, synced: bool = True
+    ) -> None:
+        self.directory = SimulatedDirectory()
+        self.window = window
+        self.limit_bytes = limit_bytes
+        self.records: list[Record] = []
+        self.outbox = self.open()
+        self.outbox.begin(chain_start(REGISTRATION))
+        self.write(records)
+        if synced:
+            self.outbox.sync()
+
+    def open(self) -> Outbox:
+        return Outbox(self.directory, limit_bytes=self.limit_bytes, window=self.window)
+
+    @property
+    def end(self) -> End:
+        assert self.outbox.end is not None
+        return self.outbox.end
+
+    def write(self, count: int) -> None:
+        """Signs and keeps records: a run start first, then batches and closes of steps."""
+        drafts: list[Draft] = [run(), *steps(len(self.records) + count)]
+        for draft in drafts[len(self.records) : len(self.records) + count]:
+            signed = CHAIN.sign([draft], self.end, None)
+            self.outbox.append(signed)
+            self.records += signed
+
+    def restart(self, now_ns: int = 0) -> Outbox:
+        self.outbox = self.open()
+        self.outbox.recover(now_ns)
+        return self.outbox
+
+    def publish(self, now_ns: int = 0) -> list[int]:
+        """Sequence numbers of what is due; each byte for byte what was signed."""
+        raws = [record.raw for record in self.records]
+        return [raws.index(raw) for raw in self.outbox.take_due(now_ns)]
+
+    def hear(self, sequence: int, *, epoch: int = 1, stop: Stop | None = None, at: int = 0) -> None:
+        """The gateway's honest word."""
+        before = REGISTRATION if sequence == 0 else self.records[sequence - 1].identity
+        self.outbox.acknowledge(Acknowledgement("m0", epoch, sequence, before, 0, stop), at)
+
+    def connect(self, now_ns: int = 0) -> None:
+        self.outbox.connected(now_ns)
+
+
+def connected(records: int = 0, *, window: int = 64, limit_bytes: int = 2**30) -> Desk:
+    """Connected to a gateway that has said where it stands."""
+    desk = Desk(records, window=window, limit_bytes=limit_bytes)
+    desk.connect()
+    desk.hear(0)
+    return desk
+
+
+# --- Sending -------------------------------------------------------------------------------------
+
+
+def test_records_leave_in_order_and_byte_for_byte() -> None:
+    desk = connected(5)
+    assert desk.publish() == [0, 1, 2, 3, 4]
+    assert desk.publish() == []
+
+
+def test_without_a_connection_nothing_leaves() -> None:
+    desk = Desk(3)
+    assert desk.publish() == []
+    desk.connect()
+    desk.outbox.disconnected()
+    assert desk.publish() == []
+    assert desk.outbox.next_due_ns() is None
+
+
+def test_a_record_leaves_only_once_it_is_durable() -> None:
+    desk = Desk(2, synced=False)
+    desk.connect()
+    assert desk.publish() == []
+    desk.outbox.sync()
+    desk.write(1)
+    assert desk.publish() == [0, 1]
+
+
+def test_only_so_many_records_are_on_their_way_at_once() -> None:
+    desk = connected(10, window=4)
+    assert desk.publish() == [0, 1, 2, 3]
+    desk.hear(3)
+    assert desk.publish() == [4, 5, 6]
+    desk.hear(10)
+    assert desk.publish() == []
+
+
+def test_every_connection_begins_with_the_first_unacknowledged_record() -> None:
+    desk = connected(5)
+    desk.publish()
+    desk.hear(2)
+    desk.outbox.disconnected()
+    desk.connect()
+    assert desk.publish() == [2, 3, 4]
+
+
+def test_without_an_answer_everything_is_sent_again_at_growing_intervals() -> None:
+    desk = connected(3)
+    desk.publish(0)
+    assert desk.outbox.next_due_ns() == RESEND_FIRST_NS
+    sent: list[int] = []
+    now = 0
+    while now < 2_000 * S:
+        now += S
+        if desk.publish(now):
+            sent.append(now)
+    gaps = [later - earlier for earlier, later in zip([0, *sent], sent, strict=False)]
+    assert gaps[:5] == [10 * S, 20 * S, 40 * S, 80 * S, 160 * S]
+    assert gaps[5:] == [RESEND_MAX_NS] * len(gaps[5:])
+    assert len(gaps) > 8
+
+
+def test_progress_puts_the_next_repetition_off() -> None:
+    desk = connected(3)
+    desk.publish(0)
+    desk.publish(10 * S)
+    desk.hear(1, at=15 * S)
+    assert desk.outbox.next_due_ns() == 25 * S
+    assert desk.publish(24 * S) == []
+    assert desk.publish(25 * S) == [1, 2]
+
+
+def test_what_is_acknowledged_is_not_sent_again() -> None:
+    desk = connected(3)
+    desk.publish()
+    desk.hear(3)
+    assert desk.outbox.waiting == 0
+    assert desk.outbox.next_due_ns() is None
+    assert desk.publish(1_000 * S) == []
+
+
+# --- Acknowledgements ----------------------------------------------------------------------------
+
+
+def test_an_acknowledgement_lets_go_of_all_before_it() -> None:
+    desk = connected(5)
+    desk.hear(2)
+    assert (desk.end.acknowledged, desk.outbox.waiting) == (2, 3)
+    desk.hear(5)
+    assert (desk.end.acknowledged, desk.outbox.waiting) == (5, 0)
+
+
+def test_a_word_that_says_less_than_an_earlier_one_of_its_epoch_is_void() -> None:
+    desk = connected(5)
+    desk.hear(4)
+    desk.hear(2, stop=Stop(2, Reason.FORK))
+    assert desk.end.acknowledged == 4
+    assert desk.outbox.stop is None
+
+
+def test_a_word_of_an_older_epoch_is_void() -> None:
+    desk = connected(5)
+    desk.hear(2, epoch=2)
+    desk.hear(5, epoch=1, stop=Stop(5, Reason.FORK))
+    assert (desk.end.acknowledged, desk.end.epoch) == (2, 2)
+    assert desk.outbox.stop is None
+
+
+def test_a_restored_gateway_gets_again_what_it_lost() -> None:
+    desk = connected(8)
+    desk.publish()
+    desk.hear(6)
+    desk.hear(3, epoch=2)
+    assert (desk.end.acknowledged, desk.end.epoch, desk.outbox.waiting) == (3, 2, 5)
+    assert desk.publish() == [3, 4, 5, 6, 7]
+    desk.hear(8, epoch=2)
+    assert desk.outbox.waiting == 0
+
+
+def test_a_gateway_restored_to_nothing_gets_the_whole_chain_again() -> None:
+    desk = connected(4)
+    desk.publish()
+    desk.hear(4)
+    desk.hear(0, epoch=2)
+    assert desk.publish() == [0, 1, 2, 3]
+
+
+def test_a_restored_gateway_that_lacks_what_was_dropped_stops_the_chain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keeping, "SEGMENT_BYTES", 600)
+    desk = connected(12, limit_bytes=1_000)
+    desk.hear(12)
+    assert FIRST_FILE not in desk.directory.names()
+    desk.hear(0, epoch=2)
+    assert desk.outbox.stop == Stop(0, Reason.GAP)
+    assert (desk.end.acknowledged, desk.end.epoch) == (12, 1)
+
+
+def test_a_gateway_that_knows_more_than_this_disk_stops_the_chain() -> None:
+    desk = connected(3)
+    desk.outbox.acknowledge(word(desk.end, 4, bytes(32)), 0)
+    assert desk.outbox.stop == Stop(3, Reason.FORK)
+    assert desk.publish() == []
+    assert desk.outbox.waiting == 3
+
+
+@pytest.mark.parametrize("sequence", [1, 2, 3])
+def test_a_word_on_another_chain_than_ours_stops_it(sequence: int) -> None:
+    desk = connected(3)
+    desk.outbox.acknowledge(word(desk.end, sequence, bytes(32)), 0)
+    assert desk.outbox.stop == Stop(sequence, Reason.FORK)
+    assert (desk.end.acknowledged, desk.outbox.waiting) == (0, 3)
+
+
+def test_a_stop_from_the_gateway_keeps_everything_and_ends_with_its_next_word() -> None:
+    desk = connected(5)
+    desk.publish()
+    desk.hear(2, stop=Stop(2, Reason.REGISTER_MISMATCH))
+    desk.outbox.disconnected()
+    desk.connect()
+    assert desk.publish(1_000 * S) == []
+    assert desk.outbox.next_due_ns() is None
+    assert desk.outbox.waiting == 3
+    desk.hear(2)
+    assert desk.publish(1_001 * S) == [2, 3, 4]
+
+
+def test_a_word_that_comes_again_changes_nothing() -> None:
+    desk = connected(5)
+    desk.hear(3)
+    before = desk.directory.size(FIRST_FILE)
+    desk.hear(3)
+    assert desk.directory.size(FIRST_FILE) == before
+
+
+def test_isolation_is_counted_from_the_first_record_that_waits() -> None:
+    desk = connected()
+    desk.publish(5_000 * S)
+    desk.write(1)
+    desk.outbox.sync()
+    assert desk.outbox.isolated_ns(5_001 * S) == S
+    desk.write(1)
+    desk.publish(5_002 * S)
+    desk.hear(1, at=5_003 * S)
+    assert desk.outbox.isolated_ns(5_005 * S) == 2 * S
+    desk.hear(2, at=5_006 * S)
+    assert desk.outbox.isolated_ns(9_000 * S) == 0
+
+
+# --- Recovery ------------------------------------------------------------------------------------
+
+
+def test_after_a_restart_the_same_bytes_are_sent_from_where_the_gateway_stands() -> None:
+    desk = connected(6)
+    desk.publish()
+    desk.hear(2)
+    before = desk.end
+    desk.restart()
+    assert desk.end == before
+    desk.connect()
+    assert desk.publish() == []  # what a dead program left may not be durable
+    desk.outbox.sync()
+    assert desk.publish() == [2, 3, 4, 5]
+
+
+def test_records_that_were_not_synced_are_gone_after_a_power_cut_and_were_never_sent() -> None:
+    desk = connected(3)
+    desk.write(2)
+    published = desk.publish()
+    desk.directory.cut_power()
+    desk.restart()
+    assert desk.end.sequence == 3
+    assert published == [0, 1, 2]
+
+
+@examples(60)
+@given(st.integers(0, 3_000))
+def test_a_torn_outbox_keeps_a_prefix_of_the_chain(torn: int) -> None:
+    desk = Desk(2)
+    desk.write(5)
+    desk.directory.cut_power(torn)
+    outbox = desk.open()
+    cuts = outbox.recover(0)
+    assert outbox.end is not None
+    kept = outbox.end.sequence
+    assert 2 <= kept <= 7
+    expected = chain_start(REGISTRATION)
+    for record in desk.records[:kept]:
+        expected = follow(expected, record)
+    assert outbox.end == expected
+    assert bool(cuts) == any(name.endswith(".damaged") for name in desk.directory.names())
+    outbox.sync()
+    outbox.connected(0)
+    assert outbox.take_due(0) == [record.raw for record in desk.records[:kept]]
+
+
+def test_an_acknowledgement_lost_in_a_power_cut_is_heard_again() -> None:
+    desk = connected(5)
+    desk.publish()
+    desk.hear(4)
+    desk.directory.cut_power()
+    desk.restart()
+    assert desk.end.acknowledged == 0
+    desk.outbox.sync()
+    desk.connect()
+    assert desk.publish() == [0, 1, 2, 3, 4]
+    desk.hear(4)
+    assert desk.outbox.waiting == 1
+
+
+def test_the_chain_goes_on_over_many_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "SEGMENT_BYTES", 500)
+    desk = connected(20)
+    assert len(desk.directory.names()) > 5
+    desk.hear(7)
+    desk.outbox.sync()
+    desk.restart()
+    desk.outbox.sync()
+    desk.connect()
+    assert desk.publish() == list(range(7, 20))
+    desk.hear(1, epoch=2)
+    assert desk.publish() == list(range(1, 20))
+
+
+def test_a_new_file_whose_head_is_torn_leaves_the_chain_of_the_file_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keeping, "SEGMENT_BYTES", 500)
+    desk = Desk(3)
+    desk.write(3)
+    names = desk.directory.names()
+    assert len(names) > 1
+    desk.directory.truncate(names[-1], 10)
+    desk.restart()
+    assert names[-1] not in desk.directory.names()
+    assert 0 < desk.end.sequence < 6
+    desk.records = desk.records[: desk.end.sequence]
+    desk.write(4)
+    desk.outbox.sync()
+    desk.connect()
+    assert desk.publish() == list(range(len(desk.records)))
+
+
+def test_an_outbox_of_a_newer_version_is_refused_and_left_as_it_is() -> None:
+    directory = SimulatedDirectory()
+    newer = {**encode_map(chain_start(REGISTRATION)), 23: 1}
+    SegmentedLog(directory, "outbox").append([cbor.encode(newer)])
+    before = directory.read(FIRST_FILE)
+    with pytest.raises(Rejected, match="of another version"):
+        Outbox(directory, limit_bytes=2**20, window=1).recover(0)
+    assert directory.read(FIRST_FILE) == before
+
+
+def test_the_chains_end_can_be_read_beside_a_running_program() -> None:
+    desk = connected(4)
+    desk.hear(2)
+    before = {name: desk.directory.read(name) for name in desk.directory.names()}
+    beside = desk.open()
+    assert beside.peek() == desk.end
+    assert {name: desk.directory.read(name) for name in desk.directory.names()} == before
+    assert Outbox(SimulatedDirectory(), limit_bytes=0, window=1).peek() is None
+
+
+# --- Damage --------------------------------------------------------------------------------------
+
+
+def damage(desk: Desk, sequence: int) -> None:
+    """Changes a bit of a kept record on the disk."""
+    raw = desk.records[sequence].raw
+    for name in desk.directory.names():
+        data = bytearray(desk.directory.read(name))
+        at = data.find(raw)
+        if at >= 0:
+            data[at + len(raw) // 2] ^= 1
+            desk.directory.put(name, bytes(data))
+            return
+    raise LookupError(sequence)
+
+
+def test_a_record_that_the_card_lost_stops_the_chain_where_it_is() -> None:
+    desk = connected(6)
+    damage(desk, 3)
+    assert desk.publish() == [0, 1, 2]
+    assert desk.outbox.stop == Stop(3, Reason.MALFORMED)
+    assert desk.publish(1_000 * S) == []
+
+
+def test_if_the_gateway_had_it_already_the_chain_goes_on() -> None:
+    desk = connected(6)
+    desk.publish()
+    damage(desk, 3)
+    desk.outbox.disconnected()
+    desk.connect()
+    desk.publish()
+    desk.hear(5)
+    assert desk.publish() == [5]
+    assert desk.outbox.stop is None
+
+
+@pytest.mark.parametrize("acknowledged", [0, 2])
+def test_a_loss_in_an_older_file_stops_the_chain_there_after_a_restart(
+    acknowledged: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "SEGMENT_BYTES", 900)
+    desk = connected(14)
+    desk.hear(acknowledged)
+    desk.outbox.sync()
+    damage(desk, 2)
+    desk.restart()
+    desk.outbox.sync()
+    desk.connect()
+    assert desk.publish() == list(range(acknowledged, 2))
+    assert desk.outbox.stop == Stop(2, Reason.MALFORMED)
+    desk.hear(2)  # the gateway waits for it, and still the program must go on
+    assert desk.publish() == []
+    assert desk.outbox.stop == Stop(2, Reason.MALFORMED)
+    desk.hear(14)
+    assert desk.outbox.waiting == 0
+    assert not desk.outbox.stop
+
+
+@pytest.mark.parametrize("heard", [3, 4, 5, 6, 9])
+def test_what_the_gateway_has_is_believed_even_where_the_card_lost_it(
+    heard: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "SEGMENT_BYTES", 900)
+    desk = connected(14)
+    desk.outbox.sync()
+    damage(desk, 2)
+    desk.restart()
+    desk.outbox.sync()
+    desk.connect()
+    desk.hear(heard)
+    assert desk.end.acknowledged == heard
+    due = desk.publish()
+    assert due == list(range(heard, heard + len(due)))
+    assert len(due) == 14 - heard or desk.outbox.stop == Stop(heard + len(due), Reason.MALFORMED)
+
+
+# --- Room ----------------------------------------------------------------------------------------
+
+
+def test_acknowledged_records_are_kept_while_there_is_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keeping, "SEGMENT_BYTES", 500)
+    desk = connected(20)
+    before = desk.directory.names()
+    desk.hear(20)
+    assert desk.directory.names() == before
+
+
+def test_only_acknowledged_records_go_and_the_oldest_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keeping, "SEGMENT_BYTES", 500)
+    desk = connected(20, limit_bytes=1_500)
+    names = desk.directory.names()
+    desk.hear(0)
+    assert desk.directory.names() == names
+    for sequence in range(1, 21):
+        desk.hear(sequence)
+        assert desk.directory.names() == names[len(names) - len(desk.directory.names()) :]
+        desk.outbox.disconnected()
+        desk.connect()
+        assert desk.publish() == list(range(sequence, 20))
+    assert 0 < sum(map(desk.directory.size, desk.directory.names())) <= 1_500
+
+
+def test_a_power_cut_right_after_records_went_does_not_bring_back_the_wish_to_send_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keeping, "SEGMENT_BYTES", 500)
+    desk = connected(20, limit_bytes=1_500)
+    desk.hear(15)
+    assert FIRST_FILE not in desk.directory.names()
+    desk.directory.cut_power()
+    desk.restart()
+    assert desk.end.acknowledged == 15
+    desk.outbox.sync()
+    desk.connect()
+    assert desk.publish() == [15, 16, 17, 18, 19]
+
+
+def test_records_that_nobody_acknowledged_fill_the_room() -> None:
+    desk = Desk(limit_bytes=4_000)
+    full: list[bool] = []
+    for _ in range(20):
+        desk.write(1)
+        full.append(desk.outbox.is_full)
+    assert full == sorted(full)
+    assert full[0] is False
+    assert full[-1] is True
+    kept = sum(8 + len(record.raw) for record in desk.records[: full.index(True) + 1])
+    assert kept > 0.9 * 4_000
+    desk.outbox.sync()
+    desk.connect()
+    desk.hear(20)
+    assert not desk.outbox.is_full
+
+
+def test_a_full_disk_keeps_what_was_given_and_says_so() -> None:
+    desk = Desk(3)
+    desk.directory._room_bytes = desk.directory._room_bytes - desk.directory.free_bytes() + 100
+    with pytest.raises(OSError, match="No space"):
+        desk.write(1)
+    desk.directory._room_bytes += 10_000
+    desk.restart()
+    assert desk.end.sequence == 3
+    desk.write(1)
+    assert desk.end.sequence == 4
+
+
+# --- Re-anchors ----------------------------------------------------------------------------------
+
+
+def test_behind_a_re_anchor_the_refused_part_is_never_sent_again() -> None:
+    desk = connected(8)
+    desk.hear(5)
+    anchor = bytes([9]) * 32
+    end = End(5, anchor, 100, 100, desk.end.run_ms, desk.end.shift, 1, 5, 1, desk.end.closed_step)
+    desk.outbox.begin(end)
+    anew = CHAIN.sign([run(100, later_ms=5)], end, None)
+    desk.outbox.append(anew)
+    desk.outbox.sync()
+    desk.restart()
+    assert (desk.end.sequence, desk.end.acknowledged, desk.outbox.waiting) == (6, 5, 1)
+    desk.outbox.sync()
+    desk.connect()
+    assert desk.outbox.take_due(0) == [anew[0].raw]
+    # A gateway restored from before the re-anchor: the abandoned records stay abandoned.
+    before = desk.records[2].identity
+    desk.outbox.acknowledge(Acknowledgement("m0", 2, 3, before, 0), 0)
+    assert desk.outbox.take_due(0) == [desk.records[3].raw, desk.records[4].raw, anew[0].raw]
+
+
+def test_a_re_anchor_without_all_its_records_was_not_acted_on() -> None:
+    desk = connected(8)
+    desk.hear(5)
+    before = desk.end
+    anchor = bytes([9]) * 32
+    end = End(5, anchor, 100, 100, before.run_ms, before.shift, 1, 5, 1, before.closed_step, 2)
+    anew = CHAIN.sign([run(100, later_ms=5), *steps(1, register=100)], end, None)
+    desk.outbox.begin(end)
+    desk.restart()
+    assert desk.end == before
+    desk.outbox.begin(end)
+    desk.outbox.append(anew[:1])
+    desk.restart()
+    assert desk.end == before
+    assert desk.outbox.waiting == 3
+    desk.outbox.begin(end)
+    desk.outbox.append(anew[:2])
+    desk.restart()
+    assert (desk.end.sequence, desk.end.anchors, desk.end.anew) == (7, 1, None)
+    assert desk.outbox.waiting == 2
+
+
+# --- Any order of things -------------------------------------------------------------------------
+
+acts = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), st.integers(1, 4)),
+        st.tuples(st.just("sync"), st.just(0)),
+        st.tuples(st.just("publish"), st.just(0)),
+        st.tuples(st.just("hear"), st.just(0)),
+        st.tuples(st.just("old word"), st.integers(0, 10)),
+        st.tuples(st.just("reconnect"), st.just(0)),
+        st.tuples(st.just("pass"), st.integers(1, 400)),
+        st.tuples(st.just("kill"), st.just(0)),
+        st.tuples(st.just("power"), st.integers(0, 300)),
+        st.tuples(st.just("restore"), st.integers(0, 10)),
+    ),
+    max_size=40,
+)
+
+
+@examples(120)
+@given(acts, st.integers(1, 5))
+def test_the_gateway_gets_the_chain_in_order_and_whole(
+    acts: list[tuple[str, int]], window: int
+) -> None:
+    desk = connected(window=window)
+    taken: list[bytes] = []  # the gateway's chain
+    epoch = 1
+    now = 0
+    for act, amount in [*acts, ("reconnect", 0), ("settle", 0)]:
+        match act:
+            case "write":
+                desk.write(amount)
+            case "sync":
+                desk.outbox.sync()
+            case "publish":
+                deliver(desk, taken, now)
+            case "hear":
+                desk.hear(len(taken), epoch=epoch, at=now)
+            case "old word":
+                desk.hear(min(amount, len(taken)), epoch=epoch, at=now)
+            case "reconnect":
+                desk.outbox.disconnected()
+                desk.connect(now)
+            case "pass":
+                now += amount * S
+            case "kill":
+                desk.restart(now)
+                desk.outbox.sync()
+                desk.connect(now)
+            case "power":
+                desk.directory.cut_power(amount)
+                desk.restart(now)
+                assert desk.end.sequence >= len(taken), "what was sent was durable"
+                desk.records = desk.records[: desk.end.sequence]
+                desk.outbox.sync()
+                desk.connect(now)
+            case "restore":
+                epoch += 1
+                taken = taken[:amount]
+                desk.hear(len(taken), epoch=epoch, at=now)
+            case "settle":
+                desk.outbox.sync()
+                for _ in range(200):
+                    deliver(desk, taken, now)
+                    desk.hear(len(taken), epoch=epoch, at=now)
+        assert desk.outbox.stop is None
+        assert taken == [record.raw for record in desk.records[: len(taken)]]
+        assert desk.outbox.waiting == desk.end.sequence - desk.end.acknowledged
+    assert len(taken) == len(desk.records)
+    assert desk.outbox.waiting == 0
+
+
+def deliver(desk: Desk, taken: list[bytes], now: int) -> None:
+    """The gateway takes in what continues its chain; everything else it drops."""
+    sequence_of: Callable[[bytes], int] = [record.raw for record in desk.records].index
+    for raw in desk.outbox.take_due(now):
+        if sequence_of(raw) == len(taken):
+            taken.append(raw)
+
+
+def test_the_kit_signs_a_chain() -> None:
+    desk = Desk(5)
+    bodies = [record.body for record in desk.records]
+    assert all(isinstance(body, ChainRecord) for body in bodies)
+    assert [body.KIND.value for body in bodies] == [
+        "run-start",
+        "batch",
+        "step-close",
+        "batch",
+        "step-close",
+    ]

@@ -1,0 +1,182 @@
+"""The GPIO driver's own logic. The kernel's part needs a chip: where the kernel has none, a request
+stands in its place that keeps gpiod's interface, with a real descriptor to poll."""
+
+import errno
+import os
+import select
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import gpiod
+import pytest
+from gpiod.line import Bias, Clock, Direction, Edge
+
+from hal.gpio_line import EVENTS_MAX, GpioLine, GpioSettings, Pull
+from hal.ports import LineLost, Taken
+
+SETTINGS = GpioSettings(offset=17, chip="/dev/gpiochip9")
+
+
+@dataclass(frozen=True)
+class Event:
+    """As `gpiod.EdgeEvent`, what is read of it."""
+
+    line_seqno: int
+    timestamp_ns: int
+
+
+class Request:
+    """As `gpiod.LineRequest`, over events that are put there by hand."""
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK)
+        self.events: deque[Event] = deque()
+        self.refused: OSError | None = None
+        self.asked: tuple[Any, ...] = ()
+        self.is_open = True
+
+    def put(self, *numbers: int) -> None:
+        self.events += [Event(number, 1_000 * number) for number in numbers]
+        os.eventfd_write(self.fd, len(numbers))
+
+    def wait_edge_events(self, timeout: float) -> bool:
+        assert timeout == 0  # a look never blocks
+        if self.refused is not None and not self.events:
+            raise self.refused
+        return bool(self.events)
+
+    def read_edge_events(self, max_events: int | None = None) -> list[Event]:
+        read = [self.events.popleft() for _ in range(min(16, len(self.events)))]
+        if not self.events:
+            os.eventfd_read(self.fd)
+        return read
+
+    def release(self) -> None:
+        os.close(self.fd)
+        self.is_open = False
+
+
+@pytest.fixture
+def request_(monkeypatch: pytest.MonkeyPatch) -> Iterator[Request]:
+    made = Request()
+
+    def request_lines(chip: str, **asked: object) -> Request:
+        made.asked = (chip, asked)
+        return made
+
+    monkeypatch.setattr(gpiod, "request_lines", request_lines)
+    yield made
+    if made.is_open:
+        made.release()
+
+
+def test_each_edge_is_a_pulse_with_the_kernels_time(request_: Request) -> None:
+    line = GpioLine(SETTINGS)
+    assert line.take() == Taken(0)
+    request_.put(1, 2, 3)
+    assert select.select([line], [], [], 0)[0] == [line]
+    assert line.take() == Taken(3, (1_000, 2_000, 3_000))
+    assert select.select([line], [], [], 0)[0] == []
+    assert line.take() == Taken(0)
+
+
+def test_edges_the_kernel_dropped_are_told_by_their_numbers(request_: Request) -> None:
+    line = GpioLine(SETTINGS)
+    request_.put(3)  # the first two were dropped before the first look
+    assert line.take() == Taken(1, (3_000,), lost=2)
+    request_.put(4, 5, 10, 12)
+    assert line.take() == Taken(4, (4_000, 5_000, 10_000, 12_000), lost=5)
+    request_.put(13)
+    assert line.take() == Taken(1, (13_000,))
+
+
+def test_the_kernels_numbers_may_run_over(request_: Request) -> None:
+    line = GpioLine(SETTINGS)
+    line._seen = 2**32 - 2
+    request_.put(2**32 - 1, 0, 1, 3)
+    taken = line.take()
+    assert (taken.pulses, taken.lost) == (4, 1)
+
+
+def test_a_look_ends_on_a_line_that_never_rests(request_: Request) -> None:
+    line = GpioLine(SETTINGS)
+    request_.put(*range(1, 3 * EVENTS_MAX + 1))
+    looks = [line.take() for _ in range(4)]
+    assert [one.pulses for one in looks] == [EVENTS_MAX, EVENTS_MAX, EVENTS_MAX, 0]
+    assert sum(one.lost for one in looks) == 0
+
+
+def test_a_chip_that_goes_is_a_lost_line_once_its_edges_are_taken(request_: Request) -> None:
+    line = GpioLine(SETTINGS)
+    request_.put(1, 2)
+    request_.refused = OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+    assert line.take() == Taken(2, (1_000, 2_000))
+    with pytest.raises(LineLost, match="/dev/gpiochip9 line 17 is gone: No such device"):
+        line.take()
+
+
+def test_the_kernel_is_asked_for_debounced_rising_edges_with_monotonic_time(
+    request_: Request,
+) -> None:
+    GpioLine(SETTINGS).close()
+    assert not request_.is_open
+    chip, asked = request_.asked
+    assert chip == "/dev/gpiochip9"
+    assert (asked["consumer"], asked["event_buffer_size"]) == ("cryptometer", EVENTS_MAX)
+    ((offset, line),) = asked["config"].items()
+    assert offset == 17
+    assert isinstance(line, gpiod.LineSettings)
+    # Seen from the line's resting state: with a contact to ground a pulse is a fall of the voltage.
+    assert (line.edge_detection, line.active_low) == (Edge.RISING, True)
+    assert line.direction in (Direction.AS_IS, Direction.INPUT)
+    assert line.bias is Bias.PULL_UP
+    assert line.event_clock is Clock.MONOTONIC
+    assert line.debounce_period == timedelta(milliseconds=10)
+
+
+@pytest.mark.parametrize(
+    ("pull", "bias"),
+    [(Pull.UP, Bias.PULL_UP), (Pull.DOWN, Bias.PULL_DOWN), (Pull.NONE, Bias.DISABLED)],
+)
+def test_the_settings_reach_the_kernel(request_: Request, pull: Pull, bias: Bias) -> None:
+    GpioLine(GpioSettings(4, "/dev/gpiochip1", active_low=False, pull=pull, debounce_us=250))
+    ((offset, line),) = request_.asked[1]["config"].items()
+    assert (offset, line.active_low, line.bias) == (4, False, bias)
+    assert line.debounce_period == timedelta(microseconds=250)
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (PermissionError(errno.EACCES, "no"), "add the user to the group gpio"),
+        (OSError(errno.EPERM, "no"), "add the user to the group gpio"),
+        (OSError(errno.EBUSY, "no"), "another program, or a kernel driver, uses it"),
+        (OSError(errno.EINVAL, "no"), "the chip has no such line; gpioinfo lists them"),
+        (ValueError("no"), "the chip has no such line; gpioinfo lists them"),
+        (OSError(errno.EIO, "the bus is broken"), "the bus is broken"),
+    ],
+)
+def test_a_line_that_cannot_be_opened_says_why(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, why: str
+) -> None:
+    def refuse(*_given: object, **_named: object) -> None:
+        raise error
+
+    monkeypatch.setattr(gpiod, "request_lines", refuse)
+    with pytest.raises(LineLost) as lost:
+        GpioLine(SETTINGS)
+    assert str(lost.value).startswith("cannot open /dev/gpiochip9 line 17: ")
+    assert why in str(lost.value)
+
+
+def test_the_library_itself_refuses_what_is_no_chip(tmp_path: Path) -> None:
+    missing = tmp_path / "gpiochip0"
+    with pytest.raises(LineLost, match="there is no such chip; gpiodetect lists them"):
+        GpioLine(GpioSettings(0, str(missing)))
+    opened: Callable[[], GpioLine] = lambda: GpioLine(GpioSettings(0, "/dev/null"))  # noqa: E731
+    with pytest.raises(LineLost, match="cannot open /dev/null line 0"):
+        opened()
