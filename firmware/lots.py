@@ -266,7 +266,8 @@ class Lots:
         self._close_lot(at_ms)
         self._cut(clock)
         is_signed = at_ms <= self._signed_run_ms
-        if is_signed and at_ms < step_start_ms(self._next_step, self.terms.step_s):
+        closed_ms = step_start_ms(self._next_step, self.terms.step_s)
+        if is_signed and self._step is None and at_ms < closed_ms:
             # Met again after a crash, and its step is signed as closed: no later one begins here.
             self._run_ms = self._seen_ms = at_ms
             self._watching = True

@@ -361,6 +361,8 @@ def test_who_sends_more_than_a_packet_may_hold_is_cut_off_alone(
         introduce(greedy, gateway, site.topic("pv-2", "record"))
         greedy.say(site.topic("pv-2", "record"), bytes(3 * 2**16))
         greedy.until_connected(2)
+        # By its announced length, before its content was taken into memory.
+        assert "Client pv-2 disconnected due to oversize packet" in broker.log
         greedy.say(site.topic("pv-2", "record"), b"end")
         gateway.until_got(site.topic("pv-2", "record"), b"end")
         assert gateway.payloads(site.topic("pv-2", "record")) == [b"end"]

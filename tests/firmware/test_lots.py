@@ -517,6 +517,19 @@ def test_a_run_whose_step_is_signed_as_closed_opens_no_later_step_when_met_again
     assert (run.step, run.unwatched_ms) == (FIRST_STEP + 7, START_MS + STEP_MS + 300_000)
 
 
+def test_a_run_met_again_in_an_open_step_leaves_its_gap_unwatched() -> None:
+    again = Meter(state=BLANK, began_ms=None)
+    again.lots.resume(Signed(0, None, 0, START_MS + 100_000))
+    again.begin(0, Ending.FIRST)
+    again.watch(40_000)
+    again.begin(100_000)
+    assert again.take() == []
+    again.watch(STEP_MS)
+    close = only(again.take())
+    assert isinstance(close, CloseDraft)
+    assert close.watched == (0, 40_000, 100_000, STEP_MS)
+
+
 def test_a_signed_run_start_is_not_drafted_again_but_a_new_one_always_is() -> None:
     meter = Meter()
     before = BLANK

@@ -271,6 +271,7 @@ def test_what_a_meter_signs_against_its_own_chain_is_evidence_and_stops_it(name:
     site.device.register = stood.register
     good = acknowledgements(site.send(site.device.batch(SECOND, 1)), site.key)["m0"]
     assert (good.sequence, good.stop) == (stood.sequence + 1, None)
+    assert acknowledgements(site.node.connected(site.clock.now()), site.key)["m0"] == good
 
 
 def test_a_chain_begins_with_a_run_start() -> None:

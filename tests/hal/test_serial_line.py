@@ -338,7 +338,6 @@ def test_a_refused_reader_leaves_the_line_free(terminal: Terminal) -> None:
         ("/dev/serial/by-id/none", "there is no such device; look under /dev/serial/by-id"),
         ("/dev/null", "it is no serial line"),
         ("/", "it is no serial line"),
-        ("/proc/self/maps", "it is no serial line"),
     ],
 )
 def test_a_line_that_cannot_be_opened_says_why(device: str, why: str) -> None:

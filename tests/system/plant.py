@@ -165,6 +165,11 @@ class Plant:
         """The step that runs now."""
         return step_of(self.now_ms(), STEP_S)
 
+    def wait_for_step(self, step: int) -> None:
+        """Waits until a step has begun."""
+        ahead_s = max(0, step - self.step()) * STEP_S / self.speed
+        self.wait(lambda: self.step() >= step, f"step {step}", ahead_s + START_MAX_S)
+
     def wait_for_block(self, step: int, blocks_late: int = 0) -> None:
         """Waits for the block of a step, and for so many more."""
         target = step + blocks_late
