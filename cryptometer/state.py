@@ -39,7 +39,9 @@ from cryptometer.wire import (
 )
 
 REGISTRATIONS_MAX = 1_000  # of one meter; each is kept, since late records may name it
-LIFETIME_H = 20 * 8766  # longer than a meter's verification lasts; see Head.allowance_uwh
+# Five years of greatest power are thirty of a generator on a roof, more than a meter's verification
+# lasts. Longer would leave less room for meters in 63 bits: see Head.allowance_uwh.
+LIFETIME_H = 5 * 8766
 
 
 @dataclass(frozen=True, slots=True)

@@ -772,4 +772,5 @@ def test_the_readmes_commands_install_a_broker_that_runs_under_its_own_user(tmp_
             broker.reload()
             assert_refused(revoked, "pv-1")
             assert (meter.connections, gateway.connections) == (1, 1)
-            assert "Error" not in broker.log.split("Reloading config.")[1].split("pv-1")[0]
+            for fault in ("Unable to", "Error opening", "Permission denied"):
+                assert fault not in broker.log

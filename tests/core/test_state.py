@@ -233,8 +233,8 @@ def test_a_meter_has_a_limited_number_of_registrations(office: Office) -> None:
 
 
 def test_registered_meters_can_never_drive_a_sum_out_of_63_bits(office: Office) -> None:
-    """A meter of 3 · 1 MV · 10 A gives about 5.3e18 µWh in its life; 2^63 is 9.2e18."""
-    huge = {"voltage_mv": 10**9, "i_max_ma": 10**4, "lot_pulses": 1}
+    """A meter of 3 · 1 MV · 40 A gives about 5.3e18 µWh in its life; 2^63 is 9.2e18."""
+    huge = {"voltage_mv": 10**9, "i_max_ma": 4 * 10**4, "lot_pulses": 1}
     office.do(office.meter("m0", 10, **huge))
     record = office.meter("m1", 11, **huge)
     with refusing(Reason.TOO_MANY, "63 bits"):

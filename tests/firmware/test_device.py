@@ -28,9 +28,10 @@ from firmware.journal import Journal
 from hal import faults
 from hal.faults import Point
 from hal.files import SimulatedDirectory
+from hal.ports import Message
 from tests.core.community import LOT_PULSES, STEP_S
 from tests.core.strategies import examples
-from tests.simulation.world import CONFIG, START_NS, Board, World
+from tests.simulation.world import CONFIG, START_NS, Board, Wire, World
 
 START_MS = START_NS // NS_PER_MS
 TICK_S = 5
@@ -304,6 +305,43 @@ def test_a_line_that_is_missing_at_the_start_is_waited_for(world: World) -> None
     check_whole(world, board, ledger)
     assert ledger.pulses == board.emitted - board.missed
     assert len(ledger.runs) == 1
+
+
+def test_a_pulse_that_may_still_be_on_its_way_is_not_said_to_be_taken(
+    world: World, board: Board
+) -> None:
+    board.stop()
+    board.line.latency_ns = 3 * NS_PER_S
+    board.start()
+    world.run(60, TICK_S)
+    board.noise = 1  # something to journal beside it: the mark is made when nothing else is
+    world.run(WATCH_MS // 1_000 + TICK_S, TICK_S, pulses=0)
+    looked_ms = now_ms(board)
+    board.kill()
+    board.start()
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    unwatched_ms = ledger.runs[-1].unwatched_ms
+    assert unwatched_ms is not None
+    assert (looked_ms - unwatched_ms) % (TICK_S * 1_000) == 3_000
+
+
+def test_a_close_leaves_at_once_and_does_not_wait_for_the_next_sync(world: World) -> None:
+    [board] = world.boards
+    world.run(2, 1)  # so that the end of the step falls between two syncs
+    board.start()
+    listener = Wire(world.broker, [f"{world.topic}/meter/+/record"])
+    world.broker.connect(listener)
+    world.run(STEP_S - 3, 1)
+    heard: list[list[str]] = []
+    for _ in range(2):
+        messages = [one for one in listener.drain(1_000) if isinstance(one, Message)]
+        heard.append([records.decode(one.payload).body.KIND.value for one in messages])
+        world.run(1, 1)
+    messages = [one for one in listener.drain(1_000) if isinstance(one, Message)]
+    assert "step-close" not in heard[0] + heard[1]
+    assert "step-close" in [records.decode(one.payload).body.KIND.value for one in messages]
+    listener.close()
 
 
 # --- Time ----------------------------------------------------------------------------------------
@@ -713,6 +751,32 @@ def test_a_death_at_any_point_loses_no_given_pulse_and_repeats_none(
         check_losses(story, board, ledger)
         check_watched(story, ledger)
         world.close()
+
+
+@pytest.mark.parametrize("passage", range(1, 9))
+def test_a_power_cut_while_a_run_begins_does_not_hide_that_run(
+    world: World, passage: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [board] = world.boards
+    with dying(monkeypatch):
+        faults._armed[Point.FILE_SYNCED] = passage
+        try:
+            board.start()
+            world.run(20, STORY_TICK_S)
+        except Crash:
+            board.cut_power()
+    world.pass_time(STORY_TICK_S)
+    if board.device is None:
+        board.start()
+    world.run(100, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    first, *later = ledger.runs
+    assert first.unwatched_ms is None
+    for start in later:
+        assert start.ending is Ending.UNKNOWN
+        assert start.unwatched_ms is not None
+        assert first.at_ms <= start.unwatched_ms < start.at_ms
 
 
 def check_losses(story: Story, board: Board, ledger: Ledger) -> None:

@@ -490,6 +490,19 @@ def test_what_is_signed_is_not_drafted_again_when_the_journal_is_applied_again()
     assert again.take() == [BatchDraft(8, FIRST_STEP, CLOCK, (), (8, 10_000))]
 
 
+def test_lots_that_a_snapshot_holds_and_nobody_signed_are_kept() -> None:
+    meter = Meter()
+    meter.take()
+    for second in (1_000, 2_000, 3_000):
+        meter.give(LOT_PULSES, second)
+    again = Meter(state=meter.lots.state(), began_ms=None)
+    again.lots.resume(Signed(2 * LOT_PULSES, None, 0, START_MS))
+    again.watch(STEP_MS)
+    batch, _ = again.take()
+    assert isinstance(batch, BatchDraft)
+    assert (batch.register, batch.lots) == (16, (8, 3_000))
+
+
 def test_a_signed_close_is_not_drafted_again() -> None:
     meter = Meter()
     meter.take()

@@ -322,7 +322,7 @@ class Terms:
     @property
     def lifetime(self) -> int:
         power, under = self.power_uw(self.says[8])
-        return power * 175_320 // under
+        return power * 43_830 // under
 
     def limit(self, step_s: int) -> int:
         """The largest n with n · 10⁹ · r / k strictly below the bound, multiplied out."""
