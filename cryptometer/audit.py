@@ -69,7 +69,10 @@ def audit(
     signed = read(CHECKPOINT_PATH)
     if signed is None:
         raise Rejected(Reason.BAD_CHECKPOINT, "the ledger has no checkpoint")
-    checkpoint = community.open_checkpoint(signed)
+    try:
+        checkpoint = community.open_checkpoint(signed)
+    except Rejected as refused:
+        raise Rejected(refused.reason, f"{CHECKPOINT_PATH}: {refused.detail}") from None
     if since is not None and since.size > checkpoint.size:
         raise Rejected(
             Reason.BAD_CHECKPOINT,

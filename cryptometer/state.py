@@ -112,6 +112,8 @@ class Meter:
         transferred_uwh: all energy its closes have transferred.
         quarantined_uwh: all energy the energy verdict set aside.
         lifetime_uwh: what its greatest power gives in LIFETIME_H: the most it may ever register.
+        index_wh: what the display showed when this device was registered, or read anew, Wh.
+        index_from_uwh: what the chain had registered by then.
     """
 
     name: str = wire(0, NAME)
@@ -125,7 +127,9 @@ class Meter:
     transferred_uwh: int = wire(8, Uint())
     quarantined_uwh: int = wire(9, Uint())
     lifetime_uwh: int = wire(10, Uint())
-    closed_step: int | None = wire_optional(11, STEP)
+    index_wh: int = wire(11, Uint())
+    index_from_uwh: int = wire(12, Uint())
+    closed_step: int | None = wire_optional(13, STEP)
 
     @property
     def registered_uwh(self) -> int:
@@ -329,8 +333,13 @@ def _register_meter(state: State, body: Registration, identity: bytes) -> State:
     spent_uwh = 0 if known is None else known.registered_uwh
     fresh = Head(0, identity, max(0, lifetime_uwh - spent_uwh))
     if known is None:
-        meter = Meter(body.name, details.serial, (terms,), fresh, 0, 0, 0, 0, 0, 0, lifetime_uwh)
+        nothing = (0, 0, 0, 0, 0, 0)
+        meter = Meter(
+            body.name, details.serial, (terms,), fresh, *nothing, lifetime_uwh, details.index_wh, 0
+        )
     else:
+        # Another device on the wall, or the same one read anew, begins at what it shows.
+        is_reread = (details.serial, details.index_wh) != (known.serial, known.index_wh)
         started = known.head.register is not None
         meter = replace(
             known,
@@ -338,6 +347,8 @@ def _register_meter(state: State, body: Registration, identity: bytes) -> State:
             terms=(*known.terms, terms),
             head=replace(known.head, allowance_uwh=fresh.allowance_uwh) if started else fresh,
             lifetime_uwh=max(lifetime_uwh, known.lifetime_uwh),
+            index_wh=details.index_wh,
+            index_from_uwh=spent_uwh if is_reread else known.index_from_uwh,
         )
     meters = {**state.meters, body.name: meter}
     if sum(one.lifetime_uwh for one in meters.values()) > UINT_MAX:

@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-from cryptometer import records
 from cryptometer.metrology import kwh
-from cryptometer.records import Registration, Role
 from cryptometer.state import State
 from gateway.store import Store
 
@@ -22,9 +20,9 @@ class MeterReport:
         late: records that came after their step's block.
         quarantined: records whose energy was set aside.
         last_heard_ms: when its newest record came, UTC ms.
-        index_wh: what the display showed at enrolment, Wh.
-        registered_uwh: energy its chain has registered since.
-        expected_index_wh: the sum of the two, to be compared with the display.
+        index_wh: what the display showed at enrolment, or when it was exchanged or read anew, Wh.
+        registered_uwh: all energy its chain has registered.
+        expected_index_wh: what has been registered since, added: to be compared with the display.
         register: its pulse count as signed.
         refused: records or bytes refused, by reason.
     """
@@ -101,11 +99,6 @@ def _meter_reports(
 ) -> list[MeterReport]:
     contacts = {one.meter: one for one in store.contacts()}
     tallies = {one.meter: one for one in store.tallies()}
-    indexes: dict[str, int] = {}
-    for raw in store.authority():
-        body = records.decode(raw).body
-        if isinstance(body, Registration) and body.role is Role.METER and body.meter is not None:
-            indexes.setdefault(body.name, body.meter.index_wh)
     reports = []
     for name, meter in sorted(state.meters.items()):
         contact, tally = contacts.get(name), tallies.get(name)
@@ -125,9 +118,10 @@ def _meter_reports(
                 clock_state=contact.clock_state if contact is not None else "-",
                 clock_error_ms=contact.clock_error_ms if contact is not None else 0,
                 last_heard_ms=contact.at_ms if contact is not None else None,
-                index_wh=indexes.get(name, 0),
+                index_wh=meter.index_wh,
                 registered_uwh=registered,
-                expected_index_wh=indexes.get(name, 0) + registered // UWH_PER_WH,
+                expected_index_wh=meter.index_wh
+                + (registered - meter.index_from_uwh) // UWH_PER_WH,
                 register=meter.head.register or 0,
                 revoked=meter.terms[-1].valid_to is not None,
                 refused=refused.get(name, {}),
@@ -161,7 +155,7 @@ def _describe_meter(meter: MeterReport) -> list[str]:
         f"  last step    {step}, gaps {meter.gaps}, late {meter.late},"
         f" quarantined {meter.quarantined} ({kwh(meter.quarantined_uwh)})",
         f"  clock        {meter.clock_state}, error {meter.clock_error_ms} ms",
-        f"  register     {meter.register} pulses, {kwh(meter.registered_uwh)} since enrolment",
+        f"  register     {meter.register} pulses, {kwh(meter.registered_uwh)}",
         f"  display      {kwh(meter.index_wh * UWH_PER_WH)} at enrolment; it should now show about"
         f" {kwh(meter.expected_index_wh * UWH_PER_WH)}",
     ]

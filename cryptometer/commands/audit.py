@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from cryptometer import audit as audits
-from cryptometer.commands.readable import utc
+from cryptometer.commands.readable import printable, utc
 from cryptometer.commands.sources import (
     ledger_folder,
     ledger_reader,
@@ -52,7 +52,7 @@ def describe(report: audits.Report, community: Community) -> list[str]:
     parameters, state = community.parameters, report.state
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(report.kinds.items()))
     lines = [
-        f"{parameters.name}  {community.id.hex()}",
+        f"{printable(parameters.name)}  {community.id.hex()}",
         f"checkpoint     {report.checkpoint.size} leaves, root {report.checkpoint.root.hex()}",
         f"blocks         {report.blocks}, steps {parameters.first_step} to {state.step}"
         f" ({utc(step_start_ms(parameters.first_step, parameters.step_s))} to"

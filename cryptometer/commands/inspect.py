@@ -15,9 +15,17 @@ from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.note import decimal
 from cryptometer.proof import carried_records
 from cryptometer.records import Bundle, Genesis, Header, Record
-from cryptometer.tiles import CHECKPOINT_PATH, Read, read_entries, split_bundle, tiles_of
+from cryptometer.tiles import (
+    CHECKPOINT_PATH,
+    TILE_WIDTH,
+    Read,
+    read_entries,
+    split_bundle,
+    tiles_of,
+)
 
-_COSE_SIGN1 = 0x84
+_COSE_SIGN1 = b"\x84"  # how a record begins: an array of four
+_CHECKPOINT = b"cryptometer/1/"
 _CBOR_ARRAY, _CBOR_ARRAY_END = 0x81, 0x9B
 
 
@@ -38,15 +46,15 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
 
 def _run(arguments: argparse.Namespace) -> int:
     path: Path = arguments.file
-    if path.is_dir():
-        shown, step_s = _from_ledger(path, arguments.step)
-    elif arguments.step is not None:
-        raise ConfigurationError("--step asks for a block: name the ledger's folder")
-    else:
-        try:
+    try:
+        if path.is_dir():
+            shown, step_s = _from_ledger(path, arguments.step)
+        elif arguments.step is not None:
+            raise ConfigurationError("--step asks for a block: name the ledger's folder")
+        else:
             shown, step_s = _from_file(read_file(path)), None
-        except Rejected as refused:
-            raise Rejected(refused.reason, f"{path}: {refused.detail}") from None
+    except Rejected as refused:
+        raise Rejected(refused.reason, f"{path}: {refused.detail}") from None
     for number, record in enumerate(shown):
         if arguments.brief:
             print(summarise_record(record))
@@ -66,13 +74,35 @@ def _from_file(data: bytes) -> list[Record]:
     if b"-----BEGIN CRYPTOMETER COMMUNITY-----" in data:
         community = decode_community(_text(data))
         return [community.genesis, *community.records]
-    if data[:1] == bytes([_COSE_SIGN1]):
+    # Entries first: the length of a large one may begin like an array.
+    if entries := _entries(data):
+        return [_decode(raw, f"entry {at}") for at, raw in enumerate(entries)]
+    if data[:1] == _COSE_SIGN1:
         return _with_carried(records.decode(data))
     if data and _CBOR_ARRAY <= data[0] <= _CBOR_ARRAY_END:
-        raws = cbor.decode(data)
-        if isinstance(raws, list) and all(isinstance(raw, bytes) for raw in raws):
-            return [records.decode(raw) for raw in raws if isinstance(raw, bytes)]
-    return [records.decode(raw) for raw in split_bundle(data)]
+        match cbor.decode(data):
+            case [*raws] if raws and all(isinstance(raw, bytes) for raw in raws):
+                return [_decode(raw, f"record {at}") for at, raw in enumerate(raws)]  # type: ignore[arg-type]  # checked just above
+    if data.startswith(_CHECKPOINT):
+        raise Rejected(Reason.MALFORMED, "a checkpoint holds no record; audit checks it")
+    what = "no record, proof, bundle or other file of a community" if data else "it is empty"
+    raise Rejected(Reason.MALFORMED, what)
+
+
+def _entries(data: bytes) -> list[bytes]:
+    """The entries of a ledger's entry bundle; none if it is something else."""
+    try:
+        entries = split_bundle(data)
+    except Rejected:
+        return []
+    return entries if any(raw[:1] == _COSE_SIGN1 for raw in entries) else []
+
+
+def _decode(raw: bytes, place: str) -> Record:
+    try:
+        return records.decode(raw)
+    except Rejected as refused:
+        raise Rejected(refused.reason, f"{place}: {refused.detail}") from None
 
 
 def _with_carried(record: Record) -> list[Record]:
@@ -87,6 +117,7 @@ def _from_ledger(path: Path, step: int | None) -> tuple[list[Record], int | None
     """A block's records, in order of its leaves, and the length of a step, seconds."""
     read = ledger_reader(ledger_folder(path))
     step_s: int | None = None
+    first: int | None = None
     block: list[Record] = []
     newest: Header | None = None
     for record in _leaves(read):
@@ -95,19 +126,23 @@ def _from_ledger(path: Path, step: int | None) -> tuple[list[Record], int | None
             step_s = record.body.step_s
         if isinstance(record.body, Header):
             newest = record.body
+            first = newest.step if first is None else first
             if newest.step == step:
                 return block, step_s
             block = []
-    if newest is None:
+    if newest is None or first is None:
         raise ConfigurationError(f"the ledger in {path} has no block yet")
-    raise ConfigurationError(f"name a block with --step; the newest is that of step {newest.step}")
+    has = f"the ledger has those of steps {first} to {newest.step}"
+    if step is None:
+        raise ConfigurationError(f"name a block with --step; {has}")
+    raise ConfigurationError(f"there is no block of step {step}; {has}")
 
 
 def _leaves(read: Read) -> Iterator[Record]:
     size = _size(read(CHECKPOINT_PATH) or b"")
     for tile in tiles_of(None, 0, size):
-        for raw in read_entries(tile, read):
-            yield records.decode(raw)
+        for at, raw in enumerate(read_entries(tile, read)):
+            yield _decode(raw, f"leaf {tile.index * TILE_WIDTH + at}")
 
 
 def _size(checkpoint: bytes) -> int:

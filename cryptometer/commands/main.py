@@ -1,6 +1,8 @@
 """`cryptometer`: one program, one module for each command, imported when it is named."""
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -17,9 +19,18 @@ EXIT_REFUSED = 2  # what was given cannot work; argparse uses the same code
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name may hold letters this terminal cannot show: escaped, and no failure.
+        sys.stdout.reconfigure(errors="backslashreplace")
     chosen = _parser(words).parse_args(words)
     try:
-        return int(chosen.run(chosen))
+        code = int(chosen.run(chosen))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Who reads (`| head`) has seen enough: the rest goes nowhere, also at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
     except (ConfigurationError, Rejected) as error:
         print(f"cryptometer: {error}", file=sys.stderr)
         return EXIT_REFUSED

@@ -51,7 +51,16 @@ def summarise_record(record: Record) -> str:
         words.append(f"pulses={body.register_after - body.register}")
     elif isinstance(body, Header):
         words.append(f"leaves={body.leaves} registered_uwh={body.flow.registered}")
-    return " ".join(words)
+    return printable(" ".join(words))
+
+
+def printable(text: str) -> str:
+    """`text` without what a terminal would obey or hide: control characters, also those above
+    ASCII, and marks that turn the direction of writing are shown as their codes."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
 
 
 def utc(ms: int) -> str:
@@ -140,4 +149,4 @@ def _mark(code: int) -> str:
 
 
 def _line(name: str, value: str) -> str:
-    return f"{name:{_COLUMN}}  {value}"
+    return f"{name:{_COLUMN}}  {printable(value)}"

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from cryptometer.commands.audit import add_community
-from cryptometer.commands.readable import describe_record
+from cryptometer.commands.readable import describe_record, printable
 from cryptometer.commands.sources import read_community, read_text
 from cryptometer.errors import Rejected
 from cryptometer.proof import verify_proof
@@ -30,8 +30,9 @@ def _run(arguments: argparse.Namespace) -> int:
     except Rejected as refused:
         raise Rejected(refused.reason, f"{arguments.file}: {refused.detail}") from None
     print("\n".join(describe_record(proven.record, community.parameters.step_s)))
+    name, head = printable(community.parameters.name), proven.checkpoint
     print(
-        f"\nthis record is leaf {proven.index} of the ledger of {community.parameters.name} with"
-        f" {proven.checkpoint.size} leaves, root {proven.checkpoint.root.hex()}"
+        f"\nthis record is leaf {proven.index} of the ledger of {name} with {head.size} leaves,"
+        f" root {head.root.hex()}"
     )
     return 0

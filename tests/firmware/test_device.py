@@ -328,11 +328,11 @@ def test_a_pulse_that_may_still_be_on_its_way_is_not_said_to_be_taken(
 
 def test_a_close_leaves_at_once_and_does_not_wait_for_the_next_sync(world: World) -> None:
     [board] = world.boards
-    world.run(2, 1)  # so that the end of the step falls between two syncs
+    world.run(7, 1)  # so that the end of the step falls between two syncs
     board.start()
     listener = Wire(world.broker, [f"{world.topic}/meter/+/record"])
     world.broker.connect(listener)
-    world.run(STEP_S - 3, 1)
+    world.run(STEP_S - 8, 1)
     heard: list[list[str]] = []
     for _ in range(2):
         messages = [one for one in listener.drain(1_000) if isinstance(one, Message)]
@@ -776,6 +776,28 @@ def test_a_power_cut_while_a_run_begins_does_not_hide_that_run(
         assert start.ending is Ending.UNKNOWN
         assert start.unwatched_ms is not None
         assert first.at_ms <= start.unwatched_ms < start.at_ms
+
+
+def test_what_a_killed_program_had_written_survives_a_power_cut_right_after_the_restart(
+    world: World, board: Board
+) -> None:
+    def signs_ahead() -> bool:
+        device = board.device
+        assert device is not None
+        assert device._outbox.end is not None
+        return device._outbox.end.sequence > device._outbox._durable
+
+    while not signs_ahead():
+        assert board.emitted < 2_000
+        world.run(1, 1, pulses=1)
+    board.kill()
+    board.start()
+    board.cut_power()
+    board.start()
+    world.run(100, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert ledger.pulses == board.emitted
 
 
 def check_losses(story: Story, board: Board, ledger: Ledger) -> None:

@@ -164,7 +164,7 @@ def test_status_is_text_for_people_and_json_for_programs(worked: Premises) -> No
     assert (done.returncode, done.stderr) == (0, "")
     assert "meter m0  serial MID-0001" in done.stdout
     assert f"  last step    {SECOND + 2}, gaps 0, late 0" in done.stdout
-    assert "  register     10 pulses, 0.001 kWh since enrolment" in done.stdout
+    assert "  register     10 pulses, 0.001 kWh" in done.stdout
     done = gateway("status", "--json", "--config", worked.path)
     found = json.loads(done.stdout)
     assert found["blocks"] == 4

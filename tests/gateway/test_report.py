@@ -75,10 +75,27 @@ def test_the_register_stands_beside_the_index_shown_at_enrolment() -> None:
     assert found.registered_uwh == 1_234_500_000
     assert found.index_wh == 1_234_567
     assert found.expected_index_wh == 1_234_567 + 1_234
-    assert line(site, "register") == "register     12345 pulses, 1.2345 kWh since enrolment"
+    assert line(site, "register") == "register     12345 pulses, 1.2345 kWh"
     assert line(site, "display") == (
         "display      1234.567 kWh at enrolment; it should now show about 1235.801 kWh"
     )
+
+
+def test_an_exchanged_meter_is_compared_with_its_own_display() -> None:
+    site = Site()
+    site.found()
+    site.send(site.device.run_start(SECOND, register=0), *site.device.step(SECOND, *[8] * 1_250))
+    site.seal()
+    details = replace(DETAILS, serial="EXCHANGED", index_wh=5_000)
+    again = site.authority.register(Role.METER, "m0", signer(10).public, details)
+    site.node.take_authority([again.raw])
+    site.seal()
+    found = meter(site)
+    assert (found.registered_uwh, found.expected_index_wh) == (1_000_000_000, 5_000)
+    site.send(*site.device.step(SECOND + 2, *[8] * 125))
+    site.seal()
+    found = meter(site)
+    assert (found.registered_uwh, found.expected_index_wh) == (1_100_000_000, 5_100)
 
 
 def test_a_register_that_began_with_pulses_is_no_energy() -> None:

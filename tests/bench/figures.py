@@ -1,0 +1,111 @@
+"""A measured figure and its limit; and how things are timed here.
+
+Machines are shared. So work of the processor is told as a ratio to the bare Ed25519 verification
+of the same minute, both in processor time; what a user is promised in seconds or bytes is told so.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+MS_PER_S = 1_000.0
+US_PER_S = 1_000_000.0
+MESSAGE_BYTES = 300  # what is signed of a batch with some 20 lots
+_ROUNDS = 5
+_TIMES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the result. Exactly one of `most` and `least` is its limit."""
+
+    name: str
+    value: float
+    unit: str
+    most: float | None = None
+    least: float | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the value is within its limit."""
+        if self.most is not None:
+            return self.value <= self.most
+        assert self.least is not None, self.name
+        return self.value >= self.least
+
+    def line(self) -> str:
+        """name  value unit  limit  ok|OVER"""
+        sign, limit = ("<=", self.most) if self.most is not None else (">=", self.least)
+        assert limit is not None
+        verdict = "ok" if self.holds else "OVER"
+        value, bound = number(self.value), f"{sign} {number(limit)}"
+        return f"{self.name:<64} {value:>10} {self.unit:<10} {bound:>12}  {verdict}"
+
+
+Area = Callable[[], Iterator[Figure]]
+
+
+def number(value: float) -> str:
+    """Three digits, or all that stand before the point."""
+    if value == int(value) or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def cpu_s(action: Callable[[], object], times: int = _TIMES, rounds: int = _ROUNDS) -> float:
+    """Processor seconds of one call: the best of some rounds, since only noise adds to it."""
+    best = float("inf")
+    for _ in range(rounds):
+        begin = time.process_time()
+        for _ in range(times):
+            action()
+        best = min(best, time.process_time() - begin)
+    return best / times
+
+
+@cache
+def bare_sign_s() -> float:
+    """Processor seconds of one bare Ed25519 signature."""
+    key, message = Ed25519PrivateKey.from_private_bytes(bytes(32)), bytes(MESSAGE_BYTES)
+    return cpu_s(lambda: key.sign(message))
+
+
+@cache
+def bare_verify_s() -> float:
+    """Processor seconds of one bare Ed25519 verification."""
+    key, message = Ed25519PrivateKey.from_private_bytes(bytes(32)), bytes(MESSAGE_BYTES)
+    public, signature = key.public_key(), key.sign(message)
+    return cpu_s(lambda: public.verify(signature, message))
+
+
+class Stopwatch:
+    """Wall and processor seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    @property
+    def wall_s(self) -> float:
+        return time.perf_counter() - self._wall
+
+    @property
+    def cpu_s(self) -> float:
+        return time.process_time() - self._cpu
+
+
+def process_cpu_s(pid: int) -> float:
+    """Processor seconds that all threads of a process have had so far (proc(5): 10 ms ticks)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+def process_memory_mb(pid: int) -> float:
+    """Memory of a process that is in RAM now, MB (proc(5): VmRSS)."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise LookupError(f"process {pid} has no memory")
