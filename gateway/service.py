@@ -108,6 +108,7 @@ class Service:
         finally:
             self._notifier.stopping()
             self._link.stop()
+        _log(f"ended: {self._status()}")
 
     def _seal(self, stopping: list[int]) -> None:
         # A gateway that catches up on weeks of blocks is alive, and can be told to stop.

@@ -182,12 +182,17 @@ class Pending:
         self._losses = pool.submit(cut_losses, 3_000)
 
     def figures(self) -> Iterator[Figure]:
-        for watts, written_mb, pages_mb, ledger_kb in ((1_000, 15, 150, 800), (3_000, 40, 180, 1_400)):
+        for watts, written_mb, pages_mb, ledger_kb in (
+            (1_000, 15, 150, 800),
+            (3_000, 40, 180, 1_400),
+        ):
             one = self._days[watts].result()
             at = f"at {watts // 1000} kW, 10,000 imp/kWh"
             written = (one.journal_bytes + one.outbox_bytes) / 1e6
             yield Figure(f"card: written a day {at}", written, "MB", most=written_mb)
-            yield Figure(f"card: of it journal {at}", one.journal_bytes / 1e6, "MB", most=written_mb)
+            yield Figure(
+                f"card: of it journal {at}", one.journal_bytes / 1e6, "MB", most=written_mb
+            )
             yield Figure(f"card: in pages of 4 KiB {at}", one.page_bytes / 1e6, "MB", most=pages_mb)
             yield Figure(f"card: fsyncs a day {at}", one.syncs, "", most=40_000)
             yield Figure(
@@ -200,5 +205,8 @@ class Pending:
             f"power cut at 3 kW: pulses lost, worst of {LIVES}", max(losses), "pulses", most=bound
         )
         yield Figure(
-            "power cut at 3 kW: pulses lost, mean", statistics.mean(losses), "pulses", most=bound / 2 + 2
+            "power cut at 3 kW: pulses lost, mean",
+            statistics.mean(losses),
+            "pulses",
+            most=bound / 2 + 2,
         )

@@ -115,13 +115,24 @@ def _commits(site: Site) -> Iterator[Figure]:
 def _ingest(site: Site) -> Iterator[Figure]:
     sent = _at_once(_step(site))
     for name, part, at_once, least, most in (
-        (f"{MESSAGES_MAX:,} in a commit, each of another meter", sent[SINGLE:], MESSAGES_MAX, 200, 15),
+        (
+            f"{MESSAGES_MAX:,} in a commit, each of another meter",
+            sent[SINGLE:],
+            MESSAGES_MAX,
+            200,
+            15,
+        ),
         ("one in a commit", sent[:SINGLE], 1, 10, 40),
     )[::-1]:
         watch = _deliver(site, part, at_once)
         wall_s, worked_s = watch.wall_s, watch.cpu_s / len(part)
         yield Figure(f"ingest: records, {name}", len(part) / wall_s, "/s", least=least)
-        yield Figure("ingest: of it processor, in bare verifications", worked_s / bare_verify_s(), "", most=most)
+        yield Figure(
+            "ingest: of it processor, in bare verifications",
+            worked_s / bare_verify_s(),
+            "",
+            most=most,
+        )
 
 
 def _block(site: Site) -> Iterator[Figure]:
@@ -159,7 +170,9 @@ def _audit(site: Site) -> Iterator[Figure]:
     assert not report.quarantined
     size = f"of {report.checkpoint.size:,} leaves"
     yield Figure(f"audit {size}: leaves", 1 / each_s, "/s", least=200)
-    yield Figure(f"audit {size}: a leaf, in bare verifications", each_s / bare_verify_s(), "", most=5)
+    yield Figure(
+        f"audit {size}: a leaf, in bare verifications", each_s / bare_verify_s(), "", most=5
+    )
 
 
 @contextmanager
@@ -181,7 +194,7 @@ def _start(premises: Premises, site: Site, how: str) -> Iterator[Figure]:
     step_ms = step_start_ms(site.next_step, STEP_S)
     # Community time stands where the step of what waits has just begun: no block is due.
     assert at_ms >= step_ms - GRACE_MS
-    premises.folder.config_path.write_text(
+    premises.folder.file.write_text(
         f'[clock]\ndriver = "scaled"\nspeed = 1\norigin_ms = {step_ms}\n'
         f"anchor_ms = {time.monotonic_ns() // NS_PER_MS}\n"
     )

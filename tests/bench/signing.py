@@ -7,7 +7,15 @@ from cryptometer.chain import open_record
 from cryptometer.steps import NS_PER_MS
 from firmware.outbox import chain_start
 from tests.bench.card import pulse_ns
-from tests.bench.figures import MS_PER_S, US_PER_S, Figure, Stopwatch, bare_sign_s, bare_verify_s, cpu_s
+from tests.bench.figures import (
+    MS_PER_S,
+    US_PER_S,
+    Figure,
+    Stopwatch,
+    bare_sign_s,
+    bare_verify_s,
+    cpu_s,
+)
 from tests.core.community import LOT_PULSES, Village
 from tests.firmware.kit import CHAIN, REGISTRATION, batch, close, run
 from tests.simulation.world import World
@@ -19,7 +27,9 @@ PULSES = 20_000
 def figures() -> Iterator[Figure]:
     """The area's figures."""
     yield Figure("bare Ed25519 of `cryptography`: signatures", 1 / bare_sign_s(), "/s", least=1_000)
-    yield Figure("bare Ed25519 of `cryptography`: verifications", 1 / bare_verify_s(), "/s", least=500)
+    yield Figure(
+        "bare Ed25519 of `cryptography`: verifications", 1 / bare_verify_s(), "/s", least=500
+    )
     yield from _made()
     yield from _read()
     yield from _sizes()
@@ -75,5 +85,7 @@ def _pulse() -> Iterator[Figure]:
     each_s = watch.cpu_s / PULSES
     assert board.device_register == PULSES
     world.close()
-    yield Figure("device: processor time of a pulse, signing included", each_s * MS_PER_S, "ms", most=1)
+    yield Figure(
+        "device: processor time of a pulse, signing included", each_s * MS_PER_S, "ms", most=1
+    )
     yield Figure("device: the same, in bare verifications", each_s / bare_verify_s(), "", most=3)

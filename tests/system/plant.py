@@ -13,7 +13,13 @@ from types import TracebackType
 from typing import Self
 
 from cryptometer import audit, records
-from cryptometer.commands.demo.broker import HOST, free_port, listens, start_broker
+from cryptometer.commands.demo.broker import (
+    HOST,
+    find_mosquitto,
+    free_port,
+    listens,
+    start_broker,
+)
 from cryptometer.commands.demo.community import (
     STEP_S,
     Layout,
@@ -90,7 +96,23 @@ class Plant:
     # --- Processes. ---
 
     def start_broker(self) -> None:
+        """Starts a broker that keeps nothing: each restart begins with its data wiped."""
         self.broker = self._keep(start_broker(self.folder / "broker", self.port))
+        self.wait(lambda: listens(self.port), "the broker to listen")
+
+    def start_keeping_broker(self) -> None:
+        """Starts a broker that keeps sessions, queues and retained messages over a restart."""
+        mosquitto = find_mosquitto()
+        assert mosquitto is not None
+        folder = self.folder / "keeping-broker"
+        folder.mkdir(exist_ok=True)
+        conf = folder / "mosquitto.conf"
+        conf.write_text(
+            f"listener {self.port} {HOST}\nallow_anonymous true\nuser root\n"
+            f"max_queued_messages 0\npersistence true\npersistence_location {folder}/\n"
+        )
+        child = Child("mosquitto", [mosquitto, "-c", str(conf)], folder / "broker.log")
+        self.broker = self._keep(child)
         self.wait(lambda: listens(self.port), "the broker to listen")
 
     def start_simulator(self, meter: SimulatedMeter) -> None:

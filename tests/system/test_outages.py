@@ -9,6 +9,7 @@ from typing import Self
 
 from cryptometer.commands.demo.broker import HOST, free_port
 from cryptometer.commands.demo.community import SimulatedMeter
+from cryptometer.commands.demo.processes import Child
 from cryptometer.records import Batch, Ending, Header, RunStart, StepClose
 from tests.system.plant import Plant, kill
 
@@ -35,13 +36,16 @@ def test_a_broker_that_is_stopped_restarted_and_wiped_costs_nothing(tmp_path: Pa
     with Plant(tmp_path, [METER, OTHER], speed=180) as plant:
         plant.start_all()
         plant.wait_for_block(plant.layout.first_step)
-        for _ in range(2):
+        # Restarted in order with all it had kept; killed, with some of it; wiped.
+        for keeps, end in ((True, Child.end), (True, kill), (False, kill)):
             assert plant.broker is not None
-            # It keeps nothing on disk: every restart begins with its data wiped.
-            kill(plant.broker)
+            end(plant.broker)
             gone = plant.step()
             plant.wait_for_step(gone + 2)
-            plant.start_broker()
+            if keeps:
+                plant.start_keeping_broker()
+            else:
+                plant.start_broker()
             plant.wait_for_block(plant.step())
         check_all_arrived(plant)
 
