@@ -59,6 +59,13 @@ CREATE TABLE contacts (
 """
 
 
+# Primary result codes (sqlite.org/rescode.html): starting again may mend these. A full disk gives
+# each of them, by the file it hits: the journal and its index are made anew at an opening.
+_MACHINE_FAILS = frozenset(
+    {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY}
+)
+
+
 class SqliteStore:
     """A `Store` in one database file."""
 
@@ -68,6 +75,7 @@ class SqliteStore:
         Raises:
             ConfigurationError: there is none, it is none of ours or of another version, or it
                 cannot be opened.
+            StoreFailed: the machine does not let us, as on a full disk.
         """
         if not path.exists():
             raise ConfigurationError(f"there is no store at {path}; run cryptometer-gateway init")
@@ -83,6 +91,8 @@ class SqliteStore:
             self.epoch = int(self._meta("epoch") or b"0")
         except sqlite3.Error as error:
             self._connection.close()
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _MACHINE_FAILS:
+                raise StoreFailed(f"the store {path} cannot be opened now: {error}") from None
             raise ConfigurationError(
                 f"cannot read the store {path}: {error}. If it is damaged: cryptometer-gateway"
                 " restore, from a backup"

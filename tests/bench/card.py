@@ -3,6 +3,7 @@
 A real device with its gateway in simulated time. The disks count what they are given.
 """
 
+import math
 import random
 import statistics
 from collections.abc import Iterator, Sequence
@@ -191,7 +192,7 @@ class Pending:
             written = (one.journal_bytes + one.outbox_bytes) / 1e6
             yield Figure(f"card: written a day {at}", written, "MB", most=written_mb)
             yield Figure(
-                f"card: of it journal {at}", one.journal_bytes / 1e6, "MB", most=written_mb
+                f"card: of it the journal {at}", one.journal_bytes / 1e6, "MB", most=written_mb
             )
             yield Figure(f"card: in pages of 4 KiB {at}", one.page_bytes / 1e6, "MB", most=pages_mb)
             yield Figure(f"card: fsyncs a day {at}", one.syncs, "", most=40_000)
@@ -200,7 +201,8 @@ class Pending:
             )
             yield Figure(f"ledger: records of a meter a day {at}", one.records, "", most=1_700)
         losses = self._losses.result()
-        bound = SYNC_S * NS_PER_S // pulse_ns(3_000) + 2  # a pulse begun, and the read in progress
+        # The pulses of one sync interval, rounded up, and the one that nobody has read yet.
+        bound = math.ceil(SYNC_S * NS_PER_S / pulse_ns(3_000)) + 1
         yield Figure(
             f"power cut at 3 kW: pulses lost, worst of {LIVES}", max(losses), "pulses", most=bound
         )

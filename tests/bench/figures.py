@@ -1,7 +1,7 @@
 """A measured figure and its limit; and how things are timed here.
 
 Machines are shared. So work of the processor is told as a ratio to the bare Ed25519 verification
-of the same minute, both in processor time; what a user is promised in seconds or bytes is told so.
+of the same run, both in processor time; what a user is promised in seconds or bytes is told so.
 """
 
 import time
@@ -43,7 +43,7 @@ class Figure:
         assert limit is not None
         verdict = "ok" if self.holds else "OVER"
         value, bound = number(self.value), f"{sign} {number(limit)}"
-        return f"{self.name:<64} {value:>10} {self.unit:<10} {bound:>12}  {verdict}"
+        return f"{self.name:<72} {value:>10} {self.unit:<10} {bound:>12}  {verdict}"
 
 
 Area = Callable[[], Iterator[Figure]]

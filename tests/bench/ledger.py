@@ -114,25 +114,15 @@ def _commits(site: Site) -> Iterator[Figure]:
 
 def _ingest(site: Site) -> Iterator[Figure]:
     sent = _at_once(_step(site))
-    for name, part, at_once, least, most in (
-        (
-            f"{MESSAGES_MAX:,} in a commit, each of another meter",
-            sent[SINGLE:],
-            MESSAGES_MAX,
-            200,
-            15,
-        ),
+    many = f"{MESSAGES_MAX:,} in a commit"
+    for how, part, at_once, least, most in (
         ("one in a commit", sent[:SINGLE], 1, 10, 40),
-    )[::-1]:
+        (many, sent[SINGLE:], MESSAGES_MAX, 200, 15),
+    ):
         watch = _deliver(site, part, at_once)
-        wall_s, worked_s = watch.wall_s, watch.cpu_s / len(part)
-        yield Figure(f"ingest: records, {name}", len(part) / wall_s, "/s", least=least)
-        yield Figure(
-            "ingest: of it processor, in bare verifications",
-            worked_s / bare_verify_s(),
-            "",
-            most=most,
-        )
+        wall_s, ratio = watch.wall_s, watch.cpu_s / len(part) / bare_verify_s()
+        yield Figure(f"ingest: records, {how}", len(part) / wall_s, "/s", least=least)
+        yield Figure(f"ingest: a record, {how}, in bare verifications", ratio, "", most=most)
 
 
 def _block(site: Site) -> Iterator[Figure]:

@@ -31,10 +31,13 @@ def listens(port: int) -> bool:
         return probe.connect_ex((HOST, port)) == 0
 
 
-def start_broker(folder: Path, port: int) -> Child:
-    """Starts a broker that anyone on this machine may use; for demonstrations and tests only."""
+def start_broker(folder: Path, port: int, kind: str = "auto") -> Child:
+    """Starts a broker that anyone on this machine may use; for demonstrations and tests only.
+
+    `kind` is "embedded", or anything else for Mosquitto where it is installed.
+    """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    mosquitto = find_mosquitto()
+    mosquitto = None if kind == "embedded" else find_mosquitto()
     if mosquitto is None:
         module = "cryptometer.commands.embedded_broker"
         command = [sys.executable, "-m", module, "--port", str(port)]

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import shlex
+import shutil
 import signal
 import sys
 import tempfile
@@ -11,7 +13,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptometer.commands.demo.broker import HOST, free_port, listens, start_broker
+from cryptometer.commands.demo.broker import (
+    HOST,
+    find_mosquitto,
+    free_port,
+    listens,
+    start_broker,
+)
 from cryptometer.commands.demo.community import (
     STEP_S,
     Layout,
@@ -47,66 +55,70 @@ LATE_BLOCKS_MAX = 3  # for records that missed their own block on a machine that
 EXIT_FAILED = 1
 RUN_LOG, PULSES_LOG = "run.log", "pulses.log"
 _LOOK_EVERY_S = 0.25
+_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Registers `demo`."""
-    parser = subparsers.add_parser(
-        "demo",
-        help="a whole community on this machine, from pulse to audited block",
-        description="Starts a broker, simulated meters whose pulses come over pseudo-terminals,"
-        " their firmware and a gateway, each a process of its own, on a clock that runs faster."
-        " After some blocks it stops the meters, waits for the last block, audits the ledger and"
-        " compares. Exit code 0: every pulse emitted stands in a block, once.",
-    )
-    parser.add_argument("--meters", type=int, default=2, metavar="N", help="default: 2")
-    parser.add_argument("--blocks", type=int, default=3, metavar="N", help="default: 3")
-    parser.add_argument(
-        "--speed", type=int, default=45, metavar="X", help="default: 45, a step in 20 s"
-    )
-    parser.add_argument(
-        "--keep",
-        type=Path,
-        metavar="DIR",
-        help="an empty folder for all of it (default: a new one among the temporary files)",
-    )
-    parser.set_defaults(run=_run)
+def demonstrate(arguments: argparse.Namespace) -> int:
+    """Runs the demonstration; returns the exit code.
 
-
-def _run(arguments: argparse.Namespace) -> int:
+    Raises:
+        ConfigurationError: a number is out of range, the folder is not empty, or there is no such
+            broker.
+    """
     for name, most in (("meters", METERS_MAX), ("blocks", 1000), ("speed", SPEED_MAX)):
         if not 1 <= getattr(arguments, name) <= most:
             raise ConfigurationError(f"--{name} is from 1 to {most}")
+    if arguments.broker == "mosquitto" and find_mosquitto() is None:
+        raise ConfigurationError("Mosquitto is not installed: install it, or --broker embedded")
     folder = _empty_folder(arguments.keep)
-    # An interrupt ends the children too, in order: each `with` below ends what it started.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # However it is told to end, it ends its children first, in order.
+    for number in _ENDINGS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup(1) leaves it
+            signal.signal(number, _interrupt)
     try:
         with ExitStack() as stack:
-            screen = open_screen()
-            demonstration = Demonstration(folder, screen, stack)
-            meters = simulated_meters(arguments.meters)
-            return demonstration.run(meters, arguments.blocks, arguments.speed)
+            demonstration = Demonstration(folder, open_screen(), stack, arguments.broker)
+            try:
+                meters = simulated_meters(arguments.meters)
+                return demonstration.run(meters, arguments.blocks, arguments.speed)
+            finally:
+                # A second Ctrl-C while the children end would leave some of them running.
+                for number in _ENDINGS:
+                    signal.signal(number, signal.SIG_IGN)
     except ProgramError as error:
         print(f"cryptometer demo: {error}\nall of it lies in {folder}", file=sys.stderr)
         return EXIT_FAILED
-    except KeyboardInterrupt:
+    except Interrupted as interrupted:
         print(f"interrupted; what there is lies in {folder}", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return 128 + interrupted.number
+
+
+class Interrupted(BaseException):
+    """The user, or the machine, wants the demonstration to end. `number` is the signal's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    raise Interrupted(number)
 
 
 class Demonstration:
     """One run. What it starts ends with `stack`, the newest first."""
 
-    def __init__(self, folder: Path, screen: Screen, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, screen: Screen, stack: ExitStack, broker: str) -> None:
         self._folder = folder
         self._screen = screen
         self._stack = stack
+        self._broker = broker
         self._children: list[Child] = []
 
     def run(self, meters: list[SimulatedMeter], blocks: int, speed: int) -> int:
         """Returns the exit code."""
         port = free_port()
-        broker = self._watched(start_broker(self._folder / "broker", port))
+        broker = self._watched(start_broker(self._folder / "broker", port, self._broker))
         self._wait(lambda: listens(port), START_MAX_S, "the broker to listen")
         self._screen.say(f"broker     {broker.name} on {HOST}:{port}")
         url = f"mqtt://{HOST}:{port}"
@@ -125,7 +137,7 @@ class Demonstration:
             self._program(meter.name, FIRMWARE, layout.device(meter) / "meter.toml")
             for meter in meters
         ]
-        watch = self._watch(layout, url, gateway)
+        watch = self._watch(layout, url, gateway, speed)
         step_machine_s = STEP_S / speed
         with self._screen:
             self._follow(watch, layout.first_step + blocks - 1, (blocks + 1) * step_machine_s)
@@ -153,10 +165,8 @@ class Demonstration:
         )
         say(f"the ledger holds: {found.blocks} blocks, {found.size} leaves, {found.late} late")
         say(f"\nall of it lies in {layout.folder}; look at it with")
-        ledger = f"{layout.gateway} --community {layout.community_pub}"
-        say(f"  cryptometer audit {ledger}")
-        say(f"  cryptometer inspect {layout.gateway} --step {found.step} --brief")
-        say(f"  cryptometer-gateway status --config {layout.gateway}")
+        for line in _commands(layout, found.step):
+            say(f"  {line}")
         missing = _missing(found, emitted)
         for line in missing:
             say(f"MISSING: {line}")
@@ -184,7 +194,7 @@ class Demonstration:
         self._children.remove(child)
         code = child.end()
         if code:
-            raise ProgramError(f"{child.name} ended with exit code {code}:\n{child.last_lines()}")
+            raise ProgramError(child.describe_end(code))
 
     def _stop_meters(self, layout: Layout, simulators: dict[str, Child]) -> dict[str, int]:
         """Ends the pulses; returns how many each meter says it emitted."""
@@ -196,14 +206,14 @@ class Demonstration:
                 self._screen.say(f"{meter.name}: {overflow} pulses found the line's buffer full")
         return emitted
 
-    def _watch(self, layout: Layout, url: str, gateway: Child) -> Watch:
+    def _watch(self, layout: Layout, url: str, gateway: Child, speed: int) -> Watch:
         community = read_community(layout.community_pub)
         topic = f"cryptometer/1/{community.id.hex()}/meter/+/record"
         link = Link(BrokerSettings(url=url), "cryptometer-demo", [topic])
         link.start()
         self._stack.callback(link.stop)
         logs = {meter.name: Tail(layout.device(meter) / PULSES_LOG) for meter in layout.meters}
-        return Watch(link, logs, Tail(gateway.log))
+        return Watch(link, logs, Tail(gateway.log), speed)
 
     # --- Waiting. ---
 
@@ -270,10 +280,35 @@ def _missing(found: Audited, emitted: dict[str, int]) -> list[str]:
     return missing
 
 
+def _commands(layout: Layout, step: int) -> list[str]:
+    """What an outsider and the operator would type now, as it can be typed on this machine."""
+    common, gateway = (_script(name) for name in ("cryptometer", "cryptometer-gateway"))
+    config, trusted = ("--config", layout.gateway), ("--community", layout.community_pub)
+    proof = layout.folder / f"block-{step}.tlog-proof"
+    lines: list[tuple[str | Path, ...]] = [
+        (common, "audit", layout.gateway, *trusted),
+        (common, "inspect", layout.gateway, "--step", str(step), "--brief"),
+        (gateway, "status", *config),
+        (gateway, "prove", str(step), "--out", proof, *config),
+        (common, "verify", proof, *trusted),
+    ]
+    return [shlex.join(map(str, words)) for words in lines]
+
+
+def _script(name: str) -> str:
+    """A console script by its name, or by its place where no shell would find it: in an
+    environment that is not activated."""
+    beside = Path(sys.executable).with_name(name)
+    return name if shutil.which(name) or not beside.exists() else str(beside)
+
+
 def _empty_folder(keep: Path | None) -> Path:
     if keep is None:
         return Path(tempfile.mkdtemp(prefix="cryptometer-demo-"))
-    keep.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        keep.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigurationError(f"{keep} is no folder; name a new one") from None
     if any(keep.iterdir()):
         raise ConfigurationError(f"{keep} is not empty; name a new folder")
     return keep.resolve()

@@ -75,7 +75,13 @@ class Child:
         """Raises ProgramError when the program has ended by itself."""
         code = self.exit_code()
         if code is not None:
-            raise ProgramError(f"{self.name} ended with exit code {code}:\n{self.last_lines()}")
+            raise ProgramError(self.describe_end(code))
+
+    def describe_end(self, code: int) -> str:
+        """How it ended, and the end of its log."""
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        said = self.last_lines()
+        return f"{self.name} {how}; " + (f"its log ends:\n{said}" if said else "its log is empty")
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Asks the program to end and waits for it; kills it when it does not. Its exit code."""

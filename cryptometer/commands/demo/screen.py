@@ -102,7 +102,7 @@ class Tables:
 def open_screen() -> Screen:
     """Tables on a terminal, lines elsewhere."""
     console = Console()
-    return Tables(console) if console.is_terminal else Lines()
+    return Tables(console) if console.is_terminal and not console.is_dumb_terminal else Lines()
 
 
 def step_time(step: int) -> str:

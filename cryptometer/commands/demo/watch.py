@@ -16,7 +16,7 @@ BLOCKS_SHOWN = 8
 _EVENTS_MAX = 1_000
 _BLOCK = re.compile(
     r"block step=(?P<step>\d+) records=(?P<records>\d+) heard=(?P<heard>\d+/\d+)"
-    r" late=(?P<late>\d+) (?P<punctual>.*) size=(?P<size>\d+)"
+    r" late=(?P<late>\d+) (?P<punctual>punctuality_ms=\d+|caught up) size=(?P<size>\d+)"
 )
 _PUNCTUALITY = "punctuality_ms="
 
@@ -34,7 +34,7 @@ class MeterView:
 
 @dataclass(frozen=True, slots=True)
 class BlockView:
-    """One block. `punctual` is in community milliseconds, or says why there is none."""
+    """One block. `punctual` is in community and in machine time, or says why there is none."""
 
     step: int
     records: int
@@ -46,11 +46,12 @@ class BlockView:
 
 @dataclass(slots=True)
 class Watch:
-    """Reads what has come since the last look."""
+    """Reads what has come since the last look. Community time is `speed` times the machine's."""
 
     connection: Connection
     simulators: dict[str, Tail]
     gateway: Tail
+    speed: int
     meters: dict[str, MeterView] = field(default_factory=dict)
     blocks: deque[BlockView] = field(default_factory=lambda: deque(maxlen=BLOCKS_SHOWN))
     newest_step: int = -1
@@ -64,7 +65,7 @@ class Watch:
             if isinstance(event, Message):
                 self._take(event.payload)
                 self.connection.confirm(event.token)
-        fresh = [block for line in self.gateway.lines() if (block := _read_block(line))]
+        fresh = [block for line in self.gateway.lines() if (block := _read_block(line, self.speed))]
         for block in fresh:
             self.blocks.append(block)
             self.newest_step = max(self.newest_step, block.step)
@@ -99,13 +100,14 @@ def emitted_pulses(log: Path) -> tuple[int, int]:
     return stated["emitted"], stated["overflow"]
 
 
-def _read_block(line: str) -> BlockView | None:
+def _read_block(line: str, speed: int) -> BlockView | None:
     found = _BLOCK.search(line)
     if found is None:
         return None
     punctual = found["punctual"]
     if punctual.startswith(_PUNCTUALITY):
-        punctual = f"{punctual.removeprefix(_PUNCTUALITY)} ms"
+        community_ms = int(punctual.removeprefix(_PUNCTUALITY))
+        punctual = f"{community_ms / 1000:.1f} s, real {community_ms // speed} ms"
     return BlockView(
         int(found["step"]),
         int(found["records"]),
