@@ -8,33 +8,27 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryptometer.errors import ConfigurationError, Rejected
+from cryptometer.errors import ConfigurationError
 from cryptometer.keys import Algorithm
 from cryptometer.records import Role
 from hal import faults
+from hal.program import EXIT_FAILED, run
 
 if TYPE_CHECKING:
     from firmware.config import Config
 
 DEFAULT_STATE = Path("/var/lib/cryptometer")
 DEFAULT_CONFIG = Path("/etc/cryptometer/meter.toml")
-EXIT_CONFIGURATION = 2
-EXIT_FAILED = 75  # EX_TEMPFAIL: the service manager starts us again, and recovery decides
 
 
 def main() -> int:
     """Entry point of the console script."""
     faults.arm(os.environ.get(faults.CRASH_VARIABLE))
     arguments = _parser().parse_args()
-    try:
-        return int(arguments.act(arguments))
-    except (ConfigurationError, Rejected) as error:
-        print(f"cryptometer-firmware: {error}", file=sys.stderr)
-        return EXIT_CONFIGURATION
-    except OSError as error:
-        # A failed write or sync ends the program cleanly; what was given before it is recovered.
-        print(f"cryptometer-firmware: stopping: {error}", file=sys.stderr)
-        return EXIT_FAILED
+    # A failed write or sync ends the program cleanly; what was given before it is recovered.
+    return run(
+        "cryptometer-firmware", lambda: int(arguments.act(arguments)), (OSError, EXIT_FAILED)
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

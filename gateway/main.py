@@ -9,15 +9,14 @@ from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
-from cryptometer.errors import ConfigurationError, Rejected
+from cryptometer.errors import ConfigurationError
 from gateway.folder import Folder, import_file, initialise, open_folder, read_community
 from hal import faults
 from hal.files import DiskTree, put_file
+from hal.program import EXIT_FAILED, run
 
 DEFAULT = Path("/var/lib/cryptometer-gateway")
-EXIT_CONFIGURATION = 2
 EXIT_BEHIND = 3  # there is a newer ledger than ours: starting again mends nothing
-EXIT_FAILED = 75  # EX_TEMPFAIL: the service manager starts us again, and recovery decides
 
 
 def main() -> int:
@@ -26,18 +25,14 @@ def main() -> int:
     arguments = _parser().parse_args()
     from gateway.node import Behind  # noqa: PLC0415
 
-    try:
-        return int(arguments.act(arguments))
-    except (ConfigurationError, Rejected) as error:
-        print(f"cryptometer-gateway: {error}", file=sys.stderr)
-        return EXIT_CONFIGURATION
-    except Behind as error:
-        print(f"cryptometer-gateway: {error}", file=sys.stderr)
-        return EXIT_BEHIND
-    except (OSError, sqlite3.Error) as error:
-        # A failed write or commit ends the program cleanly; the next start recovers.
-        print(f"cryptometer-gateway: stopping: {error}", file=sys.stderr)
-        return EXIT_FAILED
+    # A failed write or commit ends the program cleanly; the next start recovers.
+    return run(
+        "cryptometer-gateway",
+        lambda: int(arguments.act(arguments)),
+        (Behind, EXIT_BEHIND),
+        (OSError, EXIT_FAILED),
+        (sqlite3.Error, EXIT_FAILED),
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,9 +98,9 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from gateway.service import run  # noqa: PLC0415
+    from gateway.service import serve  # noqa: PLC0415
 
-    return run(_folder(arguments))
+    return serve(_folder(arguments))
 
 
 def _status(arguments: argparse.Namespace) -> int:

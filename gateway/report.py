@@ -23,7 +23,8 @@ class MeterReport:
         index_wh: what the display showed at enrolment, or when it was exchanged or read anew, Wh.
         registered_uwh: all energy its chain has registered.
         expected_index_wh: what has been registered since, added: to be compared with the display.
-        register: its pulse count as signed.
+        register: its pulse count as signed, in blocks.
+        sequence: of the record its chain in blocks goes on with; what a re-anchor is given.
         refused: records or bytes refused, by reason.
     """
 
@@ -41,6 +42,7 @@ class MeterReport:
     registered_uwh: int
     expected_index_wh: int
     register: int
+    sequence: int
     revoked: bool
     refused: dict[str, int]
 
@@ -123,6 +125,7 @@ def _meter_reports(
                 expected_index_wh=meter.index_wh
                 + (registered - meter.index_from_uwh) // UWH_PER_WH,
                 register=meter.head.register or 0,
+                sequence=meter.head.sequence,
                 revoked=meter.terms[-1].valid_to is not None,
                 refused=refused.get(name, {}),
             )
@@ -155,8 +158,10 @@ def _describe_meter(meter: MeterReport) -> list[str]:
         f"  last step    {step}, gaps {meter.gaps}, late {meter.late},"
         f" quarantined {meter.quarantined} ({kwh(meter.quarantined_uwh)})",
         f"  clock        {meter.clock_state}, error {meter.clock_error_ms} ms",
-        f"  register     {meter.register} pulses, {kwh(meter.registered_uwh)}",
-        f"  display      {kwh(meter.index_wh * UWH_PER_WH)} at enrolment; it should now show about"
+        f"  register     {meter.register} pulses, {kwh(meter.registered_uwh)},"
+        f" next record {meter.sequence}",
+        f"  display      {kwh(meter.index_wh * UWH_PER_WH)} when registered; it should now show"
+        " about"
         f" {kwh(meter.expected_index_wh * UWH_PER_WH)}",
     ]
     if meter.refused:

@@ -40,7 +40,7 @@ IMPORTS_EVERY_S = 1.0
 SETTLE_MACHINE_MS = 500  # after connecting, for what the broker kept for us to come
 
 
-def run(folder: Folder) -> int:
+def serve(folder: Folder) -> int:
     """Runs until SIGTERM or SIGINT; returns the exit code.
 
     Raises:

@@ -2,18 +2,16 @@
 
 import argparse
 import io
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from cryptometer.errors import ConfigurationError, Rejected
+from hal.program import run
 
 COMMANDS = ("bound", "authority", "verify", "audit", "inspect", "demo")
 """Each is a module of this package with `add_commands(subparsers)`, whose parsers set `run`."""
 
-EXIT_FAILED = 1  # the machine failed: a full disk, a file that may not be written
-EXIT_REFUSED = 2  # what was given cannot work; argparse uses the same code
+EXIT_MACHINE = 1  # the machine failed: a full disk, a file that may not be written
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,20 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A name may hold letters this terminal cannot show: escaped, and no failure.
         sys.stdout.reconfigure(errors="backslashreplace")
     chosen = _parser(words).parse_args(words)
-    try:
-        code = int(chosen.run(chosen))
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:
-        # Who reads (`| head`) has seen enough: the rest goes nowhere, also at the exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
-    except (ConfigurationError, Rejected) as error:
-        print(f"cryptometer: {error}", file=sys.stderr)
-        return EXIT_REFUSED
-    except OSError as error:
-        print(f"cryptometer: {error}", file=sys.stderr)
-        return EXIT_FAILED
+    return run("cryptometer", lambda: int(chosen.run(chosen)), (OSError, EXIT_MACHINE))
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptometer.commands.demo.processes import COMMON, program
-from cryptometer.commands.main import EXIT_REFUSED, main
+from cryptometer.commands.main import main
+from hal.program import EXIT_CONFIGURATION
 
 ROOT = Path(__file__).parents[2]
 VECTORS = ROOT / "tests" / "vectors"
 COMMAND_MAX_S = 60
+REFUSED = 2  # as documented
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Answer:
     @property
     def refusal(self) -> str:
         """Why it refused: one line, no result, no traceback."""
-        assert (self.code, self.out) == (EXIT_REFUSED, ""), self
+        assert (self.code, self.out) == (EXIT_CONFIGURATION, ""), self
         [line] = self.err.splitlines()
         assert line.startswith("cryptometer: ")
         return line.removeprefix("cryptometer: ")

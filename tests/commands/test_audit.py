@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cryptometer import records
-from cryptometer.commands.main import EXIT_REFUSED
 from cryptometer.community import encode_community
 from cryptometer.records import Batch, ClockReading, Header
 from cryptometer.steps import ClockSource, ClockState
 from cryptometer.tiles import CHECKPOINT_PATH
-from tests.commands.outsider import VECTORS, called, lay, process
+from hal.program import EXIT_CONFIGURATION
+from tests.commands.outsider import REFUSED, VECTORS, called, lay, process
 from tests.core.community import FIRST_STEP, Village, flip, lay_out, reseal, sign_head
 from tests.keys import signer
 
@@ -246,7 +246,7 @@ def test_keys_replaced_beside_the_ledger_prove_nothing(tmp_path: Path, pub: Path
     said = process("audit", ledger, "--community", pub).refusal
     assert said == f"unknown-key: checkpoint: the note is not signed by {COMMUNITY.origin}"
     # Not read, either, when it is there for whoever forgets the option.
-    assert process("audit", ledger).code == EXIT_REFUSED
+    assert process("audit", ledger).code == EXIT_CONFIGURATION
 
 
 def test_another_gateway_s_key_under_this_community_s_name_is_refused(

@@ -274,7 +274,7 @@ def test_a_reader_who_has_seen_enough_is_no_failure_to_report() -> None:
     child.stdout.close()
     with child.stderr:
         said = child.stderr.read()
-    assert child.wait(COMMAND_MAX_S) == 1
+    assert child.wait(COMMAND_MAX_S) > 0
     assert said == b""
 
 

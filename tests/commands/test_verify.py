@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cryptometer import cbor, records
-from cryptometer.commands.main import EXIT_REFUSED
 from cryptometer.community import encode_community
 from cryptometer.records import ChainRecord, Header
-from tests.commands.outsider import COMMAND_MAX_S, ROOT, VECTORS, called, process
+from hal.program import EXIT_CONFIGURATION
+from tests.commands.outsider import COMMAND_MAX_S, REFUSED, ROOT, VECTORS, called, process
 from tests.core.community import Village
 from tests.keys import p256_signer
 
@@ -206,7 +206,7 @@ def test_files_that_are_absent_empty_huge_or_binary_end_with_one_line(tmp_path: 
 
 def test_without_a_community_there_is_nothing_to_verify_against() -> None:
     answer = process("verify", PROOF)
-    assert answer.code == EXIT_REFUSED
+    assert answer.code == EXIT_CONFIGURATION
     assert "--community" in answer.err
     assert "Traceback" not in answer.err
 

@@ -21,12 +21,13 @@ from cryptometer.community import encode_community
 from cryptometer.proof import verify_proof
 from cryptometer.records import Acknowledgement, Record
 from cryptometer.steps import step_start_ms
-from gateway.main import EXIT_BEHIND, EXIT_CONFIGURATION, EXIT_FAILED
+from gateway.main import EXIT_BEHIND
 from hal.broker import BrokerSettings
 from hal.faults import CRASH_VARIABLE
 from hal.files import DiskTree
 from hal.mqtt import Link
 from hal.ports import Message
+from hal.program import EXIT_CONFIGURATION, EXIT_FAILED
 from tests.core.community import FIRST_STEP, STEP_S
 from tests.gateway.kit import EVERY_BLOCK, Premises
 
@@ -164,7 +165,7 @@ def test_status_is_text_for_people_and_json_for_programs(worked: Premises) -> No
     assert (done.returncode, done.stderr) == (0, "")
     assert "meter m0  serial MID-0001" in done.stdout
     assert f"  last step    {SECOND + 2}, gaps 0, late 0" in done.stdout
-    assert "  register     10 pulses, 0.001 kWh" in done.stdout
+    assert "  register     10 pulses, 0.001 kWh, next record " in done.stdout
     done = gateway("status", "--json", "--config", worked.path)
     found = json.loads(done.stdout)
     assert found["blocks"] == 4

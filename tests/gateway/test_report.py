@@ -57,6 +57,7 @@ def test_a_meter_never_heard_is_shown_as_such() -> None:
         registered_uwh=0,
         expected_index_wh=1_234_567,
         register=0,
+        sequence=0,
         revoked=False,
         refused={},
     )
@@ -75,9 +76,9 @@ def test_the_register_stands_beside_the_index_shown_at_enrolment() -> None:
     assert found.registered_uwh == 1_234_500_000
     assert found.index_wh == 1_234_567
     assert found.expected_index_wh == 1_234_567 + 1_234
-    assert line(site, "register") == "register     12345 pulses, 1.2345 kWh"
+    assert line(site, "register") == ("register     12345 pulses, 1.2345 kWh, next record 3")
     assert line(site, "display") == (
-        "display      1234.567 kWh at enrolment; it should now show about 1235.801 kWh"
+        "display      1234.567 kWh when registered; it should now show about 1235.801 kWh"
     )
 
 
