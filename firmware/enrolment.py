@@ -1,6 +1,6 @@
 """What a device knows of its community: from the bundle, and from what the authority sent since."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from cryptometer import cbor, records
@@ -31,8 +31,8 @@ class Enrolment:
     Attributes:
         meter: the name of its meter.
         broker: how to reach the broker, as the authority says.
-        registration: the newest record that registers the meter with this device's key.
-        details: of the meter, from that registration.
+        registrations: the records that register the meter with this device's key, oldest first;
+            at least one.
         anchors: re-anchors of the meter's chain, oldest first.
         revoked: the newest word on the meter is a revocation.
     """
@@ -40,26 +40,39 @@ class Enrolment:
     community: Community
     meter: str
     broker: Broker
-    registration: Record
-    details: MeterDetails
-    from_step: int
+    registrations: tuple[Record, ...]
     anchors: tuple[Record, ...]
     revoked: bool
 
     @property
+    def registration(self) -> Record:
+        """The newest registration; it may lie in the future."""
+        return self.registrations[-1]
+
+    @property
+    def details(self) -> MeterDetails:
+        """Of the meter, from the newest registration."""
+        return _meter_of(self.registration)[1]
+
+    @property
     def terms(self) -> Terms:
-        """What the counter must know."""
+        """What the counter must know: an earlier registration acts until a newer one does."""
+        # The one that reaches back farthest speaks for all that came before the others.
+        first, *later = self._terms()
+        earliest = min((first, *later), key=lambda one: one.first_ms)
+        return replace(earliest, later=(first, *later)) if later else first
+
+    def _terms(self) -> list[Terms]:
         step_s = self.community.parameters.step_s
-        ratings = self.details.ratings
-        pulse_wh = Fraction(ratings.pulse_uwh) / 10**6
-        pulse_h = pulse_wh / ratings.power_w(self.details.i_max_ma)
-        return Terms(
-            step_s,
-            self.details.lot_pulses,
-            step_start_ms(self.from_step, step_s),
-            int(pulse_h * SECONDS_PER_HOUR * NS_PER_S),
-            self.details.coarse,
-        )
+        found: list[Terms] = []
+        for from_step, details in map(_meter_of, self.registrations):
+            ratings = details.ratings
+            pulse_wh = Fraction(ratings.pulse_uwh) / 10**6
+            pulse_h = pulse_wh / ratings.power_w(details.i_max_ma)
+            pulse_ns = int(pulse_h * SECONDS_PER_HOUR * NS_PER_S)
+            first_ms = step_start_ms(from_step, step_s)
+            found.append(Terms(step_s, details.lot_pulses, first_ms, pulse_ns, details.coarse))
+        return found
 
 
 def read_bundle(raw: bytes, update: bytes | None, key: PublicKey) -> Enrolment:
@@ -123,23 +136,20 @@ def read_update(data: bytes) -> tuple[bytes, ...]:
 
 
 def _enrol(community: Community, bundle: Bundle, key: PublicKey) -> Enrolment:
-    registration: Record | None = None
-    details: MeterDetails | None = None
-    from_step = 0
+    registrations: list[Record] = []
     anchors: list[Record] = []
     revoked = False
     for record in community.records:
         match record.body:
             case Registration(role=Role.METER, name=bundle.name) as body if body.meter is not None:
-                if body.key != key:
-                    continue
-                registration, details, revoked = record, body.meter, False
-                from_step = body.from_step
+                if body.key == key:
+                    registrations.append(record)
+                    revoked = False
             case Revocation(role=Role.METER, name=bundle.name):
                 revoked = True
             case ReAnchor(meter=bundle.name):
                 anchors.append(record)
-    if registration is None or details is None:
+    if not registrations:
         raise Rejected(
             Reason.UNKNOWN_KEY, f"the bundle does not register this device's key for {bundle.name}"
         )
@@ -147,12 +157,18 @@ def _enrol(community: Community, bundle: Bundle, key: PublicKey) -> Enrolment:
         community,
         bundle.name,
         bundle.broker,
-        registration,
-        details,
-        from_step,
+        tuple(registrations),
         tuple(anchors),
         revoked,
     )
+
+
+def _meter_of(registration: Record) -> tuple[int, MeterDetails]:
+    """From which step on a registration acts, and what it says of the meter."""
+    body = registration.body
+    assert isinstance(body, Registration)  # noqa: S101 - `_enrol` chose them
+    assert body.meter is not None  # noqa: S101
+    return body.from_step, body.meter
 
 
 def _sequence(raw: bytes) -> int:

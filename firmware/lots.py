@@ -27,7 +27,7 @@ BURST_FACTOR = 2  # how much faster than at I_max pulses come before they are de
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What the registration says about counting.
+    """What a registration says about counting.
 
     Attributes:
         step_s: length of a market step, seconds.
@@ -35,6 +35,8 @@ class Terms:
         first_ms: start of the first step the registration covers, ms since the Unix epoch.
         pulse_ns: least time between two pulses, at I_max.
         coarse: one pulse alone reaches the bound: every record is marked.
+        later: what registrations after it say, the newest last; each acts from its own first step
+            on.
     """
 
     step_s: int
@@ -42,10 +44,16 @@ class Terms:
     first_ms: int
     pulse_ns: int
     coarse: bool
+    later: tuple["Terms", ...] = ()
 
     @property
     def step_ms(self) -> int:
         return self.step_s * MS_PER_S
+
+    def at(self, step: int) -> "Terms":
+        """What acts in a step: the newest that covers it."""
+        start_ms = step_start_ms(step, self.step_s)
+        return next((one for one in reversed(self.later) if one.first_ms <= start_ms), self)
 
 
 @dataclass(slots=True)
@@ -193,6 +201,11 @@ class Lots:
         """Pulses counted, those of the open lot included."""
         return self._register
 
+    @property
+    def _acting(self) -> Terms:
+        """The terms of the open step."""
+        return self.terms.at(self._step or 0)
+
     def state(self) -> LotState:
         """A snapshot; `drafts` must be empty, since it holds none."""
         software, ending = self._first_run or (None, None)
@@ -249,7 +262,7 @@ class Lots:
 
     def begin_run(self, utc_ms: int, software: str, ending: Ending, clock: ClockReading) -> None:
         """The program began to watch at `utc_ms`."""
-        if self._run_ms == 0 and utc_ms < self.terms.first_ms:
+        if self._run_ms == self._signed_run_ms == 0 and utc_ms < self.terms.first_ms:
             # Before the registration's first step nothing is signed; the chain begins with it.
             self._first_run = (software, ending)
             return
@@ -301,13 +314,13 @@ class Lots:
             return
         if pulses and from_ms < step_start_ms(self._step or 0, self.terms.step_s):
             self.notice(Mark.STRADDLE, pulses)
-        shortest_ns = (pulses - 1) * self.terms.pulse_ns
+        shortest_ns = (pulses - 1) * self._acting.pulse_ns
         if pulses and (waited or shortest_ns > BURST_FACTOR * (to_ms - from_ms) * NS_PER_MS):
             self.notice(Mark.BURST, pulses)
         while self._register < register:
             room = register - self._register
             if not self.limits.oversize:
-                room = min(room, self.terms.lot_pulses - (self._register - self._lot_from))
+                room = min(room, self._acting.lot_pulses - (self._register - self._lot_from))
             self._register += max(room, 1)
             if self._is_full():
                 self._close_lot(to_ms)
@@ -354,7 +367,8 @@ class Lots:
         return True
 
     def _is_full(self) -> bool:
-        return not self.limits.oversize and self._register - self._lot_from >= self.terms.lot_pulses
+        pulses = self._register - self._lot_from
+        return not self.limits.oversize and pulses >= self._acting.lot_pulses
 
     def _see(self, utc_ms: int, clock: ClockReading) -> None:
         if self._watching and utc_ms > (self._seen_ms or 0):
@@ -420,7 +434,7 @@ class Lots:
         if not self._lots:
             self._lots_ms = utc_ms
             self._batch_from = self._lot_from
-        if pulses > self.terms.lot_pulses:
+        if pulses > self._acting.lot_pulses:
             self.notice(Mark.OVERSIZE, pulses)
         earlier = self._lots[-1] if self._lots else 0
         self._lots += [pulses, max(earlier, self._offset(utc_ms))]
@@ -456,7 +470,7 @@ class Lots:
         self._watched = []
 
     def _take_marks(self, clock: ClockReading, pulses: int) -> tuple[int, ...]:
-        if self.terms.coarse:
+        if self._acting.coarse:
             self._marks[int(Mark.COARSE)] = pulses
         if clock.error_ms > DOUBTFUL_ERROR_MS:
             self._marks[int(Mark.CLOCK_DOUBTFUL)] = clock.error_ms

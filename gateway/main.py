@@ -110,7 +110,7 @@ def _status(arguments: argparse.Namespace) -> int:
         state = store.state()
         if state is None:
             raise ConfigurationError(
-                "nothing was imported yet: cryptometer-gateway import, then run"
+                "there is no block yet: import the authority's files, then run the gateway"
             )
         report = make_report(store, state)
     return _print(json.dumps(asdict(report)) if arguments.json else "\n".join(describe(report)))

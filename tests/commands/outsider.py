@@ -15,7 +15,6 @@ from hal.program import EXIT_CONFIGURATION
 ROOT = Path(__file__).parents[2]
 VECTORS = ROOT / "tests" / "vectors"
 COMMAND_MAX_S = 60
-REFUSED = 2  # as documented
 
 
 @dataclass(frozen=True, slots=True)

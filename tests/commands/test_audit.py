@@ -21,7 +21,7 @@ from cryptometer.records import Batch, ClockReading, Header
 from cryptometer.steps import ClockSource, ClockState
 from cryptometer.tiles import CHECKPOINT_PATH
 from hal.program import EXIT_CONFIGURATION
-from tests.commands.outsider import REFUSED, VECTORS, called, lay, process
+from tests.commands.outsider import VECTORS, called, lay, process
 from tests.core.community import FIRST_STEP, Village, flip, lay_out, reseal, sign_head
 from tests.keys import signer
 

@@ -14,7 +14,7 @@ from cryptometer import cbor, records
 from cryptometer.community import encode_community
 from cryptometer.records import ChainRecord, Header
 from hal.program import EXIT_CONFIGURATION
-from tests.commands.outsider import COMMAND_MAX_S, REFUSED, ROOT, VECTORS, called, process
+from tests.commands.outsider import COMMAND_MAX_S, ROOT, VECTORS, called, process
 from tests.core.community import Village
 from tests.keys import p256_signer
 

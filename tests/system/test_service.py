@@ -24,7 +24,6 @@ from tests.system.plant import Plant, check_every_pulse
 SPEED = 300  # a step in 3 s
 METER = SimulatedMeter("pv-roof", "B", 3, 10_000, 200)  # 167 pulses per second of the machine
 END_MAX_S = 10.0
-STOPPED = 75  # as documented: the service manager starts it again
 SLACK_MS = 100 * SPEED
 
 
@@ -266,7 +265,7 @@ def move(folder: Path, config: Path, disk: Disk) -> None:
 def stopped_by_the_disk(plant: Plant, child: Child) -> str:
     """Waits until a program has stopped; returns its last line."""
     plant.wait(lambda: child.exit_code() is not None, "the program to stop")
-    assert child.exit_code() == STOPPED, child.last_lines()
+    assert child.exit_code() == EXIT_FAILED, child.last_lines()
     text = child.log.read_text()
     assert "Traceback" not in text
     return text.splitlines()[-1]
