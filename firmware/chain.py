@@ -22,11 +22,15 @@ from firmware.outbox import End, chain_start, follow
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Whose chain it is, and with which key and under which registration it is signed."""
+    """Whose chain it is, and with which key and under which registrations it is signed.
+
+    Attributes:
+        registrations: from which step on each acts, and its identity; the newest last.
+    """
 
     meter: str
     community: bytes
-    registration: bytes
+    registrations: tuple[tuple[int, bytes], ...]
     signer: Signer
 
     def sign(
@@ -46,6 +50,11 @@ class Chain:
             end = follow(end, record)
             signed.append(record)
         return signed
+
+    def _acting_at(self, step: int) -> bytes:
+        """The newest registration that covers a step: one that does not would not count there."""
+        covering = [identity for first, identity in self.registrations if first <= step]
+        return covering[-1] if covering else min(self.registrations)[1]
 
     def _body(
         self, draft: Draft, end: End, checkpoint: Checkpoint | None
@@ -67,7 +76,7 @@ class Chain:
                     *head,
                     register=draft.register + end.offset,
                     step=draft.step,
-                    registration=self.registration,
+                    registration=self._acting_at(draft.step),
                     lots=draft.lots,
                 )
             case CloseDraft():

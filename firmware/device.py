@@ -97,7 +97,7 @@ class Device:
             self._chain = Chain(
                 enrolment.meter,
                 enrolment.community.id,
-                enrolment.registration.identity,
+                enrolment.registered,
                 parts.signer,
             )
         if parts.connection is not None:
@@ -197,8 +197,11 @@ class Device:
             self._outbox.begin(fresh)
             self._parts.log(f"re-anchored: sequence={fresh.sequence} signed anew={len(drafts)}")
             self._sign_drafts(chain, drafts)
-        elif end is None:
-            self._outbox.begin(chain_start(enrolment.registration.identity))
+        elif end is None or (end.sequence == 0 and not end.anchors):
+            # A chain without a record begins with the newest registration, whenever that came.
+            fresh = chain_start(enrolment.registration.identity)
+            if end != fresh:
+                self._outbox.begin(fresh)
 
     # --- The line --------------------------------------------------------------------------------
 

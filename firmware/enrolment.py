@@ -55,6 +55,11 @@ class Enrolment:
         return _meter_of(self.registration)[1]
 
     @property
+    def registered(self) -> tuple[tuple[int, bytes], ...]:
+        """From which step on each registration acts, and its identity; the newest last."""
+        return tuple((_meter_of(one)[0], one.identity) for one in self.registrations)
+
+    @property
     def terms(self) -> Terms:
         """What the counter must know: an earlier registration acts until a newer one does."""
         # The one that reaches back farthest speaks for all that came before the others.

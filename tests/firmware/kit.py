@@ -24,7 +24,7 @@ from tests.keys import signer
 CLOCK = ClockReading(ClockSource.SIMULATED, ClockState.SYNCHRONISED, 20)
 COMMUNITY = bytes(range(32))
 REGISTRATION = bytes(range(32, 64))
-CHAIN = Chain("m0", COMMUNITY, REGISTRATION, signer(10))
+CHAIN = Chain("m0", COMMUNITY, ((0, REGISTRATION),), signer(10))
 
 
 def run(register: int = 0, step: int = FIRST_STEP, later_ms: int = 0) -> RunDraft:

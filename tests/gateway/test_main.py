@@ -157,7 +157,7 @@ def test_what_is_no_import_is_refused_with_its_reason(premises: Premises, tmp_pa
 
 def test_status_before_the_first_import_says_what_to_do(premises: Premises) -> None:
     said = refused("status", "--config", premises.path)
-    assert said == "nothing was imported yet: cryptometer-gateway import, then run"
+    assert said == "there is no block yet: import the authority's files, then run the gateway"
 
 
 def test_status_is_text_for_people_and_json_for_programs(worked: Premises) -> None:
