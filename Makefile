@@ -30,7 +30,7 @@ check:
 test-captures:
 	@sh scripts/packages.sh
 	@sh scripts/environment.sh test
-	$(PYTEST) tests/captures
+	$(PYTEST) tests/captures/test_*.py
 
 # Slower proofs: many more seeds of the simulated community, a thousand kills of real processes.
 test-deep:

@@ -197,11 +197,12 @@ class Device:
             self._outbox.begin(fresh)
             self._parts.log(f"re-anchored: sequence={fresh.sequence} signed anew={len(drafts)}")
             self._sign_drafts(chain, drafts)
-        elif end is None or (end.sequence == 0 and not end.anchors):
-            # A chain without a record begins with the newest registration, whenever that came.
-            fresh = chain_start(enrolment.registration.identity)
-            if end != fresh:
-                self._outbox.begin(fresh)
+            return
+        newest = enrolment.registration.identity
+        # A chain without a record begins with the newest registration, whenever that came.
+        is_unwritten = end is not None and end.sequence == 0 and not end.anchors
+        if end is None or (is_unwritten and end.previous != newest):
+            self._outbox.begin(chain_start(newest))
 
     # --- The line --------------------------------------------------------------------------------
 

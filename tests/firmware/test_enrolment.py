@@ -32,7 +32,8 @@ def test_a_bundle_says_all_a_device_needs() -> None:
     office = Office()
     registration = office.register(from_step=FIRST_STEP + 5)
     enrolment = read_bundle(office.bundle(registration), None, KEY)
-    assert (enrolment.meter, enrolment.from_step) == ("m0", FIRST_STEP + 5)
+    assert enrolment.meter == "m0"
+    assert enrolment.registered == ((FIRST_STEP + 5, registration.identity),)
     assert enrolment.community.id == office.id
     assert enrolment.community.keys_of(Role.GATEWAY) == [office.gateway.public]
     assert enrolment.registration.identity == registration.identity
@@ -50,13 +51,31 @@ def test_the_terms_follow_from_the_registration() -> None:
     assert terms.pulse_ns == int(Fraction(1, 10) * 3600 * 10**9 / 44_850)
 
 
-def test_the_newest_registration_of_the_devices_key_is_in_force() -> None:
+def test_a_newer_registration_acts_from_its_first_step_on() -> None:
     office = Office()
     first = office.register()
     second = office.register(details=replace(DETAILS, lot_pulses=4), from_step=FIRST_STEP + 9)
-    enrolment = read_bundle(office.bundle(first), update(second), KEY)
-    assert enrolment.registration.identity == second.identity
-    assert (enrolment.terms.lot_pulses, enrolment.from_step) == (4, FIRST_STEP + 9)
+    third = office.register(details=replace(DETAILS, lot_pulses=6), from_step=FIRST_STEP + 5)
+    enrolment = read_bundle(office.bundle(first), update(second, third), KEY)
+    assert enrolment.registration.identity == third.identity
+    assert enrolment.registered == (
+        (FIRST_STEP, first.identity),
+        (FIRST_STEP + 9, second.identity),
+        (FIRST_STEP + 5, third.identity),
+    )
+    terms = enrolment.terms
+    assert terms.first_ms == step_start_ms(FIRST_STEP, STEP_S)
+    acting = [terms.at(FIRST_STEP + later).lot_pulses for later in (-1, 0, 4, 5, 9)]
+    assert acting == [LOT_PULSES, LOT_PULSES, LOT_PULSES, 6, 6]
+
+
+def test_a_correction_that_reaches_back_replaces_what_it_corrects() -> None:
+    office = Office()
+    first = office.register(from_step=FIRST_STEP + 5)
+    second = office.register(details=replace(DETAILS, lot_pulses=4))
+    terms = read_bundle(office.bundle(first), update(second), KEY).terms
+    assert terms.first_ms == step_start_ms(FIRST_STEP, STEP_S)
+    assert [terms.at(FIRST_STEP + later).lot_pulses for later in (0, 4, 5, 9)] == [4, 4, 4, 4]
 
 
 def test_a_registration_of_another_key_for_the_meter_is_not_ours() -> None:
