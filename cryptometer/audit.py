@@ -5,7 +5,7 @@ energy, total and hash is computed anew from the leaves.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 
 from cryptometer import records, tiles
@@ -13,7 +13,7 @@ from cryptometer.block import Checked, check_block
 from cryptometer.community import Community
 from cryptometer.errors import Reason, Rejected
 from cryptometer.merkle import HASH_BYTES, leaf_hash
-from cryptometer.records import Batch, Checkpoint, Header, Record, StepClose
+from cryptometer.records import AuthorityRecord, Batch, Checkpoint, Header, Record, StepClose
 from cryptometer.state import State
 from cryptometer.tiles import CHECKPOINT_PATH, TILE_WIDTH, Read, Tile
 
@@ -80,12 +80,18 @@ def audit(
         )
     report = Report(checkpoint, community.state)
     heads = {0: community.state.checkpoint.root}
+    named = {
+        one.body.sequence: one.identity
+        for one in community.records
+        if isinstance(one.body, AuthorityRecord)
+    }
     block: list[Record] = []
     for index, raw in _leaves(checkpoint.size, read):
         try:
             record = records.decode(raw)
         except Rejected as refused:
             raise Rejected(refused.reason, f"leaf {index}: {refused.detail}") from None
+        _compare(index, record, named)
         block.append(record)
         if isinstance(record.body, Header):
             checked = check_block(report.state, block)
@@ -103,7 +109,24 @@ def audit(
             f"the first {since.size} leaves are not those seen before",
         )
     _check_upper_tiles(checkpoint.size, read)
+    missing = [sequence for sequence in named if sequence >= report.state.authority.sequence]
+    if missing:
+        report.findings.append(
+            f"the authority's records {missing} are known outside, and not in this ledger yet"
+        )
     return report
+
+
+def _compare(index: int, record: Record, named: Mapping[int, bytes]) -> None:
+    """The authority's records that were given from outside are those of the ledger: an authority
+    that tells one community two stories is found by whoever has heard the other."""
+    body = record.body
+    if isinstance(body, AuthorityRecord):
+        if named.get(body.sequence, record.identity) != record.identity:
+            raise Rejected(
+                Reason.FORK,
+                f"leaf {index}: another record {body.sequence} of the authority is known outside",
+            )
 
 
 def _leaves(size: int, read: Read) -> Iterator[tuple[int, bytes]]:

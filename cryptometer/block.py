@@ -316,7 +316,7 @@ class _Block:
         in_force = [one for one in meter.terms if one.from_step <= batch.step]
         if not in_force or batch.step < made_under.from_step:
             return Reason.NOT_VALID_AT_STEP
-        limit = min(made_under.lot_pulses, in_force[-1].lot_pulses)
+        limit = made_under.lot_limit(in_force[-1])
         if max(batch.pulses, default=0) > limit and batch.declared(Mark.OVERSIZE) is None:
             return Reason.LOT_ABOVE_V
         times = batch.closed_ms

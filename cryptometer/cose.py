@@ -17,7 +17,6 @@ from cryptometer.keys import SIGNATURE_BYTES, Algorithm, PublicKey, Signer
 
 RECORD_MAX = 65_535  # bytes; an entry of a tlog-tiles bundle has a 16-bit length
 HEADER_MAX = 192  # bytes; the longest header of version 1 has 127
-VERSION = 1
 
 _TYPE = "application/vnd.cryptometer.{kind}.v1"
 _TYPE_PREFIX, _, _TYPE_SUFFIX = _TYPE.partition("{kind}")

@@ -39,6 +39,7 @@ from cryptometer.wire import (
 )
 
 REGISTRATIONS_MAX = 1_000  # of one meter; each is kept, since late records may name it
+SEQUENCE_MAX = 2**61  # a chain anchored there still has room, in 63 bits, for all it may ever say
 # Five years of greatest power are thirty of a generator on a roof, more than a meter's verification
 # lasts. Longer would leave less room for meters in 63 bits: see Head.allowance_uwh.
 LIFETIME_H = 5 * 8766
@@ -94,6 +95,12 @@ class Terms:
         return register_uwh(after, self.constant, self.ratio) - register_uwh(
             before, self.constant, self.ratio
         )
+
+    def lot_limit(self, newest: "Terms") -> Fraction:
+        """The most pulses of a lot made under these terms that satisfies the newest as well: by
+        its energy, since a pulse may be worth less in them."""
+        worth = (newest.ratio * self.constant) / (newest.constant * self.ratio)
+        return min(Fraction(self.lot_pulses), newest.lot_pulses * worth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,7 +391,8 @@ def _revoke(state: State, body: records.Revocation) -> State:
         revoked = replace(state.parties[owner], revoked=True)
         return replace(state, parties={**state.parties, owner: revoked})
     meter = _known_meter(state, body.name)
-    valid_to = 0 if body.last is None else body.last.sequence + 1
+    # No chain comes so far that the limit of the integers would let a record through.
+    valid_to = 0 if body.last is None else min(body.last.sequence + 1, UINT_MAX)
     terms = tuple(
         replace(one, valid_to=valid_to if one.valid_to is None else min(valid_to, one.valid_to))
         for one in meter.terms
@@ -398,6 +406,8 @@ def _re_anchor(state: State, body: records.ReAnchor, identity: bytes) -> State:
         raise Rejected(
             Reason.FORK, f"{body.meter} has {meter.head.sequence} records; its chain cannot go back"
         )
+    if body.at > SEQUENCE_MAX:
+        raise Rejected(Reason.IMPLAUSIBLE, f"{body.meter} cannot go on from record {body.at}")
     head = Head(body.at, identity, meter.head.allowance_uwh, body.register)
     # A register that was set anew must not be taken for energy by the next close.
     anchored = replace(meter, head=head, closed_register=body.register)

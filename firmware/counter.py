@@ -28,6 +28,7 @@ from firmware.timekeeping import STEPPED_MS, Dating
 
 WAITING_MAX = 20_000  # events kept apart while they wait; beyond it neighbours are merged: 2 MB
 MERGE_NS = NS_PER_S  # waiting pulses that came within a second are kept as one portion
+RUNS_MERGED = 8  # events of which, where nothing else helps, only the pulses are kept apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +203,23 @@ class Counter:
             merged.append((boot, event, ending))
             alone = True
         self._waiting = merged
+        if len(merged) > WAITING_MAX:
+            self._merge_runs()
+
+    def _merge_runs(self) -> None:
+        """What is left are runs without end, as of a line that comes and goes: of several only
+        the pulses stay, as found waiting by the first; nothing is said to have been watched."""
+        merged: list[tuple[bytes, Event, Ending]] = []
+        waiting = self._waiting
+        for first in range(0, len(waiting), RUNS_MERGED):
+            group = waiting[first : first + RUNS_MERGED]
+            is_last = first + RUNS_MERGED >= len(waiting)  # may hold the run that is on
+            is_dated = {boot for boot, *_ in group} & {self._boot, *self._datings}
+            if is_last or (is_dated and any(boot != group[0][0] for boot, *_ in group)):
+                merged += group
+            else:
+                merged += _merge_group(group)
+        self._waiting = merged
 
     def _count_waiting(self, lots: Lots, dating: Dating) -> None:
         # An earlier boot that never knew the time goes to the first moment that is known.
@@ -253,8 +271,27 @@ def _merge(earlier: Event, later: Event, within_ns: int) -> Event | None:
             return later
         case Pulses(from_ns=begin, waited=waited), Pulses() if later.to_ns - begin <= within_ns:
             return Pulses(later.register, begin, later.to_ns, waited | later.waited)
+        case Watched(), Pulses() if within_ns == UINT_MAX:
+            return later
         case _:
             return None
+
+
+def _merge_group(group: list[tuple[bytes, Event, Ending]]) -> list[tuple[bytes, Event, Ending]]:
+    """At most three events instead of many: a run that ended as it began, and its pulses."""
+    boot, first, ending = group[0]
+    begin_ns = _begin_ns(first)
+    merged: list[tuple[bytes, Event, Ending]] = []
+    for _, event, before in group:
+        if isinstance(event, Began):
+            merged.append((boot, replace(event, mono_ns=begin_ns), before))
+            break
+    merged.append((boot, Ended(begin_ns, Ending.UNKNOWN), ending))
+    given = [event for _, event, _ in group if isinstance(event, Pulses)]
+    if given:
+        to_ns = max(begin_ns, given[-1].to_ns)
+        merged.append((boot, Pulses(given[-1].register, begin_ns, to_ns, 1), ending))
+    return merged
 
 
 def _begin_ns(event: Event) -> int:

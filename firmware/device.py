@@ -21,7 +21,7 @@ from firmware.enrolment import Enrolment
 from firmware.events import Began, Dated, Ended, Event, Noticed, Passed, Pulses, Watched
 from firmware.journal import Journal
 from firmware.lots import BLANK, CloseDraft, Draft, Limits, RunDraft, Signed
-from firmware.outbox import Outbox, chain_start
+from firmware.outbox import FREE_BYTES_MIN, Outbox, chain_start
 from firmware.timekeeping import adopt
 from hal.faults import Point, passing
 from hal.ports import (
@@ -38,7 +38,6 @@ from hal.ports import (
 MESSAGES_MAX = 100  # taken from the broker in one turn, so that the line is never kept waiting
 LINE_RETRY_NS = 2 * NS_PER_S
 WAIT_MAX_S = 1.0  # the clock is looked at, at least so often
-FREE_BYTES_MIN = 16 * 2**20  # below it the card counts as full
 
 Log = Callable[[str], None]
 
@@ -88,6 +87,7 @@ class Device:
         self._synced_at_ns = 0
         self._checkpoint: Checkpoint | None = None
         self._wants_restart = False
+        self._refused = 0  # messages from outside that said nothing we may believe
         self._said = ""
         self._poll = select.poll()
         self._chain: Chain | None = None
@@ -112,6 +112,8 @@ class Device:
         text = f"{self._counter.register} pulses, {signed} records, {self._outbox.waiting} waiting"
         if self._outbox.stop is not None:
             text += f", stopped: {self._outbox.stop.reason}"
+        if self._refused:
+            text += f", {self._refused} messages refused"
         return text
 
     @property
@@ -349,6 +351,7 @@ class Device:
         if connection is None or enrolment is None:
             return
         now_ns = self._clock.machine_ns()
+        before = self._outbox.stop
         for event in connection.drain(MESSAGES_MAX):
             match event:
                 case Connected():
@@ -367,6 +370,7 @@ class Device:
             passing(Point.DEVICE_PUBLISH)
             if not connection.publish(topic, raw):
                 break  # what was not sent is sent again: the outbox goes back on every connection
+        self._report_stop(before)
 
     def _hear(self, message: Message, enrolment: Enrolment, now_ns: int) -> None:
         kind = message.topic.removeprefix(f"{self._topic}/")
@@ -378,11 +382,10 @@ class Device:
             elif kind == f"meter/{enrolment.meter}/registration":
                 self._wants_restart |= self._parts.on_registration(message.payload)
             elif kind.startswith(f"meter/{enrolment.meter}/ack/"):
-                before = self._outbox.stop
                 word = _open_acknowledgement(message.payload, enrolment)
                 self._outbox.acknowledge(word, now_ns)
-                self._report_stop(before)
         except Rejected as refused:
+            self._refused += 1
             self._say(f"refused a message: topic={kind} {refused}")
 
     def _report_stop(self, before: records.Stop | None) -> None:

@@ -48,11 +48,13 @@ def initialise(state: Path, algorithm: Algorithm) -> str:
     Raises:
         ConfigurationError: there is a key already; it is left as it is.
     """
-    key = create_key(state / _KEY, algorithm)
+    path = state / _REQUEST
+    # A key without a request: the program was ended between the two, and nobody has the key yet.
+    is_cut_off = (state / _KEY).exists() and not path.exists() and not (state / _BUNDLE).exists()
+    key = load_key(state / _KEY) if is_cut_off else create_key(state / _KEY, algorithm)
     request = EnrolmentRequest(
         Role.METER, key.public, platform.node()[:120], SOFTWARE, time.time_ns() // 1_000_000
     )
-    path = state / _REQUEST
     put_file(path, records.seal(request, None, key).raw, mode=0o644)
     return (
         f"key thumbprint  {key.public.thumbprint.hex()}\n"
@@ -78,6 +80,14 @@ def enrol(state: Path, bundle: Path) -> Enrolment:
             f"this device belongs to {known.community.parameters.name!r}, and its journal with it;"
             " use a state folder of its own for another community"
         )
+    try:
+        # As the program will read it at its start: with what came over the broker before.
+        enrolment = read_bundle(raw, _read_update(state), key.public)
+    except Rejected as refused:
+        raise ConfigurationError(
+            f"the bundle contradicts what the authority has said over the broker ({refused}): ask"
+            f" the authority. Where the bundle is right, move {state / _UPDATE} away"
+        ) from None
     check_meter(enrolment)
     install_broker(state / BROKER_FOLDER, enrolment.broker)
     put_file(state / _BUNDLE, raw)
@@ -148,9 +158,13 @@ def describe(state: Path) -> str:
         + (", REVOKED" if enrolment.revoked else ""),
         f"broker       {enrolment.broker.url}",
     ]
-    register = Journal(DiskDirectory(state / "journal")).peek()
+    journal, outbox = state / "journal", state / "outbox"
+    # Looked at, never made here: whoever asks may be another user than the program.
+    register = Journal(DiskDirectory(journal)).peek() if journal.exists() else 0
     lines.append(f"register     {register} pulses")
-    end = Outbox(DiskDirectory(state / "outbox"), limit_bytes=0, window=1).peek()
+    end = None
+    if outbox.exists():
+        end = Outbox(DiskDirectory(outbox), limit_bytes=0, window=1).peek()
     if end is None:
         lines.append("records      none signed yet")
     else:

@@ -377,6 +377,8 @@ class Lots:
         self._cut_when_due(utc_ms, clock)
 
     def _cut_when_due(self, utc_ms: int, clock: ClockReading) -> None:
+        # After a backward jump lots need not wait until the clock comes by again.
+        self._lots_ms = min(self._lots_ms, utc_ms)
         if self._lots and utc_ms >= self._lots_ms + self.limits.delay_ms:
             self._cut(clock)
 

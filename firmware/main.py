@@ -137,6 +137,7 @@ def _run_once(config: "Config", state: Path, stopping: list[int]) -> None:
             f"cryptometer-{enrolment.meter}-{enrolment.community.id.hex()[:8]}",
             [f"{own}/ack/+", f"{own}/registration", f"{base}/checkpoint"],
             will_topic=f"{own}/status",
+            outgoing_max=4 * config.outbox.window,  # what was repeated may wait beside the first
         )
     journal, outbox = DiskDirectory(state / "journal"), DiskDirectory(state / "outbox")
     parts = Parts(

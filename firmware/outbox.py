@@ -32,6 +32,7 @@ from hal.ports import Directory
 
 SEGMENT_BYTES = 1024 * 1024
 FULL_AT = 0.9  # of the limit: from there on, lots are stretched over whole steps
+FREE_BYTES_MIN = 16 * 2**20  # on the card; below it the card counts as full
 RESEND_FIRST_NS, RESEND_MAX_NS = 10 * NS_PER_S, 300 * NS_PER_S
 _OFFSET_ZERO = 2**62  # offsets are stored from here, since records hold no negative numbers
 
@@ -139,7 +140,7 @@ class Outbox:
 
     @property
     def is_full(self) -> bool:
-        """Whether records that nobody has acknowledged fill the room."""
+        """Whether records that nobody has acknowledged fill the room they may take."""
         return bool(self._kept) and self._unacknowledged_bytes() > FULL_AT * self._limit_bytes
 
     def isolated_ns(self, now_ns: int) -> int:
@@ -167,6 +168,7 @@ class Outbox:
             # What stands in the files survived whatever ended the program; it may be published
             # once this sync has returned.
             self._durable = self._sent = self.end.acknowledged
+            self._make_room()  # a card that is full has ended the program before: now it may go on
         return cuts
 
     def peek(self) -> End | None:
@@ -226,7 +228,12 @@ class Outbox:
 
     def next_due_ns(self) -> int | None:
         """When `take_due` should be asked again even if nothing happens."""
-        return self._resend_at_ns if self._kept and self.stop is None else None
+        return self._resend_at_ns if self._is_owed_word and self.stop is None else None
+
+    @property
+    def _is_owed_word(self) -> bool:
+        """Whether records are on their way that nobody has acknowledged."""
+        return self.end is not None and bool(self._kept) and self._sent > self.end.acknowledged
 
     def take_due(self, now_ns: int) -> list[bytes]:
         """Records to publish now, in order; each is given once per connection and time-out."""
@@ -234,9 +241,10 @@ class Outbox:
             self._progress_ns = now_ns  # nothing is owed: isolation begins with what comes next
         if not self._connected or self.stop is not None or self.end is None:
             return []
-        if self._resend_at_ns is not None and now_ns >= self._resend_at_ns and self._kept:
+        if self._is_owed_word and self._resend_at_ns is not None and now_ns >= self._resend_at_ns:
             self._go_back()
             self._resend_after_ns = min(2 * self._resend_after_ns, RESEND_MAX_NS)
+        waited_before = self._is_owed_word
         limit = min(self._durable, self.end.acknowledged + self._window)
         if self._sent >= limit:
             return []
@@ -253,7 +261,8 @@ class Outbox:
                 return due
             due.append(raw)
         self._sent = limit
-        self._resend_at_ns = now_ns + self._resend_after_ns
+        if not waited_before:  # else the record that has waited longest decides
+            self._resend_at_ns = now_ns + self._resend_after_ns
         return due
 
     def acknowledge(self, word: Acknowledgement, now_ns: int) -> None:
@@ -374,11 +383,15 @@ class Outbox:
         self._log.append([cbor.encode(encode_map(self.end))])
 
     def _make_room(self) -> None:
-        """Acknowledged records go first, the oldest of them first, and only when room is short."""
+        """Acknowledged records go first, the oldest of them first, and only when room is short:
+        under our own limit, or on the card, whatever fills it."""
         segments = self._log.segments
         needed = self._kept[0].position.segment if self._kept else segments[-1]
         for segment in segments:
-            if segment >= needed or self._log.total_bytes <= self._limit_bytes:
+            is_short = (
+                self._log.total_bytes > self._limit_bytes or self._log.free_bytes < FREE_BYTES_MIN
+            )
+            if segment >= needed or not is_short:
                 return
             # The word that lets go of records is durable before they go.
             self._log.sync()

@@ -57,6 +57,11 @@ class SegmentedLog:
         return sum(self._sizes.values())
 
     @property
+    def free_bytes(self) -> int:
+        """Room left on the file system."""
+        return self._directory.free_bytes()
+
+    @property
     def newest_bytes(self) -> int:
         return self._sizes[max(self._sizes)] if self._sizes else 0
 

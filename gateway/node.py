@@ -99,6 +99,7 @@ class Node:
         self._published: int | None = None
         self._said: set[tuple[str, Reason]] = set()
         self._listening = False
+        self._owes_checkpoint = False
         self._may_seal_ms: int | None = None
         self._missed_step = 0
         self._told: dict[str, list[bytes]] = {}  # each meter's authority records that act
@@ -170,11 +171,9 @@ class Node:
     def connected(self, now: Instant) -> list[Effect]:
         """The broker accepted us: retained words are said anew, since it may have been wiped."""
         self._listening = True
+        self._owes_checkpoint = True
         self._begin_sealing(now)
-        effects: list[Effect] = []
-        newest = self._store.blocks(1)
-        if newest:
-            effects.append(Publish(f"{self._topic}/checkpoint", newest[0].note.encode()))
+        effects = self._tell_checkpoint(now)
         for meter in self._state.meters.values():
             effects.append(self._tell_registration(meter.name))
             effects.append(self._acknowledge(meter, self._door.stops.get(meter.name)))
@@ -278,6 +277,8 @@ class Node:
     def tick(self, now: Instant) -> list[Effect]:
         """Seals the next block if it is time for it; call again while it returns something."""
         self._begin_sealing(now)
+        if owed := self._tell_checkpoint(now):
+            return owed
         due_ms = self.next_due_ms(now)
         now_ms = now.utc_ns // NS_PER_MS
         if due_ms is None or now_ms < due_ms:
@@ -361,6 +362,15 @@ class Node:
         self._door.stops.pop(meter.name, None)
         self._waiting.stand(meter)
         return [self._tell_registration(meter.name), self._acknowledge(meter, None)]
+
+    def _tell_checkpoint(self, now: Instant) -> list[Effect]:
+        # Not before what the broker keeps has come: a newer one there must stop us, and the next
+        # start too; ours would have taken its place.
+        if self._may_seal_ms is None or now.utc_ns // NS_PER_MS < self._may_seal_ms:
+            return []
+        newest = self._store.blocks(1) if self._owes_checkpoint else []
+        self._owes_checkpoint = False
+        return [Publish(f"{self._topic}/checkpoint", row.note.encode()) for row in newest]
 
     def _tell_registration(self, name: str) -> Publish:
         topic = f"{self._topic}/meter/{name}/registration"

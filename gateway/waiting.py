@@ -7,7 +7,6 @@ from collections.abc import Container, Iterator
 
 from cryptometer.block import FUTURE_STEPS
 from cryptometer.chain import follow
-from cryptometer.cose import RECORD_MAX
 from cryptometer.errors import Reason, Rejected
 from cryptometer.records import ChainRecord, Record, StepClose
 from cryptometer.state import Head, Meter
@@ -34,13 +33,14 @@ class Waiting:
         return self._heads.get(meter.name, meter.head)
 
     def check_room(self, meter: Meter, raw: bytes, meters: int) -> None:
-        """Refuses what exceeds the share of one of `meters` meters.
+        """Refuses what exceeds the share of one of `meters` meters; one record always has room.
 
         Raises:
             Rejected: TOO_MANY; there is room again after the next block.
         """
-        share = min(SHARE_MAX, max(PENDING_BYTES // meters, RECORD_MAX))
-        if self._bytes.get(meter.name, 0) + len(raw) > share:
+        share = min(SHARE_MAX, PENDING_BYTES // meters)
+        waiting = self._bytes.get(meter.name, 0)
+        if waiting and waiting + len(raw) > share:
             raise Rejected(Reason.TOO_MANY, f"{share} bytes of {meter.name} wait for a block")
 
     def add(self, record: Record, body: ChainRecord, head: Head) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from cryptometer.errors import ConfigurationError
 from hal.broker import BrokerSettings
@@ -33,6 +33,7 @@ STOP_TIMEOUT_S = 5.0
 VERDICT_S = 0.5  # most brokers answer a good certificate at once, with a session ticket
 INCOMING_MAX = 10_000  # messages; beyond it the network thread waits, and the broker with it
 IN_FLIGHT_MAX = 1_000
+OUTGOING_MAX = 20_000  # messages that no broker has confirmed; two for each of 10,000 meters
 _QOS = 1
 
 
@@ -50,6 +51,7 @@ class Link:
         *,
         will_topic: str | None = None,
         keep_session: bool = False,
+        outgoing_max: int = OUTGOING_MAX,
     ) -> None:
         """
         Args:
@@ -58,6 +60,8 @@ class Link:
             subscriptions: topic filters, QoS 1.
             will_topic: where the broker says "offline", retained, once we are gone.
             keep_session: the broker keeps messages for us while we are away.
+            outgoing_max: how many messages may wait for the broker's confirmation: one that never
+                gives it must not fill our memory.
 
         Raises:
             ConfigurationError: the URL or a file is wrong.
@@ -70,6 +74,7 @@ class Link:
         self._subscriptions = list(subscriptions)
         self._will_topic = will_topic
         self._keep_session = keep_session
+        self._outgoing_max = outgoing_max
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._room = threading.Semaphore(INCOMING_MAX)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -123,7 +128,8 @@ class Link:
         return events
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
-        """Hands a message to the network thread; False when there is no connection to send on."""
+        """Hands a message to the network thread; False when there is no connection to send on, or
+        the broker does not confirm what it was sent before."""
         with self._lock:
             client = self._client
             if client is None or not client.is_connected():
@@ -179,13 +185,13 @@ class Link:
         def on_message(_c: Any, _u: Any, message: paho.MQTTMessage) -> None:
             self._room.acquire()
             token = (generation, message.mid)
-            self._put(Message(message.topic, bytes(message.payload), message.retain, token))
-
-        def on_disconnect(*_: Any) -> None:
-            self._gone.set()
+            try:
+                topic = message.topic
+            except UnicodeDecodeError:
+                topic = ""  # nobody's; confirmed like any other, or it would come again for ever
+            self._put(Message(topic, bytes(message.payload), message.retain, token))
 
         client.on_connect = on_connect
-        client.on_disconnect = on_disconnect
         client.on_message = on_message
         try:
             self._live(client, generation)
@@ -193,12 +199,12 @@ class Link:
             self._why = self._unreachable(error)
         finally:
             # They hold the client and the client holds them: its sockets would stay open.
-            client.on_connect = client.on_disconnect = client.on_message = None
+            client.on_connect = client.on_message = None
         if not self._why:
             self._why = "the connection broke" if accepted.is_set() else self._unanswered()
         return accepted.is_set()
 
-    def _live(self, client: paho.Client, generation: int) -> None:
+    def _live(self, client: "_Client", generation: int) -> None:
         """Connects, and returns once the connection has ended.
 
         Raises:
@@ -216,9 +222,12 @@ class Link:
         with self._lock:
             self._client = None
         client.loop_stop()
+        if client.fault:
+            self._why = f"{self._host}:{self._port} sends what cannot be read: {client.fault}"
 
-    def _make_client(self) -> paho.Client:
-        client = paho.Client(
+    def _make_client(self) -> "_Client":
+        client = _Client(
+            self._gone,
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
             clean_session=not self._keep_session,
@@ -227,6 +236,7 @@ class Link:
             reconnect_on_failure=False,
         )
         client.max_inflight_messages_set(IN_FLIGHT_MAX)
+        client.max_queued_messages_set(self._outgoing_max)
         client.connect_timeout = CONNECT_TIMEOUT_S
         if self._tls is not None:
             client.tls_set_context(self._tls)
@@ -264,6 +274,30 @@ class Link:
         hint = "; it may not accept our certificate" if self._has_certificate else ""
         hint = hint or ("; it may want TLS: mqtts://" if self._tls is None else "")
         return f"{self._host}:{self._port} broke the connection before it answered{hint}"
+
+
+class _Client(paho.Client):
+    """Tells that its network thread has ended, whatever has ended it.
+
+    Attributes:
+        fault: what the thread died of: paho lets errors in the form of a packet escape from it.
+    """
+
+    def __init__(self, gone: threading.Event, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._gone = gone
+        self.fault = ""
+
+    def loop_forever(
+        self, timeout: float = 1.0, retry_first_connection: bool = False
+    ) -> MQTTErrorCode:
+        try:
+            return super().loop_forever(timeout, retry_first_connection)
+        except Exception as error:  # noqa: BLE001 - whatever a broker's packet makes of the library
+            self.fault = repr(error)  # its text only: its frames would keep our sockets open
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        finally:
+            self._gone.set()
 
 
 class _TlsSocket(ssl.SSLSocket):

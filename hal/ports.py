@@ -174,7 +174,7 @@ class Connection(Protocol):
         ...
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
-        """Hands a message over; False when there is no connection to send on."""
+        """Hands a message over; False when nothing can be sent now."""
         ...
 
     def confirm(self, token: tuple[int, int]) -> None:

@@ -342,6 +342,40 @@ def test_too_many_waiting_events_are_merged_and_no_pulse_is_lost(
     assert marks_of(drafts)[Mark.UNDATED] == 1_998
 
 
+def test_pulses_and_watch_marks_in_turn_are_merged_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counting, "WAITING_MAX", 50)
+    board = Board()
+    board.apply(began(0))
+    for number in range(1, 1_000):
+        board.apply(pulses(number, 60 * number), watched(60 * number + 30))
+        assert len(board.counter.snapshot().waiting) <= 50
+    drafts = board.apply(dated(60_000, 60_000), watched(60_000 + 2 * STEP_S))
+    assert sum(sum(lots[::2]) for lots in lots_of(drafts)) == 999
+
+
+@pytest.mark.parametrize("is_ended", [True, False], ids=["line lost", "killed"])
+@pytest.mark.parametrize("boots", [1, 3, 1_000])
+def test_a_line_that_comes_and_goes_for_days_without_the_time_fills_nothing(
+    monkeypatch: pytest.MonkeyPatch, boots: int, is_ended: bool
+) -> None:
+    monkeypatch.setattr(counting, "WAITING_MAX", 50)
+    board = Board(terms=None)
+    for number in range(1, 1_000):
+        boot = (number * boots // 1_000).to_bytes(16, "big")
+        board.apply(began(10 * number, boot), pulses(number, 10 * number + 3))
+        if is_ended:
+            board.apply(Ended((10 * number + 5) * S, Ending.LINE_LOST))
+        assert len(board.counter.snapshot().waiting) <= 60
+    last = (999 * boots // 1_000).to_bytes(16, "big")
+    board = Board(board.snapshot(), lots=3)
+    board.apply(began(9_999, last), dated(9_999, 9_999 + STEP_S), watched(9_999 + 3 * STEP_S))
+    assert sum(sum(lots[::2]) for lots in lots_of(board.drafts)) == 999
+    # What was forgotten of the runs is not said to have been watched.
+    closes = [draft for draft in board.drafts if isinstance(draft, CloseDraft)]
+    claimed_ms = sum(sum(close.watched[1::2]) - sum(close.watched[::2]) for close in closes)
+    assert claimed_ms <= 3 * STEP_S * 1_000 + 999 * 10_000 // 2
+
+
 # --- Any order of events -------------------------------------------------------------------------
 
 histories = st.lists(

@@ -153,6 +153,30 @@ def test_progress_puts_the_next_repetition_off() -> None:
     assert desk.publish(25 * S) == [1, 2]
 
 
+def test_new_records_do_not_put_the_repetition_of_old_ones_off() -> None:
+    desk = connected(1)
+    assert desk.publish(0) == [0]
+    for second in range(2, 10, 2):
+        desk.write(1)
+        desk.outbox.sync()
+        assert len(desk.publish(second * S)) == 1
+    desk.write(1)
+    desk.outbox.sync()
+    assert desk.publish(10 * S) == [0, 1, 2, 3, 4, 5]
+
+
+def test_after_a_quiet_time_nothing_is_due_until_the_next_record_is_durable() -> None:
+    desk = connected(1)
+    desk.publish(0)
+    desk.hear(1, at=S)
+    desk.write(1)
+    assert desk.outbox.next_due_ns() is None  # the loop must not turn idly until the sync
+    assert desk.publish(3_600 * S) == []
+    desk.outbox.sync()
+    assert desk.publish(3_600 * S) == [1]
+    assert desk.outbox.next_due_ns() == 3_600 * S + RESEND_FIRST_NS
+
+
 def test_what_is_acknowledged_is_not_sent_again() -> None:
     desk = connected(3)
     desk.publish()

@@ -18,7 +18,7 @@ from cryptometer.errors import ConfigurationError
 from hal import mqtt
 from hal.broker import BrokerSettings
 from hal.mqtt import Link
-from hal.ports import Disconnected
+from hal.ports import Connected, Disconnected
 from tests.brokers import (
     HOST,
     BrokerProcess,
@@ -339,6 +339,68 @@ def test_only_a_connection_that_stood_begins_the_back_off_anew(
         cut(one.link)
         one.until_connected(5)
         assert highs == [0.5, 1, 2, 0.5]
+
+
+# --- Brokers that are none. ----------------------------------------------------------------------
+
+ACCEPTED = bytes.fromhex("20020000")  # CONNACK
+
+
+@pytest.mark.parametrize("packet", ["3000", "3001ff", "9000", "f00100"])
+def test_a_broker_whose_packets_cannot_be_read_is_left_and_asked_again(packet: str) -> None:
+    def serve(line: socket.socket) -> None:
+        line.recv(1024)
+        line.sendall(ACCEPTED + bytes.fromhex(packet))
+        while line.recv(1024):
+            pass
+
+    with _server(serve) as port, party(_plain(port), "reads") as one:
+        one.until_connected(2)
+        assert one.reasons
+        assert all(
+            reason == "the connection broke" or "sends what cannot be read" in reason
+            for reason in one.reasons
+        )
+
+
+def test_a_topic_that_is_no_text_is_nobodys_and_is_confirmed() -> None:
+    confirmed = threading.Event()
+
+    def serve(line: socket.socket) -> None:
+        line.recv(1024)
+        line.sendall(ACCEPTED)
+        line.sendall(bytes.fromhex("3206 0002 fffe 0007"))  # PUBLISH, QoS 1, message 7
+        line.sendall(bytes.fromhex("3005 0001 61") + b"ok")
+        said = b""
+        while chunk := line.recv(1024):
+            said += chunk
+            if bytes.fromhex("40020007") in said:  # PUBACK of message 7
+                confirmed.set()
+
+    with _server(serve) as port, party(_plain(port), "reads") as one:
+        one.until_got("a", b"ok")
+        assert [message.topic for message in one.messages] == ["", "a"]
+        for message in one.messages:
+            one.link.confirm(message.token)
+        until(confirmed.is_set, "the confirmation")
+        assert one.connections == 1
+
+
+def test_a_broker_that_confirms_nothing_does_not_fill_our_memory() -> None:
+    def serve(line: socket.socket) -> None:
+        line.recv(1024)
+        line.sendall(ACCEPTED)
+        while line.recv(65_536):
+            pass
+
+    with _server(serve) as port:
+        link = Link(_plain(port), "says", [], outgoing_max=5)
+        link.start()
+        try:
+            until(lambda: any(isinstance(one, Connected) for one in link.drain(10)), "the link")
+            assert [link.publish("a", b"x") for _ in range(7)] == [True] * 5 + [False] * 2
+        finally:
+            link.stop()
 
 
 # --- Being told why. -----------------------------------------------------------------------------

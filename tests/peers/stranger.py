@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -302,6 +303,12 @@ class Terms:
     says: dict[int, Any]
     valid_to: int | None = None
 
+    @property
+    def pulse_kwh(self) -> Fraction:
+        """Energy of one pulse."""
+        ratio = Fraction(1) if self.says[11] == "primary" else Fraction(*self.says[12])
+        return ratio / Fraction(*self.says[10])
+
     def energy(self, before: int, after: int) -> int:
         """Of the pulses between two registers, µWh."""
         (k, k_under), (r, r_under) = self.says[10], self.says[12]
@@ -502,7 +509,7 @@ class Ledger:
 
     def re_anchor(self, record: Record) -> bool:
         meter = self.meters.get(record.says[2])
-        if meter is None or record.says[3] < meter.next:
+        if meter is None or not meter.next <= record.says[3] <= 2**61:
             return False
         meter.next, meter.previous = record.says[3], record.identity
         meter.register = meter.closed_register = record.says[4]
@@ -572,7 +579,9 @@ class Ledger:
         in_force = [one for one in meter.terms if one.from_step <= step]
         if not in_force or step < named[0].from_step:
             return "not-valid-at-step"
-        allowed = min(named[0].says[14], in_force[-1].says[14])
+        newest = in_force[-1]
+        energy = newest.says[14] * newest.pulse_kwh
+        allowed = min(named[0].says[14], energy / named[0].pulse_kwh)
         if any(pulses > allowed for pulses in lots[::2]) and 9 not in marks[::2]:
             return "lot-above-v"
         times = lots[1::2]

@@ -14,10 +14,12 @@ import sys
 import termios
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cryptometer.commands.demo.command import Audited, missing
 from cryptometer.commands.demo.processes import COMMON, FIRMWARE, GATEWAY, program, run
 from tests.commands.outsider import process
 
@@ -321,3 +323,17 @@ def test_without_its_libraries_it_says_what_to_install_and_the_rest_works() -> N
                 r" pip install 'cryptometer\[demo\]'\n",
                 done.stderr,
             )
+
+
+def test_what_is_missing_is_listed_line_by_line() -> None:
+    whole = Audited(9, 40, 3, 0, {"a": 10, "b": 5}, 15, 0, 0)
+    assert missing(whole, {"a": 10, "b": 5}) == []
+    short = replace(whole, registers={"a": 9}, open_uwh=200_000, quarantined_uwh=7)
+    assert missing(short, {"a": 10, "b": 5}) == [
+        "a emitted 10 pulses, and 9 are in blocks",
+        "b emitted 5 pulses, and 0 are in blocks",
+        "0.0002 kWh are not transferred",
+        "0.000000007 kWh are quarantined",
+    ]
+    # More than was emitted is as wrong as less.
+    assert missing(replace(whole, registers={"a": 11}), {"a": 10})

@@ -146,7 +146,7 @@ class Demonstration:
             last = step_of(clock.now().utc_ns // NS_PER_MS + MS_PER_S * speed, STEP_S)
             for step in range(last, last + 1 + LATE_BLOCKS_MAX):
                 self._follow(watch, step, (step - watch.newest_step + 1) * step_machine_s)
-                if not _missing(_audit(layout), emitted):
+                if not missing(_audit(layout), emitted):
                     break
         for child in (*devices, gateway, broker):
             self._end(child)
@@ -167,10 +167,10 @@ class Demonstration:
         say(f"\nall of it lies in {layout.folder}; look at it with")
         for line in _commands(layout, found.step):
             say(f"  {line}")
-        missing = _missing(found, emitted)
-        for line in missing:
+        lacks = missing(found, emitted)
+        for line in lacks:
             say(f"MISSING: {line}")
-        return EXIT_FAILED if missing else 0
+        return EXIT_FAILED if lacks else 0
 
     # --- Parts. ---
 
@@ -266,18 +266,18 @@ def _audit(layout: Layout) -> Audited:
     )
 
 
-def _missing(found: Audited, emitted: dict[str, int]) -> list[str]:
+def missing(found: Audited, emitted: dict[str, int]) -> list[str]:
     """What is not as it must be, one line each."""
-    missing = [
+    lacks = [
         f"{name} emitted {pulses} pulses, and {found.registers.get(name, 0)} are in blocks"
         for name, pulses in emitted.items()
         if found.registers.get(name, 0) != pulses
     ]
     if found.open_uwh:
-        missing.append(f"{kwh(found.open_uwh)} are not transferred")
+        lacks.append(f"{kwh(found.open_uwh)} are not transferred")
     if found.quarantined_uwh:
-        missing.append(f"{kwh(found.quarantined_uwh)} are quarantined")
-    return missing
+        lacks.append(f"{kwh(found.quarantined_uwh)} are quarantined")
+    return lacks
 
 
 def _commands(layout: Layout, step: int) -> list[str]:
