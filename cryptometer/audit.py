@@ -91,10 +91,10 @@ def audit(
             record = records.decode(raw)
         except Rejected as refused:
             raise Rejected(refused.reason, f"leaf {index}: {refused.detail}") from None
-        _compare(index, record, named)
         block.append(record)
         if isinstance(record.body, Header):
             checked = check_block(report.state, block)
+            _compare(report.state.frontier.size, checked, named)
             _note_block(report, checked, record.body, heads)
             watch(checked)
             block = []
@@ -109,23 +109,24 @@ def audit(
             f"the first {since.size} leaves are not those seen before",
         )
     _check_upper_tiles(checkpoint.size, read)
-    missing = [sequence for sequence in named if sequence >= report.state.authority.sequence]
-    if missing:
+    unknown = [at for at in named if at >= report.state.authority.sequence]
+    if unknown:
         report.findings.append(
-            f"the authority's records {missing} are known outside, and not in this ledger yet"
+            f"this ledger does not hold the authority's records {', '.join(map(str, unknown))},"
+            " which community.pub has"
         )
     return report
 
 
-def _compare(index: int, record: Record, named: Mapping[int, bytes]) -> None:
-    """The authority's records that were given from outside are those of the ledger: an authority
-    that tells one community two stories is found by whoever has heard the other."""
-    body = record.body
-    if isinstance(body, AuthorityRecord):
-        if named.get(body.sequence, record.identity) != record.identity:
+def _compare(begin: int, checked: Checked, named: Mapping[int, bytes]) -> None:
+    """The authority's records known from outside are those of the ledger: an authority that tells
+    two stories is found by whoever has heard the other."""
+    for index, verdict in enumerate(checked.verdicts, begin):
+        record = verdict.record
+        sequence = record.body.sequence if isinstance(record.body, AuthorityRecord) else 0
+        if sequence and named.get(sequence, record.identity) != record.identity:
             raise Rejected(
-                Reason.FORK,
-                f"leaf {index}: another record {body.sequence} of the authority is known outside",
+                Reason.FORK, f"leaf {index}: community.pub has another authority record {sequence}"
             )
 
 

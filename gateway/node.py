@@ -275,15 +275,15 @@ class Node:
         return None
 
     def tick(self, now: Instant) -> list[Effect]:
-        """Seals the next block if it is time for it; call again while it returns something."""
+        """Seals the next block if it is time for it, and says what is owed; call again while it
+        returns something."""
         self._begin_sealing(now)
-        if owed := self._tell_checkpoint(now):
-            return owed
+        owed = self._tell_checkpoint(now)
         due_ms = self.next_due_ms(now)
         now_ms = now.utc_ns // NS_PER_MS
         if due_ms is None or now_ms < due_ms:
-            return []
-        return self._seal(self._state.step + 1, now, now_ms)
+            return owed
+        return owed + self._seal(self._state.step + 1, now, now_ms)
 
     def published(self, sealed: Sealed, now: Instant) -> int | None:
         """The block's checkpoint is out: its punctuality in ms, None for one caught up on."""

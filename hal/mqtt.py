@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.enums import CallbackAPIVersion
 
 from cryptometer.errors import ConfigurationError
 from hal.broker import BrokerSettings
@@ -191,7 +191,11 @@ class Link:
                 topic = ""  # nobody's; confirmed like any other, or it would come again for ever
             self._put(Message(topic, bytes(message.payload), message.retain, token))
 
+        def on_disconnect(*_: Any) -> None:
+            self._gone.set()
+
         client.on_connect = on_connect
+        client.on_disconnect = on_disconnect
         client.on_message = on_message
         try:
             self._live(client, generation)
@@ -199,12 +203,12 @@ class Link:
             self._why = self._unreachable(error)
         finally:
             # They hold the client and the client holds them: its sockets would stay open.
-            client.on_connect = client.on_message = None
+            client.on_connect = client.on_disconnect = client.on_message = None
         if not self._why:
             self._why = "the connection broke" if accepted.is_set() else self._unanswered()
         return accepted.is_set()
 
-    def _live(self, client: "_Client", generation: int) -> None:
+    def _live(self, client: paho.Client, generation: int) -> None:
         """Connects, and returns once the connection has ended.
 
         Raises:
@@ -222,12 +226,9 @@ class Link:
         with self._lock:
             self._client = None
         client.loop_stop()
-        if client.fault:
-            self._why = f"{self._host}:{self._port} sends what cannot be read: {client.fault}"
 
-    def _make_client(self) -> "_Client":
-        client = _Client(
-            self._gone,
+    def _make_client(self) -> paho.Client:
+        client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
             clean_session=not self._keep_session,
@@ -274,30 +275,6 @@ class Link:
         hint = "; it may not accept our certificate" if self._has_certificate else ""
         hint = hint or ("; it may want TLS: mqtts://" if self._tls is None else "")
         return f"{self._host}:{self._port} broke the connection before it answered{hint}"
-
-
-class _Client(paho.Client):
-    """Tells that its network thread has ended, whatever has ended it.
-
-    Attributes:
-        fault: what the thread died of: paho lets errors in the form of a packet escape from it.
-    """
-
-    def __init__(self, gone: threading.Event, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self._gone = gone
-        self.fault = ""
-
-    def loop_forever(
-        self, timeout: float = 1.0, retry_first_connection: bool = False
-    ) -> MQTTErrorCode:
-        try:
-            return super().loop_forever(timeout, retry_first_connection)
-        except Exception as error:  # noqa: BLE001 - whatever a broker's packet makes of the library
-            self.fault = repr(error)  # its text only: its frames would keep our sockets open
-            return MQTTErrorCode.MQTT_ERR_PROTOCOL
-        finally:
-            self._gone.set()
 
 
 class _TlsSocket(ssl.SSLSocket):

@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 
 from cryptometer import cbor, records
 from cryptometer.community import encode_community
+from cryptometer.merkle import inclusion_proof
+from cryptometer.proof import encode_proof
 from cryptometer.records import ChainRecord, Header
+from cryptometer.tiles import node_from_tiles
 from hal.program import EXIT_CONFIGURATION
 from tests.commands.outsider import COMMAND_MAX_S, ROOT, VECTORS, called, process
-from tests.core.community import Village
+from tests.core.community import Village, flip, lay_out, sign_head
 from tests.keys import p256_signer
 
 PUB = VECTORS / "community.pub"
@@ -155,6 +158,24 @@ def test_a_proof_of_another_ledger_of_the_same_keys_is_refused(
     _, _, checkpoint = village.prove(at).partition("\n\n")
     spliced = put(tmp_path / "spliced", f"{head}\n\n{checkpoint}")
     assert called("verify", spliced, "--community", pub).refusal.startswith("bad-proof: ")
+
+
+def test_a_badly_signed_record_that_really_stands_in_the_ledger_is_refused(
+    village: Village, tmp_path: Path
+) -> None:
+    """A gateway can put anything into its tree, and prove that it is there."""
+    pub = put(tmp_path / "community.pub", encode_community(village.community()))
+    for at, raw in enumerate(village.leaves):
+        record = records.decode(flip(raw, 8 * len(raw) - 8 * 40))  # in its signature
+        leaves = [*village.leaves[:at], record.raw, *village.leaves[at + 1 :]]
+        head = sign_head(leaves, village.community().origin, village.gateway)
+        node = node_from_tiles(len(leaves), lay_out(leaves, head).get)
+        path = inclusion_proof(at, len(leaves), node)
+        carried = records_in(village.prove(at))
+        registration = records.decode(carried[1]) if len(carried) > 1 else None
+        proof = put(tmp_path / "p", encode_proof(record, registration, at, path, head))
+        said = called("verify", proof, "--community", pub).refusal
+        assert said.startswith("bad-signature: ")
 
 
 def test_a_meter_s_record_is_refused_with_another_meter_s_registration(

@@ -24,11 +24,13 @@ from cryptometer.records import (
     Header,
     Mark,
     Record,
+    Registration,
     Role,
 )
 from cryptometer.steps import ClockSource, ClockState
 from cryptometer.tiles import CHECKPOINT_PATH, encode_bundle
 from tests.core.community import (
+    FIRST_STEP,
     Authority,
     Village,
     flip,
@@ -162,6 +164,29 @@ def test_what_a_device_was_shown_elsewhere_is_a_finding_and_no_breach() -> None:
         f"m0 was shown a ledger of {true.size} leaves that is not this one (step {step + 1})",
         f"m0 was shown a ledger of 1000000000 leaves that is not this one (step {step + 2})",
     ]
+
+
+def test_an_authority_that_told_another_story_outside_is_found_and_the_place_named() -> None:
+    village = Village()
+    place = (1, village.authority.genesis.identity)
+    told = Registration(*place, Role.GATEWAY, "gw", village.gateway.public, FIRST_STEP + 1)
+    other = records.seal(told, village.id, village.authority.signer)
+    outside = trust(village.authority.genesis.raw, [other.raw, village.vpp_registration.raw])
+    with refusing(Reason.FORK, "leaf 1:", "authority record 1"):
+        audit(village.files().get, outside)
+    assert audit(village.files().get, village.community()).findings == []
+
+
+def test_authority_records_that_the_ledger_keeps_back_are_a_finding() -> None:
+    village = Village()
+    newer = village.authority.register(Role.GATEWAY, "gw", signer(20).public)
+    known = [village.gateway_registration.raw, village.vpp_registration.raw, newer.raw]
+    outside = trust(village.authority.genesis.raw, known)
+    [finding] = audit(village.files().get, outside).findings
+    assert "authority's records 4" in finding
+    village.govern(newer)
+    village.block()
+    assert audit(village.files().get, outside).findings == []
 
 
 # --- Leaves changed, removed, added, reordered. --------------------------------------------------

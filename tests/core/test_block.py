@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cryptometer import records
 from cryptometer.block import FUTURE_STEPS, Checked, check_block, due, propose
 from cryptometer.errors import Reason
-from cryptometer.metrology import register_uwh
+from cryptometer.metrology import Side, register_uwh
 from cryptometer.records import (
     Balance,
     Checkpoint,
@@ -293,6 +293,30 @@ def test_another_constant_counts_from_its_own_registration_on(village: Village) 
     before = device.batch(step, 2)
     after = device.batch(step, 2, registration=again.identity)
     assert energies(sent(village, before, after)) == [200_000, 100_000]
+
+
+def test_a_lot_satisfies_a_newer_registration_by_its_energy_and_not_by_its_pulses(
+    village: Village,
+) -> None:
+    """A pulse of the older one is worth two of the newer, or five with its transformers."""
+    device, step = village.device, village.next_step + 1
+    register_again(village, device, step, constant=Fraction(20_000), lot_pulses=8)
+    village.block()
+    checked = sent(village, device.batch(step, 4), device.batch(step, 5))
+    assert reasons(checked) == [None, Reason.LOT_ABOVE_V]
+    finer: dict[str, Any] = {"ratio": Fraction(2), "constant": Fraction(100_000), "lot_pulses": 7}
+    register_again(village, device, step, constant_side=Side.SECONDARY, **finer)
+    village.block()
+    checked = sent(village, device.batch(step, 1), device.batch(step, 2))
+    assert reasons(checked) == [None, Reason.LOT_ABOVE_V]
+
+
+def test_finer_pulses_of_an_older_registration_stay_within_its_own_limit(village: Village) -> None:
+    device, step = village.device, village.next_step + 1
+    register_again(village, device, step, constant=Fraction(5_000), lot_pulses=4)
+    village.block()
+    checked = sent(village, device.batch(step, 8), device.batch(step, 9))
+    assert reasons(checked) == [None, Reason.LOT_ABOVE_V]
 
 
 def test_a_record_of_the_near_future_waits_with_its_whole_chain(village: Village) -> None:

@@ -9,8 +9,9 @@ import pytest
 from cryptometer import records
 from cryptometer.errors import Reason
 from cryptometer.metrology import Side
-from cryptometer.records import Record, Role, Use
+from cryptometer.records import ChainPlace, Record, Revocation, Role, Use
 from cryptometer.state import LIFETIME_H, REGISTRATIONS_MAX, State, act, found, govern
+from cryptometer.wire import UINT_MAX
 from tests.core.community import DETAILS, FIRST_STEP, Authority, Village, flip, reseal
 from tests.core.refusing import refusing
 from tests.keys import p256_signer, signer
@@ -368,6 +369,31 @@ def test_a_chain_cannot_be_anchored_where_it_was() -> None:
         village.govern(village.authority.re_anchor("m0", at, 9))
         assert village.block().verdicts[-1].reason is reason
     assert village.state.meters["m0"].head.register == 9
+
+
+def test_a_chain_is_not_anchored_where_its_numbers_would_end() -> None:
+    village = Village()
+    village.run((1,))
+    for at, reason in (
+        (2**63 - 1, Reason.IMPLAUSIBLE),
+        (2**61 + 1, Reason.IMPLAUSIBLE),
+        (2**61, None),
+    ):
+        village.govern(village.authority.re_anchor("m0", at, 9))
+        assert village.block().verdicts[-1].reason is reason
+    assert village.state.meters["m0"].head.sequence == 2**61
+
+
+def test_an_end_behind_the_last_number_of_all_is_an_end_nobody_reaches() -> None:
+    village = Village()
+    village.run((1,))
+    place = ChainPlace(UINT_MAX, bytes(32))
+    at = village.authority
+    village.govern(at.sign(Revocation(at.next, at.previous, Role.METER, "m0", "far", place)))
+    village.block()
+    [terms] = village.state.meters["m0"].terms
+    assert terms.valid_to == UINT_MAX
+    village.send(village.device.batch(village.next_step, 1))
 
 
 def test_an_unknown_meter_is_not_anchored(office: Office) -> None:

@@ -82,6 +82,16 @@ def test_a_draft_is_signed_as_it_is() -> None:
     assert {body.clock for body in (one, two, three)} == {draft.clock}
 
 
+def test_a_batch_names_the_newest_registration_that_covers_its_step() -> None:
+    one, two, three = (bytes([number]) * 32 for number in (1, 2, 3))
+    registered = ((FIRST_STEP + 1, one), (FIRST_STEP + 5, two), (FIRST_STEP + 3, three))
+    chain = replace(CHAIN, registrations=registered)
+    drafts: list[Draft] = [run(), *steps(7)]
+    signed = chain.sign(drafts, chain_start(REGISTRATION), None)
+    named = [one.body.registration for one in signed if isinstance(one.body, Batch)]
+    assert named == [one, one, one, three, three, three, three]
+
+
 def test_the_same_drafts_give_the_same_bytes() -> None:
     drafts: list[Draft] = [run(), *steps(2)]
     assert [one.raw for one in sign(drafts)[0]] == [one.raw for one in sign(drafts)[0]]

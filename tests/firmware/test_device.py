@@ -4,7 +4,7 @@ given is in exactly one lot, and the time nobody watched is declared."""
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
@@ -18,10 +18,12 @@ from cryptometer.records import (
     ChainRecord,
     Ending,
     Mark,
+    Record,
+    Role,
     RunStart,
     StepClose,
 )
-from cryptometer.steps import NS_PER_MS, NS_PER_S, ClockState, step_start_ms
+from cryptometer.steps import NS_PER_MS, NS_PER_S, ClockState, step_of, step_start_ms
 from firmware import journal as journalling
 from firmware import outbox as keeping
 from firmware.journal import Journal
@@ -29,7 +31,7 @@ from hal import faults
 from hal.faults import Point
 from hal.files import SimulatedDirectory
 from hal.ports import Message
-from tests.core.community import LOT_PULSES, STEP_S
+from tests.core.community import DETAILS, FIRST_STEP, LOT_PULSES, STEP_S
 from tests.core.strategies import examples
 from tests.simulation.world import CONFIG, START_NS, Board, Wire, World
 
@@ -556,6 +558,117 @@ def test_the_last_resort_of_a_full_disk_is_marked(world: World, board: Board) ->
         pulses for batch in large for pulses in batch.pulses if pulses > LOT_PULSES
     )
     assert max(ledger.batches[-1].pulses) <= LOT_PULSES
+
+
+def test_on_a_full_card_acknowledged_records_go_first(
+    world: World, board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "SEGMENT_BYTES", 2_000)
+    monkeypatch.setattr(keeping, "FREE_BYTES_MIN", 4_000)
+    taken = board.outbox._room_bytes - board.outbox.free_bytes()
+    board.outbox._room_bytes = taken + 20_000  # of the 256 MB that the settings allow
+    world.run(8 * STEP_S, TICK_S, pulses=1)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert ledger.pulses == board.emitted
+    assert Mark.OVERSIZE not in ledger.marks
+    assert board.outbox.free_bytes() >= 4_000
+
+
+def test_a_card_that_others_have_filled_lets_the_next_run_make_room(
+    world: World, board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "SEGMENT_BYTES", 2_000)
+    world.run(4 * STEP_S, TICK_S, pulses=1)
+    board.kill()
+    before = len(board.outbox.names())
+    board.outbox._room_bytes -= board.outbox.free_bytes()
+    board.start()
+    assert len(board.outbox.names()) < before
+    world.run(STEP_S, TICK_S, pulses=1)
+    check_whole(world, board, settle(world))
+
+
+def test_what_is_refused_is_counted_and_what_the_card_lost_is_said(
+    world: World, board: Board
+) -> None:
+    world.run(STEP_S, TICK_S)
+    assert board.wire is not None
+    assert board.device is not None
+    topic = f"{world.topic}/meter/m0/ack/gw"
+    for _ in range(3):
+        board.wire.inbox.append(Message(topic, b"\0", False, (0, 0)))
+    world.run(TICK_S, TICK_S)
+    assert "3 messages refused" in board.device.status
+    world.stop_gateway()
+    world.run(STEP_S, TICK_S)
+    [name] = board.outbox.names()
+    newest = board.device._outbox._kept[0].position
+    board.outbox._live[name][newest.offset + newest.size // 2] ^= 1
+    world.broker.disconnect(board.wire)
+    world.broker.connect(board.wire)
+    world.run(TICK_S, TICK_S, pulses=0)
+    assert "reason=malformed" in board.log[-1]
+    assert "stopped: malformed" in board.device.status
+
+
+# --- New registrations ---------------------------------------------------------------------------
+
+
+def register_anew(world: World, lot_pulses: int, from_step: int) -> Record:
+    """The authority registers the meter once more; the gateway takes it in."""
+    details = replace(DETAILS, lot_pulses=lot_pulses)
+    key = world.boards[0].key.public
+    record = world.authority.register(Role.METER, "m0", key, details, from_step)
+    assert world.node is not None
+    assert world.node.take_authority([record.raw]) == 1
+    return record
+
+
+@pytest.mark.parametrize("into_step_s", [5, 450, STEP_S - 5])
+@pytest.mark.parametrize("later", [0, 1, 4])
+def test_a_new_registration_acts_from_its_first_step_on_and_no_pulse_is_lost(
+    world: World, board: Board, later: int, into_step_s: int
+) -> None:
+    world.run(STEP_S + into_step_s, TICK_S, pulses=2)
+    begins = step_of(now_ms(board), STEP_S) + later
+    newer = register_anew(world, LOT_PULSES // 2, begins)
+    world.run(6 * STEP_S, TICK_S, pulses=2)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert ledger.pulses == board.emitted
+    heard = next(run.step for run in ledger.runs[1:])
+    for batch in ledger.batches:
+        assert (batch.registration == newer.identity) == (batch.step >= max(begins, heard))
+        if batch.step > max(begins, heard):
+            assert max(batch.pulses) <= LOT_PULSES // 2
+
+
+@pytest.fixture
+def early_world() -> Iterator[World]:
+    """Its meter is registered for later."""
+    world = World(1, boards=1, meters_from=FIRST_STEP + 9)
+    yield world
+    world.close()
+
+
+def test_a_registration_that_is_corrected_before_its_first_step_begins_the_chain(
+    early_world: World,
+) -> None:
+    world = early_world
+    [board] = world.boards
+    board.start()
+    world.run(STEP_S // 2, TICK_S)
+    register_anew(world, LOT_PULSES // 2, FIRST_STEP + 3)
+    world.run(2 * STEP_S, TICK_S)
+    before = board.emitted
+    world.run(4 * STEP_S, TICK_S)
+    ledger = settle(world)
+    assert not is_stopped(board)
+    assert ledger.quarantined == []
+    assert ledger.pulses >= board.emitted - before
+    assert ledger.batches[0].step == FIRST_STEP + 3
+    assert max(max(batch.pulses) for batch in ledger.batches) <= LOT_PULSES // 2
 
 
 # --- Re-anchors ----------------------------------------------------------------------------------

@@ -111,6 +111,14 @@ def test_init_never_overwrites_a_key_nor_its_request(state: Path) -> None:
     assert {path.name: path.read_bytes() for path in state.iterdir()} == before
 
 
+def test_an_init_that_was_cut_off_behind_the_key_makes_the_request(state: Path) -> None:
+    key = (state / "device.key").read_bytes()
+    (state / "device.request").unlink()
+    folder.initialise(state, Algorithm.EDDSA)
+    assert (state / "device.key").read_bytes() == key
+    assert request_of(state).key_id == key_of(state).thumbprint
+
+
 def test_a_key_that_others_can_read_is_not_used(state: Path) -> None:
     (state / "device.key").chmod(0o640)
     with pytest.raises(ConfigurationError, match="chmod 600"):
@@ -188,6 +196,19 @@ def test_a_bundle_that_contradicts_itself_is_not_installed(
     assert not (state / "device.bundle").exists()
 
 
+def test_a_bundle_that_contradicts_what_was_heard_since_is_not_installed(state: Path) -> None:
+    office = Office()
+    folder.enrol(state, bundle_for(office, state))
+    before = (state / "device.bundle").read_bytes()
+    anchor = office.authority.re_anchor("m0", 5, 50)
+    assert folder.keep_update(state, key_of(state), cbor.encode([anchor.raw]))
+    forgetful = Office()  # the same authority, from a backup without the re-anchor
+    bundle_for(forgetful, state)
+    with pytest.raises(ConfigurationError, match=r"contradicts.*authority\.update away"):
+        folder.enrol(state, bundle_for(forgetful, state))
+    assert (state / "device.bundle").read_bytes() == before
+
+
 def test_a_bundle_that_is_missing_or_no_record_is_refused(state: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot read"):
         folder.enrol(state, tmp_path / "nothing")
@@ -247,6 +268,7 @@ def test_the_description_follows_the_device(state: Path) -> None:
     office = Office()
     folder.enrol(state, bundle_for(office, state))
     assert "records      none signed yet" in folder.describe(state)
+    assert not (state / "journal").exists(), "whoever asks may not be the program's own user"
     journal = DiskDirectory(state / "journal")
     Journal(journal).begin_segment(replace(BLANK_SNAPSHOT, register=77))
     directory = DiskDirectory(state / "outbox")

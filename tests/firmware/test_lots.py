@@ -361,6 +361,38 @@ def test_more_restarts_than_a_close_can_hold_drop_the_shortest_interval() -> Non
     assert intervals[-1][1] == STEP_MS
 
 
+# --- Clocks that jump ----------------------------------------------------------------------------
+
+
+def test_after_a_backward_jump_lots_wait_no_longer_than_others() -> None:
+    meter = Meter(delay_ms=60_000)
+    meter.give(LOT_PULSES, 800_000)
+    meter.take()
+    meter.watch(100_000)  # the clock was put back by twelve minutes
+    assert meter.batches() == []
+    meter.watch(160_000)
+    [batch] = meter.batches()
+    assert batch.lots == (LOT_PULSES, 800_000)
+
+
+# --- Newer terms ---------------------------------------------------------------------------------
+
+
+def test_newer_terms_act_from_their_first_step_on() -> None:
+    later = replace(TERMS, lot_pulses=3, first_ms=START_MS + STEP_MS, coarse=True)
+    meter = Meter(terms=replace(TERMS, later=(TERMS, later)))
+    meter.give(LOT_PULSES, 10_000)
+    meter.watch(STEP_MS)
+    before = meter.take()
+    meter.give(LOT_PULSES, STEP_MS + 10_000)
+    meter.watch(2 * STEP_MS)
+    after = meter.take()
+    assert [draft.lots[::2] for draft in before if isinstance(draft, BatchDraft)] == [(8,)]
+    assert [draft.lots[::2] for draft in after if isinstance(draft, BatchDraft)] == [(3, 3, 2)]
+    assert not any(Mark.COARSE in marks_of(draft) for draft in before)
+    assert all(Mark.COARSE in marks_of(draft) for draft in after)
+
+
 # --- The registration's first step ---------------------------------------------------------------
 
 

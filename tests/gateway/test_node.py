@@ -376,6 +376,24 @@ def test_records_that_wait_for_a_block_are_limited_for_each_meter_alone(
     assert word.sequence > accepted + 1
 
 
+def test_a_large_community_shares_the_same_room_and_one_record_always_has_some(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(waiting, "PENDING_BYTES", 4_000)
+    site = begun(4)
+    site.seal()
+    step = site.next_step
+    wide = [device.batch(step, lots=(1, 1_000) * 900) for device in site.devices]
+    more = [device.batch(step, 1) for device in site.devices]
+    assert all(len(record.raw) > 1_000 for record in wide)
+    site.send(*wide, *more)
+    assert sorted(site.store.pending()) == sorted(record.raw for record in wide)
+    assert {(one.reason, one.count) for one in site.store.refusals()} == {("too-many", 1)}
+    site.seal()
+    site.send(*more)
+    assert sorted(site.store.pending()) == sorted(record.raw for record in more)
+
+
 def test_a_cause_of_refusals_is_said_once() -> None:
     site = begun()
     said = [
@@ -486,9 +504,10 @@ def test_a_block_whose_files_could_not_be_written_is_published_by_the_next_start
     assert site.store.blocks(1)[0].step == SECOND
     assert tree.files == before
     tree.fails = False
-    effects = site.start()
+    site.start()
+    site.clock.advance(GRACE_MS * NS_PER_MS)
     newest = site.store.blocks(1)[0]
-    assert effects[0] == Publish(f"{site.topic}/checkpoint", newest.note.encode())
+    assert site.tick() == [Publish(f"{site.topic}/checkpoint", newest.note.encode())]
     assert site.audit().checkpoint.size == newest.size
     assert site.audit().state == site.node.state
 
@@ -1000,6 +1019,31 @@ def test_a_newer_checkpoint_of_ours_at_the_broker_stops_the_gateway() -> None:
     with pytest.raises(Behind, match=r"broker keeps our checkpoint of 12 leaves, .* 5\. .*restore"):
         site.receive([site.message(record), retained(site, newest)])
     assert content(site.store) == before
+
+
+def test_a_gateway_puts_no_checkpoint_in_the_place_of_a_newer_one_that_it_has_not_heard_yet() -> (
+    None
+):
+    """Else only its first start would be stopped, and the second would fork the ledger."""
+    site, files, old_store, old = older_and_newer()
+    newest = site.store.blocks(1)[0].note.encode()
+    site.store, site.tree = old_store, SimulatedTree()
+    site.tree.put_all(files)
+    topic = f"{site.topic}/checkpoint"
+    for _ in range(2):
+        assert not [one for one in site.start() if isinstance(one, Publish) and one.topic == topic]
+        assert site.tick() == []
+        with pytest.raises(Behind):
+            site.receive([retained(site, newest)])
+    # Where nothing newer is kept it is said once, in time, and again on the next connection.
+    site.start()
+    site.clock.advance((GRACE_MS - 1) * NS_PER_MS)
+    assert site.tick() == []
+    site.clock.advance(NS_PER_MS)
+    assert site.tick()[0] == Publish(topic, old)
+    assert Publish(topic, old) not in site.tick()
+    kept = site.store.blocks(1)[0].note.encode()
+    assert site.node.connected(site.clock.now())[0] == Publish(topic, kept)
 
 
 def test_another_tree_of_our_size_at_the_broker_stops_the_gateway() -> None:

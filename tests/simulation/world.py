@@ -265,7 +265,7 @@ class _Lent:
 class World:
     """The community, its gateway and its boards."""
 
-    def __init__(self, seed: int, boards: int = 2) -> None:
+    def __init__(self, seed: int, boards: int = 2, meters_from: int = FIRST_STEP) -> None:
         self.random = random.Random(seed)
         self.authority = Authority(signer(1))
         self.id = self.authority.genesis.identity
@@ -282,7 +282,9 @@ class World:
         self.boards: list[Board] = []
         for number in range(boards):
             name, key = f"m{number}", 10 + number
-            record = self.authority.register(Role.METER, name, signer(key).public, DETAILS)
+            record = self.authority.register(
+                Role.METER, name, signer(key).public, DETAILS, meters_from
+            )
             registered.append(record)
             self.boards.append(Board(self, name, key, record))
         found_store(self.store, [record.raw for record in registered])

@@ -252,9 +252,11 @@ def test_an_interrupt_ends_every_process(
 ) -> None:
     running = Running(tmp_path)
     running.wait_for(moment)
-    running.process.send_signal(number)
-    time.sleep(0.2)
-    running.process.send_signal(number)  # the impatient one, while the children end
+    deadline = time.monotonic() + WAIT_MAX_S
+    # The impatient one goes on asking while the children end.
+    while running.process.poll() is None and time.monotonic() < deadline:
+        running.process.send_signal(number)
+        time.sleep(0.002)
     assert running.end() == 128 + number
     assert f"interrupted; what there is lies in {running.keep}" in running.said
 
