@@ -108,7 +108,8 @@ def anchored(
     What the gateway refused was never counted by anyone, so its drafts are signed again, behind
     the re-anchor; nothing that was given is lost. What it took in without our hearing of it is
     not: where our chain stands at the re-anchor's place with the re-anchor's register, what lies
-    before that place is the gateway's.
+    before that place is the gateway's; so is what lies before a place at which damage cut our log,
+    if the gateway went on behind it.
 
     Args:
         end: the end of the chain as signed here, None if there is none.
@@ -132,6 +133,7 @@ def anchored(
         acknowledged=record.body.at,
         anchors=len(anchors),
         anew=len(drafts) or None,
+        torn=None,
     )
     return fresh, drafts
 
@@ -146,6 +148,9 @@ def aligned(end: End, drafts: Sequence[Draft]) -> End:
 
 def _beyond(anchor: ReAnchor, end: End, unheard: list[Record]) -> list[Record]:
     """Of the records nobody has acknowledged, those the gateway can not have."""
+    if end.torn is not None and anchor.at >= end.torn:
+        # It went on where damage cut our log, and its words may have been lost with the rest.
+        unheard = [one for one in unheard if _sequence(one) >= end.torn]
     place = [one for one in unheard if _sequence(one) >= anchor.at]
     if place and _sequence(place[0]) == anchor.at:
         register = _starts_from(_draft(place[0], 0))

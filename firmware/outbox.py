@@ -54,6 +54,8 @@ class End:
         closed_step: the newest step closed.
         anew: number of records signed anew behind a re-anchor; without all of them the re-anchor
             has not been acted on.
+        torn: sequence of the next record when damage last cut the log: a gateway that knows a
+            later one has all before it, whatever its lost words said.
     """
 
     sequence: int = wire(0, Uint())
@@ -67,6 +69,7 @@ class End:
     anchors: int = wire(8, Uint())
     closed_step: int | None = wire_optional(9, STEP)
     anew: int | None = wire_optional(10, Uint())
+    torn: int | None = wire_optional(11, Uint())
 
     @property
     def offset(self) -> int:
@@ -109,9 +112,15 @@ class _Acked:
     sequence: int = wire(1, Uint())
 
 
+@dataclass(frozen=True, slots=True)
+class _Torn:
+    sequence: int = wire(0, Uint())
+
+
 class Outbox:
     """The signed records of one meter. Entries of its log: a record's bytes; an `End`, at the head
-    of each segment and after a re-anchor; an acknowledgement that was believed."""
+    of each segment and after a re-anchor; an acknowledgement that was believed; a place at which
+    damage cut the log."""
 
     def __init__(self, directory: Directory, *, limit_bytes: int, window: int) -> None:
         """
@@ -151,6 +160,7 @@ class Outbox:
         """Reads the log after any end of the program; `end` is None if it is empty.
 
         Raises:
+            OSError: stop, and recover.
             Rejected: an entry is whole, but not of this version.
         """
         cuts: list[Cut] = []
@@ -169,6 +179,10 @@ class Outbox:
             # once this sync has returned.
             self._durable = self._sent = self.end.acknowledged
             self._make_room()  # a card that is full has ended the program before: now it may go on
+            if cuts:
+                torn = self.end.sequence
+                self._log.append([cbor.encode(Row(_Torn).encode(_Torn(torn)))])
+                self.end = replace(self.end, torn=torn)
         return cuts
 
     def peek(self) -> End | None:
@@ -303,8 +317,11 @@ class Outbox:
             self._kept.popleft()
         if renewed:
             self._go_back()
+        # A stop answers a record. One that was said before we sent it may speak of what a re-anchor
+        # has replaced: were it believed, nobody would ever say otherwise.
+        is_answer = word.stop is not None and word.stop.sequence < self._sent
         self._sent = max(self._sent, word.sequence)
-        self.stop = word.stop
+        self.stop = word.stop if is_answer else None
         self._make_room()
 
     def _index_of(self, sequence: int) -> int:
@@ -332,6 +349,9 @@ class Outbox:
                 case _Acked(epoch=epoch, sequence=sequence):
                     if self.end is not None:
                         self.end = replace(self.end, epoch=epoch, acknowledged=sequence)
+                case _Torn(sequence=sequence):
+                    if self.end is not None:
+                        self.end = replace(self.end, torn=sequence)
                 case Record() as record:
                     self._advance(record, position)
                     anew -= 1
@@ -404,13 +424,14 @@ class Outbox:
         return whole + newest.offset + newest.size - first.offset
 
 
-def _decode_entry(entry: bytes) -> End | _Acked | Record:
-    """An entry is a record (an array of four), an acknowledgement (of two), or an `End` (a map)."""
+def _decode_entry(entry: bytes) -> End | _Acked | _Torn | Record:
+    """An entry is a record (an array of four), an acknowledgement (of two), a place of damage (of
+    one), or an `End` (a map)."""
     if entry[:1] == b"\x84":
         return records.decode(entry)
     value = cbor.decode(entry)
     if isinstance(value, list):
-        return Row(_Acked).decode(value)
+        return Row(_Torn).decode(value) if len(value) == 1 else Row(_Acked).decode(value)
     try:
         return decode_map(End, value)
     except Rejected as refused:

@@ -4,6 +4,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Iterator, Sequence
 
 from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.steps import NS_PER_MS, NS_PER_S
@@ -35,6 +36,9 @@ from hal.notify import Notifier
 from hal.ports import Clock, Connected, Disconnected, Message
 
 MESSAGES_MAX = 1_000  # judged in one commit: the more wait, the cheaper each of them
+# Judged in one commit, too: the worst that a device can sign takes a third of a second for each
+# 64 KiB, and between two commits blocks are sealed and the service manager hears of us.
+ROUND_BYTES = 2**20
 WAIT_MAX_S = 1.0
 IMPORTS_EVERY_S = 1.0
 SETTLE_MACHINE_MS = 500  # after connecting, for what the broker kept for us to come
@@ -100,7 +104,7 @@ class Service:
         try:
             while not stopping:
                 self._wait()
-                self._take_messages()
+                self._take_messages(stopping)
                 self._take_imports()
                 self._seal(stopping)
                 self._say("sealing", self._node.why_not(self._clock.now()) or "sealing blocks")
@@ -124,7 +128,7 @@ class Service:
             )
         found_store(store, read_import(imports[-1]))
 
-    def _take_messages(self) -> None:
+    def _take_messages(self, stopping: list[int]) -> None:
         messages: list[Message] = []
         for event in self._link.drain(MESSAGES_MAX):
             match event:
@@ -135,8 +139,10 @@ class Service:
                     self._perform(self._node.connected(self._clock.now()))
                 case Disconnected(reason=reason):
                     self._say("broker", reason)
-        if messages:
-            self._perform(self._node.receive(messages, self._clock.now()))
+        for some in rounds(messages):
+            self._perform(self._node.receive(some, self._clock.now()))
+            self._seal(stopping)
+            self._report_alive()
 
     def _take_imports(self) -> None:
         if time.monotonic() < self._imports_at:
@@ -203,6 +209,20 @@ class Service:
         if self._said.get(about) != what:
             self._said[about] = what
             _log(what)
+
+
+def rounds(messages: Sequence[Message]) -> Iterator[list[Message]]:
+    """Messages in their order, in rounds of up to ROUND_BYTES each; one always fits."""
+    some: list[Message] = []
+    size = 0
+    for message in messages:
+        size += len(message.payload)
+        if some and size > ROUND_BYTES:
+            yield some
+            some, size = [], len(message.payload)
+        some.append(message)
+    if some:
+        yield some
 
 
 def _log(text: str) -> None:

@@ -10,6 +10,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,14 @@ def busy_village() -> Village:
     second.go_on_from(anchor)
     second.registration = village.state.meters["m1"].terms[-1].registration
     village.run((1, 2))
+    # A pulse is worth half of one before: lots made under the older terms are judged by energy.
+    finer = replace(replace_details(village, "m1", 8), constant=Fraction(20_000))
+    step = village.next_step + 1
+    village.govern(village.authority.register(Role.METER, "m1", signer(78).public, finer, step))
+    village.govern(village.authority.re_anchor("barn", 2**61 + 1, 0))
+    village.block()
+    village.send(second.batch(step, 4), second.batch(step, 5))
+    village.block()
     return village
 
 

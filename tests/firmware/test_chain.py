@@ -163,6 +163,21 @@ def test_on_another_chain_than_the_gateways_everything_unacknowledged_is_signed_
     assert registers(anew, 500) == 505
 
 
+def test_what_the_gateway_had_before_damage_cut_our_log_is_not_signed_anew() -> None:
+    signed, end = sign([run(), *steps(2)])  # five records; the gateway has nine, register 20
+    torn = replace(end, acknowledged=1, torn=5)
+    restarted, end = sign([run(20, FIRST_STEP + 4), *steps(1, FIRST_STEP + 4, 20)], torn)
+    unheard = [*signed[1:], *restarted]
+    fresh, drafts = anchored(end, 25, [anchor(9, 20)], unheard)
+    anew, after = sign(drafts, fresh)
+    assert [one.body.KIND for one in anew] == [one.body.KIND for one in restarted]
+    assert registers(anew, 20) == 25
+    assert (after.torn, signed_so_far(after).register) == (None, 25)
+    # A gateway that waits before that place does not have what lies between.
+    _, drafts = anchored(end, 25, [anchor(3, 5)], unheard)
+    assert len(drafts) == len(unheard) - 2
+
+
 def test_a_second_re_anchor_starts_from_the_first() -> None:
     signed, end = sign([run(), *steps(2)])
     fresh, drafts = anchored(end, 10, [anchor(3, 100)], signed[3:])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptometer import records
+from cryptometer import cbor, records
 from cryptometer.block import Checked
 from cryptometer.records import (
     Acknowledgement,
@@ -30,7 +30,7 @@ from firmware.journal import Journal
 from hal import faults
 from hal.faults import Point
 from hal.files import SimulatedDirectory
-from hal.ports import Message
+from hal.ports import Connected, Disconnected, Message
 from tests.core.community import DETAILS, FIRST_STEP, LOT_PULSES, STEP_S
 from tests.core.strategies import examples
 from tests.simulation.world import CONFIG, START_NS, Board, Wire, World
@@ -705,6 +705,55 @@ def test_a_board_that_lost_its_chain_stops_and_goes_on_behind_a_re_anchor(
     assert not is_stopped(board)
     assert ledger.pulses == board.emitted
     assert ledger.quarantined == []
+
+
+def test_behind_a_rotten_outbox_a_re_anchor_repeats_no_pulse(world: World, board: Board) -> None:
+    world.run(4 * STEP_S + 60, TICK_S, pulses=1)
+    board.kill()
+    [name] = board.outbox.names()
+    content = board.outbox._live[name]
+    content[len(content) // 2] ^= 1
+    board.start()
+    assert any("set aside damaged bytes" in line for line in board.log)
+    world.run(STEP_S, TICK_S, pulses=1)
+    assert is_stopped(board)
+    board.kill()  # the place of the damage is known to later runs, too
+    board.start()
+    world.run(STEP_S, TICK_S, pulses=1)
+    re_anchor(world)
+    world.run(3 * STEP_S, TICK_S, pulses=1)
+    ledger = settle(world)
+    assert not is_stopped(board)
+    assert ledger.quarantined == []
+    assert ledger.pulses == board.emitted
+    assert ledger.marks[Mark.CUT] > 0
+
+
+def test_a_board_that_hears_of_a_re_anchor_sends_nothing_more_of_the_old_chain(
+    world: World, board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.run(STEP_S, TICK_S)
+    world.stop_gateway()
+    world.run(STEP_S, TICK_S)
+    assert board.device is not None
+    assert board.wire is not None
+    end = board.device._outbox.end
+    assert end is not None
+    anchor = world.authority.re_anchor("m0", end.acknowledged, end.register)
+    topic = f"{world.topic}/meter/m0/registration"
+    board.wire.inbox.append(Disconnected("simulated"))
+    board.wire.inbox.append(Connected())
+    board.wire.inbox.append(Message(topic, cbor.encode([anchor.raw]), False, (0, 0)))
+    said: list[str] = []
+
+    def publish(topic: str, _payload: bytes, *, retain: bool = False) -> bool:
+        said.append(topic)
+        return True
+
+    monkeypatch.setattr(board.wire, "publish", publish)
+    board.device.work()
+    assert board.device.wants_restart
+    assert [topic.rpartition("/")[2] for topic in said] == ["status"]
 
 
 @pytest.mark.parametrize("is_cut", [False, True], ids=["kill", "power cut"])

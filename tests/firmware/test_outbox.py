@@ -1,6 +1,7 @@
 """Signed records until the gateway has them: in order, byte for byte, and never let go of early."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -273,6 +274,16 @@ def test_a_stop_from_the_gateway_keeps_everything_and_ends_with_its_next_word() 
     assert desk.publish(1_001 * S) == [2, 3, 4]
 
 
+def test_a_stop_that_was_said_before_anything_was_sent_is_no_answer() -> None:
+    desk = Desk(6)
+    desk.hear(3, stop=Stop(3, Reason.FORK))  # retained, and of a chain that was re-anchored since
+    assert desk.outbox.stop is None
+    desk.connect()
+    assert desk.publish() == [3, 4, 5]
+    desk.hear(3, stop=Stop(3, Reason.FORK))
+    assert desk.outbox.stop == Stop(3, Reason.FORK)
+
+
 def test_a_word_that_comes_again_changes_nothing() -> None:
     desk = connected(5)
     desk.hear(3)
@@ -335,7 +346,10 @@ def test_a_torn_outbox_keeps_a_prefix_of_the_chain(torn: int) -> None:
     expected = chain_start(REGISTRATION)
     for record in desk.records[:kept]:
         expected = follow(expected, record)
-    assert outbox.end == expected
+    assert outbox.end == replace(expected, torn=outbox.end.torn)
+    assert outbox.end.torn in (None, kept)
+    desk.outbox.sync()
+    assert desk.restart().end == outbox.end, "the place of the damage stays known"
     assert bool(cuts) == any(name.endswith(".damaged") for name in desk.directory.names())
     outbox.sync()
     outbox.connected(0)
