@@ -351,6 +351,7 @@ def test_pulses_and_watch_marks_in_turn_are_merged_too(monkeypatch: pytest.Monke
         assert len(board.counter.snapshot().waiting) <= 50
     drafts = board.apply(dated(60_000, 60_000), watched(60_000 + 2 * STEP_S))
     assert sum(sum(lots[::2]) for lots in lots_of(drafts)) == 999
+    assert Mark.BURST not in marks_of(drafts), "they were watched all the time"
 
 
 @pytest.mark.parametrize("is_ended", [True, False], ids=["line lost", "killed"])

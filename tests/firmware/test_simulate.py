@@ -365,11 +365,11 @@ def test_a_contact_pulse_is_logged_when_it_closes(simulate: Start) -> None:
 def test_a_contact_that_has_closed_is_received_to_its_end_at_a_stop(simulate: Start) -> None:
     meter = simulate("--constant", "1000", "--watts", "18000", "--line", "s0")
     line = meter.open_line(LineKind.S0)
-    wait_until(lambda: len(meter.pulses()) == 3)
+    wait_until(lambda: len(meter.pulses()) >= 3)
     meter.process.send_signal(signal.SIGTERM)
-    assert take_to_the_end(meter, line)[0] == 3
-    assert meter.end() == (0, ["emitted 3"])
-    assert len(meter.pulses()) == 3
+    taken = take_to_the_end(meter, line)[0]
+    assert meter.end() == (0, [f"emitted {taken}"])
+    assert taken == len(meter.pulses()) >= 3
 
 
 def test_the_same_seed_bounces_alike(simulate: Start) -> None:
