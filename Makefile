@@ -3,7 +3,8 @@
 
 VENV = .venv
 BIN = $(VENV)/bin
-JOBS = auto
+# Tests with real processes mostly wait: more jobs than cores.
+JOBS = 4
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .PHONY: demo test check test-captures test-deep bench vectors clean
