@@ -43,7 +43,7 @@ _WIDTHS_NS = 20 * NS_PER_MS  # a contact stays closed for 30 to 50 ms
 # A terminal forgets what nobody has read when its other side is closed. So the last bytes get this
 # long to be read, and what is left is counted.
 _READING_S = 5.0
-_QUIET_LOOKS, _LOOK_S = 5, 0.01  # the kernel moves bytes to the reader's side in the background
+_QUIET_LOOKS, _LOOK_S = 30, 0.01  # the kernel moves bytes to the reader's side in the background
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 

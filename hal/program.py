@@ -1,6 +1,7 @@
 """How a program ends: what it tells people, and its exit code. Each command goes through here."""
 
 import os
+import select
 import sys
 from collections.abc import Callable
 
@@ -24,14 +25,21 @@ def run(program: str, act: Callable[[], int], *ends: tuple[type[Exception], int]
         code = act()
         sys.stdout.flush()
         return code
-    except BrokenPipeError:
-        # Who reads (`| head`) has seen enough: the rest goes nowhere, also at the exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _is_output_closed():
+            # Who reads (`| head`) has seen enough: the rest goes nowhere, also at the exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_FAILED
         found = next((code for kind, code in known if isinstance(error, kind)), None)
         if found is None:
             raise
         said = f"stopping: {error}" if found == EXIT_FAILED else str(error)
         print(f"{program}: {said}", file=sys.stderr)  # noqa: T201 - a command line's last word
         return found
+
+
+def _is_output_closed() -> bool:
+    """Whether nobody reads standard output any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))

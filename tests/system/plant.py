@@ -28,7 +28,7 @@ from cryptometer.commands.demo.community import (
     found,
 )
 from cryptometer.commands.demo.processes import FIRMWARE, GATEWAY, Child, Tail, program
-from cryptometer.commands.demo.watch import emitted_pulses
+from cryptometer.commands.demo.watch import read_emitted
 from cryptometer.commands.sources import ledger_reader, read_community
 from cryptometer.records import ChainRecord, Record, RunStart
 from cryptometer.steps import NS_PER_MS, step_of
@@ -146,13 +146,14 @@ class Plant:
 
     def stop_simulators(self) -> dict[str, int]:
         """Ends the pulses; returns how many each meter says it emitted. None was refused by a
-        full line."""
+        full line, none was left unread."""
         emitted = {}
         for meter in self.meters:
             assert self.simulators[meter.name].end() == 0
             log = self.layout.device(meter) / "pulses.log"
-            emitted[meter.name], overflow = emitted_pulses(log)
-            assert overflow == 0
+            stated = read_emitted(log)
+            emitted[meter.name] = stated.emitted
+            assert (stated.overflow, stated.unread) == (0, 0)
         return emitted
 
     def _run(

@@ -39,7 +39,7 @@ from cryptometer.commands.demo.processes import (
     run,
 )
 from cryptometer.commands.demo.screen import Screen, open_screen, step_time
-from cryptometer.commands.demo.watch import Watch, emitted_pulses
+from cryptometer.commands.demo.watch import Watch, read_emitted
 from cryptometer.commands.sources import read_community
 from cryptometer.errors import ConfigurationError
 from cryptometer.metrology import kwh
@@ -201,9 +201,14 @@ class Demonstration:
         emitted = {}
         for meter in layout.meters:
             self._end(simulators[meter.name])
-            emitted[meter.name], overflow = emitted_pulses(layout.device(meter) / PULSES_LOG)
-            if overflow:
-                self._screen.say(f"{meter.name}: {overflow} pulses found the line's buffer full")
+            stated = read_emitted(layout.device(meter) / PULSES_LOG)
+            emitted[meter.name] = stated.emitted
+            for number, what in (
+                (stated.overflow, "found the line's buffer full"),
+                (stated.unread, "were not read before the line was closed"),
+            ):
+                if number:
+                    self._screen.say(f"{meter.name}: {number} pulses {what}")
         return emitted
 
     def _watch(self, layout: Layout, url: str, gateway: Child, speed: int) -> Watch:

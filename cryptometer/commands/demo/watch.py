@@ -89,15 +89,29 @@ class Watch:
             view.closes += 1
 
 
-def emitted_pulses(log: Path) -> tuple[int, int]:
-    """The numbers a simulator that has ended states: pulses emitted, and pulses it could not hand
-    over since the line's buffer was full."""
-    stated = {"emitted": 0, "overflow": 0}
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """What a simulator that has ended states.
+
+    Attributes:
+        emitted: pulses given to the kernel.
+        overflow: pulses that found the line's buffer full, and were not.
+        unread: of those emitted, the ones nobody had read when the line was closed.
+    """
+
+    emitted: int
+    overflow: int
+    unread: int
+
+
+def read_emitted(log: Path) -> Emitted:
+    """Reads the last lines of a simulator's log."""
+    stated = {"emitted": 0, "overflow": 0, "unread": 0}
     for line in log.read_text().splitlines():
         words = line.split()
         if len(words) == 3 and words[0] == "#" and words[1] in stated:
             stated[words[1]] = int(words[2])
-    return stated["emitted"], stated["overflow"]
+    return Emitted(**stated)
 
 
 def _read_block(line: str, speed: int) -> BlockView | None:
