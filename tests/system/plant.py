@@ -276,6 +276,7 @@ def check_every_pulse(
 
     Between two run starts the register must grow by at least the pulses emitted while the program
     watched, and by at most those emitted from when watching lapsed before it until it came back.
+    A run that was killed before its first look leaves to the next one what waits at the line.
 
     Args:
         chain: a meter's records, whole.
@@ -292,15 +293,18 @@ def check_every_pulse(
 
     runs = [body for body in chain if isinstance(body, RunStart)]
     first, last = emissions_ms[0], emissions_ms[-1]
+    waiting_ms = first  # since when pulses may wait at the line
     for index, run in enumerate(runs):
         after = runs[index + 1] if index + 1 < len(runs) else None
         counted = (final if after is None else after.register) - run.register
-        lapsed_ms = first if run.unwatched_ms is None else run.unwatched_ms
+        waiting_ms = min(waiting_ms, first if run.unwatched_ms is None else run.unwatched_ms)
         until_ms = last if after is None else (after.unwatched_ms or last)
         back_ms = last if after is None else after.at_ms
         least = emitted(run.at_ms + slack_ms, until_ms - slack_ms * (after is not None))
-        most = emitted(lapsed_ms - slack_ms, back_ms + slack_ms)
+        most = emitted(waiting_ms - slack_ms, back_ms + slack_ms)
         assert least <= counted <= most, (index, least, counted, most, run)
+        if counted:
+            waiting_ms = last
     lost = len(emissions_ms) - final
     assert lost >= 0, "a pulse was counted twice"
     inside = sum(emitted(one.from_ms - slack_ms, one.to_ms + slack_ms) for one in unwatched(chain))
