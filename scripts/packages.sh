@@ -13,6 +13,7 @@ if [ $# -gt 0 ]; then
     missing=$*
 else
     want mosquitto mosquitto
+    want mosquitto-clients mosquitto_pub
     want openssl openssl
     want systemd systemd-analyze
 fi
