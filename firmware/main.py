@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cryptometer.errors import ConfigurationError
 from cryptometer.keys import Algorithm
 from cryptometer.records import Role
-from hal import faults
+from hal import faults, screen
 from hal.program import EXIT_FAILED, run
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
     status = commands.add_parser("status", help="what the device knows and holds")
     status.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="meter.toml")
+    screen.add_watch(status)
     status.set_defaults(act=_status)
 
     from firmware import simulate  # noqa: PLC0415 - light, and only a parser here
@@ -86,8 +87,8 @@ def _status(arguments: argparse.Namespace) -> int:
     from firmware import folder  # noqa: PLC0415
 
     config = folder.load_config(arguments.config)
-    print(folder.describe(arguments.config.parent / config.state))
-    return 0
+    state = arguments.config.parent / config.state
+    return screen.show(lambda: folder.describe(state), arguments.watch)
 
 
 def _run(arguments: argparse.Namespace) -> int:
