@@ -9,6 +9,7 @@ from cryptometer import __version__, cbor, records
 from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.keys import Algorithm, PublicKey
 from cryptometer.records import EnrolmentRequest, Role
+from cryptometer.request_text import encode_request_text
 from firmware.config import Config, read_config
 from firmware.enrolment import Enrolment, check_meter, read_bundle, read_update
 from firmware.journal import Journal
@@ -62,6 +63,15 @@ def initialise(state: Path, algorithm: Algorithm) -> str:
         "Give the request to the authority, with the meter's data; compare the thumbprint with\n"
         "it by voice. What comes back is a bundle: cryptometer-firmware enrol BUNDLE"
     )
+
+
+def request_text(state: Path) -> str:
+    """The enrolment request as text.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    return encode_request_text(_read(state / _REQUEST))
 
 
 def enrol(state: Path, bundle: Path) -> Enrolment:

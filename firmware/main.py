@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 import time
@@ -42,7 +43,13 @@ def _parser() -> argparse.ArgumentParser:
     init = commands.add_parser("init", help="make the device's key and its enrolment request")
     init.add_argument("--state", type=Path, default=DEFAULT_STATE, help="the device's folder")
     init.add_argument("--p256", action="store_true", help="an ECDSA P-256 key, not Ed25519")
+    init.add_argument("--qr", action="store_true", help="show the request as a QR code, too")
     init.set_defaults(act=_init)
+
+    request = commands.add_parser("request", help="show the enrolment request again, as text")
+    request.add_argument("--state", type=Path, default=DEFAULT_STATE, help="the device's folder")
+    request.add_argument("--qr", action="store_true", help="and as a QR code")
+    request.set_defaults(act=_request)
 
     enrol = commands.add_parser("enrol", help="install the authority's answer")
     enrol.add_argument("bundle", type=Path, help="the bundle `cryptometer authority` wrote")
@@ -69,7 +76,32 @@ def _init(arguments: argparse.Namespace) -> int:
 
     algorithm = Algorithm.ES256 if arguments.p256 else Algorithm.EDDSA
     print(folder.initialise(arguments.state, algorithm))
+    return _request(arguments) if arguments.qr else 0
+
+
+def _request(arguments: argparse.Namespace) -> int:
+    from firmware import folder  # noqa: PLC0415
+
+    text = folder.request_text(arguments.state)
+    if arguments.qr:
+        _show_picture(text)
+    print(text)
     return 0
+
+
+def _show_picture(text: str) -> None:
+    from firmware.picture import coloured, draw  # noqa: PLC0415
+
+    lines = draw(text)
+    if sys.stdout.isatty():
+        columns, needed = shutil.get_terminal_size().columns, len(lines[0])
+        if columns < needed:
+            raise ConfigurationError(
+                f"the terminal has {columns} columns, and the picture needs {needed}: make it"
+                " wider, or its letters smaller"
+            )
+        lines = coloured(lines)
+    print("\n".join(lines))
 
 
 def _enrol(arguments: argparse.Namespace) -> int:

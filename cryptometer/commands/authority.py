@@ -32,6 +32,7 @@ from cryptometer.cose import RECORD_MAX
 from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.keys import PublicKey
 from cryptometer.records import DIGEST, ChainPlace, EnrolmentRequest, Genesis, Role
+from cryptometer.request_text import decode_request_text, is_request_text
 from cryptometer.steps import MS_PER_S, step_of
 from hal import faults
 
@@ -236,17 +237,21 @@ def parse_place(text: str) -> ChainPlace:
 def read_request(path: Path, role: Role) -> PublicKey:
     """The key in an enrolment request, once its own signature and role are checked.
 
+    Args:
+        path: the request's file, which holds its bytes or its text; or, in place of a file's
+            name, the text itself.
+        role: what the party asks to be.
+
     Raises:
         ConfigurationError: it cannot be read, or asks for another role.
         Rejected: it is no enrolment request, or not signed by the key it names.
     """
+    if is_request_text(path.name):
+        raw, path = path.name.encode(), Path("the request")
+    else:
+        raw = _read_request_file(path)
     try:
-        with path.open("rb") as file:
-            raw = file.read(RECORD_MAX + 1)
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
-    try:
-        record = records.decode(raw)
+        record = records.decode(_request_bytes(raw))
         body = record.body
         if not isinstance(body, EnrolmentRequest):
             raise Rejected(Reason.UNKNOWN_KIND, f"a {body.KIND} is no enrolment request")
@@ -258,6 +263,23 @@ def read_request(path: Path, role: Role) -> PublicKey:
     if body.role is not role:
         raise ConfigurationError(f"{path} asks for the role {body.role}, not {role}")
     return body.key
+
+
+def _read_request_file(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(2 * RECORD_MAX)  # what is longer is refused: no text or record is
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _request_bytes(given: bytes) -> bytes:
+    """The bytes of a request that was given as such, or as the text a QR code holds."""
+    try:
+        text = given.decode("utf-8-sig")  # some editors put a mark before a text
+    except UnicodeDecodeError:
+        return given
+    return decode_request_text(text) if is_request_text(text) else given
 
 
 def _registered(
@@ -371,7 +393,9 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
     )
 
     one = _command(commands, "register", "register a party, or the meters of a file", _register)
-    one.add_argument("request", type=Path, nargs="?", help="the party's enrolment request")
+    one.add_argument(
+        "request", type=Path, nargs="?", help="the party's enrolment request, or its text"
+    )
     roles = [role.value for role in Role if role is not Role.METER]
     one.add_argument("--role", choices=roles, help="what the party is")
     one.add_argument("--name", help="what the community calls it")

@@ -32,7 +32,7 @@ class MeterSettings:
     """One table `[[meter]]`. Numbers are integers, decimals, or texts like "2500/3"."""
 
     name: str = setting("how the community calls the meter; lower case, digits and hyphens")
-    request: str = setting("the device's enrolment request, relative to this file")
+    request: str = setting("the device's enrolment request, relative to this file; or its text")
     serial: str = setting("the manufacturer's number on the name plate")
     use: Use = setting("generation, consumption or storage")
     class_: AccuracyClass = setting("MID accuracy class: A, B or C")
