@@ -61,7 +61,10 @@ def test_a_value_has_its_golden_encoding(value: Any, data: str) -> None:
         ("5f4100ff", "bytes of indefinite length"),
         ("7f6161ff", "text of indefinite length"),
         ("0000", "bytes behind the end"),
-        ("c24105", "a small number written as a bignum"),
+        ("82191000190001", "a head longer than it need be, among integers"),
+        ("82390000190100", "a negative head longer than it need be, among integers"),
+        ("9a0000000100", "an array with too long a head"),
+        ("b9000100", "a map with too long a head"),
     ],
 )
 def test_another_encoding_of_a_plain_value_is_refused(data: str, what: str) -> None:
@@ -89,6 +92,13 @@ def test_another_encoding_of_a_plain_value_is_refused(data: str, what: str) -> N
         ("fb3ff0000000000000", "a double float"),
         ("d28401", "a tag, and cut off"),
         ("d2820102", "a tag"),
+        ("c24105", "a small number written as a bignum"),
+        ("8201c24105", "a tag among integers"),
+        ("8218ff18", "a head that is cut off, among integers"),
+        ("9bffffffffffffffff00", "an array of more items than there are bytes"),
+        ("bbffffffffffffffff00", "a map of more pairs than there are bytes"),
+        ("5bffffffffffffffff00", "a byte string longer than there are bytes"),
+        ("82428000", "a byte string that takes the item behind it"),
         ("c11a00000000", "a tagged time"),
         ("d81d00", "a shared reference"),
         ("c249010000000000000000", "a number beyond 64 bits"),
@@ -126,13 +136,63 @@ def test_a_few_bytes_that_stand_for_millions_of_items_are_refused_at_once() -> N
     arrays += [b"\xd8\x1c\x94" + (b"\xd8\x1d" + bytes([level])) * 20 for level in range(4)]
     data = b"\x85" + b"".join(arrays)
     assert len(data) < 300
-    with refusing(Reason.NOT_CANONICAL, "more content than bytes"):
+    with refusing(Reason.MALFORMED, "tag"):
         cbor.decode(data)
 
 
 def test_a_cycle_is_refused() -> None:
     with refusing(Reason.MALFORMED):
         cbor.decode(bytes.fromhex("d81c81d81d00"))
+
+
+def colliding_keys() -> bytes:
+    """A map of bignum keys that all hash alike: a table of them costs their number squared."""
+    keys = [(2**61 - 1) * n + 7 for n in range(2**31, 2**31 + 4_000)]
+    pairs = b"".join(b"\xc2\x4c" + key.to_bytes(12, "big") + b"\x00" for key in keys)
+    return b"\xb9" + (4_000).to_bytes(2, "big") + pairs
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        colliding_keys(),
+        b"\xd8\x23\x79\xf0\x00" + b"(a|b)" * 12_288,  # a regular expression, tag 35
+        b"\xc4\x82\x1b" + (10**17).to_bytes(8, "big") + b"\xc2\x59\xfa\x00" + b"\x7f" * 64_000,
+    ],
+    ids=["keys that collide", "a regular expression", "a decimal fraction"],
+)
+def test_what_is_dear_to_build_is_refused_before_it_is_built(
+    data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(_: bytes) -> object:
+        raise AssertionError("the library was given a stranger's bytes")
+
+    monkeypatch.setattr(cbor2, "loads", build)
+    with refusing(Reason.MALFORMED):
+        cbor.decode(data)
+
+
+@examples(100)
+@given(st.lists(st.integers(-(2**64), 2**64 - 1) | st.integers(-300, 300), max_size=40), st.data())
+def test_a_flat_array_is_read_whatever_stands_among_its_integers(
+    items: list[Any], data: st.DataObject
+) -> None:
+    assert cbor.decode(cbor.encode(items)) == items
+    odd = data.draw(st.sampled_from([b"x", "x", [], [1], {0: 1}]))
+    items.insert(data.draw(st.integers(0, len(items))), odd)
+    assert cbor.decode(cbor.encode(items)) == items
+
+
+@pytest.mark.parametrize("count", [0, 1, 4_095, 4_096, 4_097, 8_192, 20_000])
+def test_a_long_flat_array_is_counted_to_its_last_integer(count: int) -> None:
+    items = [n * 97 for n in range(count)]
+    data = cbor.encode(items)
+    assert cbor.decode(data) == items
+    with refusing(Reason.NOT_CANONICAL, "behind the end"):
+        cbor.decode(data + b"\x00")
+    if count:
+        with refusing(Reason.MALFORMED, "cut off"):
+            cbor.decode(data[:-1])
 
 
 @pytest.mark.parametrize("value", [1.0, True, None, {1.5: 0}, {24: 0}, {"a": 0}, 2**64, {1}])
