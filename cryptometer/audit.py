@@ -6,23 +6,31 @@ energy, total and hash is computed anew from the leaves.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from cryptometer import records, tiles
 from cryptometer.block import Checked, check_block
 from cryptometer.community import Community
 from cryptometer.errors import Reason, Rejected
-from cryptometer.merkle import HASH_BYTES, leaf_hash
-from cryptometer.records import AuthorityRecord, Batch, Checkpoint, Header, Record, StepClose
+from cryptometer.merkle import HASH_BYTES, Frontier, leaf_hash
+from cryptometer.records import (
+    AuthorityRecord,
+    Batch,
+    Checkpoint,
+    Genesis,
+    Header,
+    Record,
+    StepClose,
+)
 from cryptometer.state import State
-from cryptometer.tiles import CHECKPOINT_PATH, TILE_WIDTH, Read, Tile
+from cryptometer.tiles import CHECKPOINT_PATH, TILE_HEIGHT, TILE_WIDTH, Read, Tile
 
 Watch = Callable[[Checked], None]
 
 
 @dataclass(slots=True)
 class Report:
-    """What an audit found in a ledger that holds.
+    """What an audit found in a ledger that holds, and all that it needs to go on from there.
 
     Attributes:
         checkpoint: the tree head that was rebuilt.
@@ -33,7 +41,10 @@ class Report:
         caught_up: number of blocks made late after a restart.
         unsynchronised: number of blocks made without a synchronised clock.
         energy_uwh: where all energy is, summed leaf by leaf (promise F).
-        findings: what is odd and yet no breach, one sentence each.
+        shown: what devices were shown that is not this ledger, one sentence each.
+        kept_back: sequence numbers of authority records known from outside that no block holds.
+        heads: the root after each block, by the size of the tree.
+        authority: identities of the authority's records in the ledger, by sequence number.
     """
 
     checkpoint: Checkpoint
@@ -45,7 +56,21 @@ class Report:
     caught_up: int = 0
     unsynchronised: int = 0
     energy_uwh: Counter[str] = field(default_factory=Counter)
-    findings: list[str] = field(default_factory=list)
+    shown: list[str] = field(default_factory=list)
+    kept_back: list[int] = field(default_factory=list)
+    heads: dict[int, bytes] = field(default_factory=dict)
+    authority: list[bytes] = field(default_factory=list)
+
+    @property
+    def findings(self) -> list[str]:
+        """What is odd and yet no breach, one sentence each."""
+        if not self.kept_back:
+            return list(self.shown)
+        missing = ", ".join(map(str, self.kept_back))
+        return [
+            *self.shown,
+            f"this ledger does not hold the authority's records {missing}, which community.pub has",
+        ]
 
 
 def audit(
@@ -53,40 +78,34 @@ def audit(
     community: Community,
     *,
     since: Checkpoint | None = None,
+    resume: Report | None = None,
     watch: Watch = lambda _: None,
 ) -> Report:
-    """Audits a whole ledger.
+    """Audits a ledger: whole, or what it has gained since an earlier audit.
 
     Args:
         read: gives the content of a ledger path, or None.
         community: whom to trust; never read from the ledger's own folder.
         since: a checkpoint seen earlier, which the ledger must extend.
-        watch: called with every block that holds.
+        resume: what an earlier audit of this community found. It is believed as far as it goes and
+            not changed; the ledger must extend it. Tiles that were complete then are not read.
+        watch: called with every block that holds, of those that are new.
 
     Raises:
         Rejected: the first breach, naming the place.
     """
-    signed = read(CHECKPOINT_PATH)
-    if signed is None:
-        raise Rejected(Reason.BAD_CHECKPOINT, "the ledger has no checkpoint")
-    try:
-        checkpoint = community.open_checkpoint(signed)
-    except Rejected as refused:
-        raise Rejected(refused.reason, f"{CHECKPOINT_PATH}: {refused.detail}") from None
-    if since is not None and since.size > checkpoint.size:
-        raise Rejected(
-            Reason.BAD_CHECKPOINT,
-            f"the ledger has {checkpoint.size} leaves and had {since.size} before",
-        )
-    report = Report(checkpoint, community.state)
-    heads = {0: community.state.checkpoint.root}
-    named = {
-        one.body.sequence: one.identity
-        for one in community.records
-        if isinstance(one.body, AuthorityRecord)
-    }
+    checkpoint = _newest(read, community)
+    earlier = _copy(resume) if resume is not None else _begin(community)
+    for seen in (since, earlier.checkpoint):
+        if seen is not None:
+            _check_sizes(seen, checkpoint)
+    named = _named(community)
+    _compare_known(earlier, named)
+    report = replace(earlier, checkpoint=checkpoint)
+    old = earlier.state.frontier
+    complete: list[bytes] = []
     block: list[Record] = []
-    for index, raw in _leaves(checkpoint.size, read):
+    for index, raw in _leaves(old, checkpoint.size, read, complete):
         try:
             record = records.decode(raw)
         except Rejected as refused:
@@ -94,8 +113,8 @@ def audit(
         block.append(record)
         if isinstance(record.body, Header):
             checked = check_block(report.state, block)
-            _compare(report.state.frontier.size, checked, named)
-            _note_block(report, checked, record.body, heads)
+            _note_authority(report, checked, named)
+            _note_block(report, checked, record.body)
             watch(checked)
             block = []
     if block:
@@ -103,58 +122,153 @@ def audit(
         raise Rejected(Reason.WRONG_ORDER, f"leaf {at}: no header ends the newest block")
     if report.state.checkpoint != checkpoint:
         raise Rejected(Reason.BAD_CHECKPOINT, "the leaves do not give the checkpoint's root")
-    if since is not None and heads.get(since.size) != since.root:
-        raise Rejected(
-            Reason.BAD_CHECKPOINT,
-            f"the first {since.size} leaves are not those seen before",
-        )
-    _check_upper_tiles(checkpoint.size, read)
-    unknown = [at for at in named if at >= report.state.authority.sequence]
-    if unknown:
-        report.findings.append(
-            f"this ledger does not hold the authority's records {', '.join(map(str, unknown))},"
-            " which community.pub has"
-        )
+    if since is not None and report.heads.get(since.size) != since.root:
+        raise _not_seen_before(since.size)
+    _check_upper_tiles(old, checkpoint.size, read, complete)
+    report.kept_back = [at for at in named if at >= report.state.authority.sequence]
     return report
 
 
-def _compare(begin: int, checked: Checked, named: Mapping[int, bytes]) -> None:
-    """The authority's records known from outside are those of the ledger: an authority that tells
-    two stories is found by whoever has heard the other."""
-    for index, verdict in enumerate(checked.verdicts, begin):
-        record = verdict.record
-        sequence = record.body.sequence if isinstance(record.body, AuthorityRecord) else 0
-        if sequence and named.get(sequence, record.identity) != record.identity:
+def _newest(read: Read, community: Community) -> Checkpoint:
+    signed = read(CHECKPOINT_PATH)
+    if signed is None:
+        raise Rejected(Reason.BAD_CHECKPOINT, "the ledger has no checkpoint")
+    try:
+        return community.open_checkpoint(signed)
+    except Rejected as refused:
+        raise Rejected(refused.reason, f"{CHECKPOINT_PATH}: {refused.detail}") from None
+
+
+def _check_sizes(seen: Checkpoint, checkpoint: Checkpoint) -> None:
+    """What can be told before anything is read; the leaves tell the rest."""
+    if seen.size > checkpoint.size:
+        raise Rejected(
+            Reason.BAD_CHECKPOINT,
+            f"the ledger has {checkpoint.size} leaves and had {seen.size} before",
+        )
+    if seen.size == checkpoint.size and seen.root != checkpoint.root:
+        raise _not_seen_before(seen.size)
+
+
+def _begin(community: Community) -> Report:
+    """Before the first block."""
+    nothing = community.state.checkpoint
+    return Report(nothing, community.state, heads={nothing.size: nothing.root})
+
+
+def _copy(report: Report) -> Report:
+    """What goes on changes its own sums only."""
+    return replace(
+        report,
+        kinds=Counter(report.kinds),
+        quarantined=Counter(report.quarantined),
+        energy_uwh=Counter(report.energy_uwh),
+        shown=list(report.shown),
+        heads=dict(report.heads),
+        authority=list(report.authority),
+    )
+
+
+def _named(community: Community) -> dict[int, bytes]:
+    """The authority's records known from outside: identities by sequence number."""
+    return {
+        one.body.sequence: one.identity
+        for one in community.records
+        if isinstance(one.body, AuthorityRecord)
+    }
+
+
+def _compare_known(earlier: Report, named: Mapping[int, bytes]) -> None:
+    """What `community.pub` says may be newer than the audit that is gone on with."""
+    for sequence, identity in enumerate(earlier.authority):
+        if named.get(sequence, identity) != identity:
             raise Rejected(
-                Reason.FORK, f"leaf {index}: community.pub has another authority record {sequence}"
+                Reason.FORK,
+                f"community.pub has another authority record {sequence} than the ledger had",
             )
 
 
-def _leaves(size: int, read: Read) -> Iterator[tuple[int, bytes]]:
-    """Every leaf with its index, each compared with its hash in the level-0 tiles."""
-    for tile in tiles.tiles_of(None, 0, size):
+def _note_authority(report: Report, checked: Checked, named: Mapping[int, bytes]) -> None:
+    """The authority's records known from outside are those of the ledger: an authority that tells
+    two stories is found by whoever has heard the other."""
+    for index, verdict in enumerate(checked.verdicts, report.state.frontier.size):
+        record = verdict.record
+        if not isinstance(record.body, Genesis | AuthorityRecord):
+            continue
+        sequence = len(report.authority)  # `check_block` has seen that it is the chain's next
+        if named.get(sequence, record.identity) != record.identity:
+            raise Rejected(
+                Reason.FORK, f"leaf {index}: community.pub has another authority record {sequence}"
+            )
+        report.authority.append(record.identity)
+
+
+def _leaves(
+    old: Frontier, size: int, read: Read, complete: list[bytes]
+) -> Iterator[tuple[int, bytes]]:
+    """Every leaf behind those of `old`, with its index, each compared with its hash in the level-0
+    tiles. What stands for a tile that is full now is appended to `complete`."""
+    for tile in tiles.tiles_of(None, old.size, size):
+        begin = tile.index * TILE_WIDTH
         entries = tiles.read_entries(tile, read)
-        hashes = tiles.read_tile(Tile(0, tile.index, tile.width), read)
+        hashes = Tile(0, tile.index, tile.width)
+        content = tiles.read_tile(hashes, read)
+        if begin < old.size:
+            _check_kept(old, hashes, content)
         for offset, raw in enumerate(entries):
-            index = tile.index * TILE_WIDTH + offset
-            expected = hashes[offset * HASH_BYTES : (offset + 1) * HASH_BYTES]
+            index = begin + offset
+            expected = content[offset * HASH_BYTES : (offset + 1) * HASH_BYTES]
             if leaf_hash(raw) != expected:
                 raise Rejected(Reason.BAD_PROOF, f"leaf {index} is not the one its tile holds")
-            yield index, raw
+            if index >= old.size:
+                yield index, raw
+        if tile.width == TILE_WIDTH:
+            complete.append(tiles.parent_hash(content))
 
 
-def _check_upper_tiles(size: int, read: Read) -> None:
-    """The level-0 tiles are proven by the root; those above must follow from them."""
+def _check_upper_tiles(old: Frontier, size: int, read: Read, complete: list[bytes]) -> None:
+    """The level-0 tiles are proven by the root; those above must follow from them. `complete` are
+    the hashes that level 1 has gained."""
+    added = complete
     for level in tiles.levels_of(size)[1:]:
-        for tile in tiles.tiles_of(level, 0, size):
-            children = range(tile.index * TILE_WIDTH, tile.index * TILE_WIDTH + tile.width)
-            below = [tiles.read_tile(Tile(level - 1, child), read) for child in children]
-            expected = b"".join(tiles.parent_hash(child) for child in below)
-            if tiles.read_tile(tile, read) != expected:
+        have = old.size // TILE_WIDTH**level
+        above: list[bytes] = []
+        for tile in tiles.tiles_of(level, old.size, size):
+            begin = tile.index * TILE_WIDTH
+            content = tiles.read_tile(tile, read)
+            kept = max(0, have - begin)
+            if kept:
+                _check_kept(old, tile, content)
+            first = begin + kept - have
+            expected = b"".join(added[first : first + tile.width - kept])
+            if content[kept * HASH_BYTES :] != expected:
                 raise Rejected(Reason.BAD_PROOF, f"{tile.path} does not follow from those below")
+            if tile.width == TILE_WIDTH:
+                above.append(tiles.parent_hash(content))
+        added = above
 
 
-def _note_block(report: Report, checked: Checked, header: Header, heads: dict[int, bytes]) -> None:
+def _check_kept(old: Frontier, tile: Tile, content: bytes) -> None:
+    """The tile in which the tree of `old` ended begins as it did then: the peaks that lie within
+    it cover just its hashes of that time."""
+    height = TILE_HEIGHT * (tile.level or 0)
+    peaks = old.peaks_between(height, height + TILE_HEIGHT)
+    begin = 0
+    for above, peak in peaks:
+        end = begin + (HASH_BYTES << above - height)
+        if tiles.parent_hash(content[begin:end]) != peak:
+            raise Rejected(
+                Reason.BAD_PROOF,
+                f"{tile.path} does not begin as it did when {old.size} leaves were audited",
+            )
+        begin = end
+
+
+def _not_seen_before(size: int) -> Rejected:
+    return Rejected(Reason.BAD_CHECKPOINT, f"the first {size} leaves are not those seen before")
+
+
+def _note_block(report: Report, checked: Checked, header: Header) -> None:
     report.state = checked.state
     report.blocks += 1
     report.caught_up += header.caught_up
@@ -175,14 +289,14 @@ def _note_block(report: Report, checked: Checked, header: Header, heads: dict[in
             report.energy_uwh["waiting"] += verdict.energy_uwh
         if isinstance(body, StepClose) and body.checkpoint is not None:
             seen = body.checkpoint
-            if heads.get(seen.size) != seen.root:
-                report.findings.append(
+            if report.heads.get(seen.size) != seen.root:
+                report.shown.append(
                     f"{body.meter} was shown a ledger of {seen.size} leaves that is not this one"
                     f" (step {body.step})"
                 )
     _check_conservation(report, checked, header.step)
     head = checked.state.checkpoint
-    heads[head.size] = head.root
+    report.heads[head.size] = head.root
 
 
 def _check_conservation(report: Report, checked: Checked, step: int) -> None:

@@ -44,6 +44,16 @@ class Frontier:
             size += 1
         return Frontier(size, tuple(peaks))
 
+    def peaks_between(self, low: int, high: int) -> list[tuple[int, bytes]]:
+        """The perfect subtrees of a height from `low` to below `high`, largest first: each with
+        its height."""
+        heights = [one for one in reversed(range(self.size.bit_length())) if self.size >> one & 1]
+        return [
+            (height, peak)
+            for height, peak in zip(heights, self.peaks, strict=True)
+            if low <= height < high
+        ]
+
     @property
     def root(self) -> bytes:
         """The tree's root hash, 32 bytes."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from cryptometer.errors import ConfigurationError, Reason
 from cryptometer.records import ChainRecord, Genesis, Record
+from cryptometer.snapshot import decode_state, encode_common, encode_meter
 from cryptometer.state import State
-from gateway.snapshot import decode_state, encode_common, encode_meter
 from gateway.store import (
     EVIDENCE_MAX,
     EVIDENCE_OF_ONE_MAX,
@@ -115,8 +115,8 @@ class SqliteStore:
         genesis = self._meta("genesis")
         if genesis is None:
             return None
-        meters = dict(self._connection.execute("SELECT name, state FROM meters"))
-        return decode_state(genesis, self._meta("state"), meters)
+        meters = self._connection.execute("SELECT state FROM meters ORDER BY name")
+        return decode_state(genesis, self._meta("state"), (raw for (raw,) in meters))
 
     def authority(self) -> list[bytes]:
         rows = self._connection.execute("SELECT raw FROM authority ORDER BY sequence")

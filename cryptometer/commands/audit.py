@@ -1,10 +1,15 @@
-"""`cryptometer audit`: rebuilds a community's state from a ledger's files alone."""
+"""`cryptometer audit`: rebuilds a community's state from a ledger's files alone, in a folder or
+behind an address; whole, or what it has gained since the last visit."""
 
 import argparse
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cryptometer import audit as audits
+from cryptometer.audit_state import decode_report, encode_report
+from cryptometer.commands.http_ledger import HttpLedger
 from cryptometer.commands.readable import printable, utc
 from cryptometer.commands.sources import (
     ledger_folder,
@@ -16,6 +21,10 @@ from cryptometer.community import Community
 from cryptometer.errors import Rejected
 from cryptometer.metrology import kwh
 from cryptometer.steps import step_start_ms
+from cryptometer.tiles import Read
+from hal.files import put_file
+
+STATE_MAX = 2**27  # bytes: 40 for each block, so that a century of quarter hours has room
 
 
 def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -25,10 +34,21 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
         help="rebuild everything from a ledger's files",
         description="Checks every signature, chain, energy, total and hash of a ledger from its"
         " static files, against keys given from outside. Exit code 2: it does not hold; the"
-        " message names the place.",
+        " message names the place. Exit code 1: it could not be read.",
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the ledger, or its gateway's")
+    parser.add_argument(
+        "ledger",
+        metavar="DIR|URL",
+        help="the ledger's folder, its gateway's, or the http(s) address of either's files",
+    )
     add_community(parser)
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="FILE",
+        help="what this audit found is kept here, and the next one goes on from it; only for your"
+        " own eyes and hands, since it is believed",
+    )
     parser.add_argument(
         "--since", type=Path, metavar="FILE", help="a checkpoint kept from an earlier visit"
     )
@@ -87,13 +107,49 @@ def _run(arguments: argparse.Namespace) -> int:
             since = community.open_checkpoint(read_file(arguments.since))
         except Rejected as refused:
             raise Rejected(refused.reason, f"{arguments.since}: {refused.detail}") from None
-    read = ledger_reader(ledger_folder(arguments.folder))
-    report = audits.audit(read, community, since=since)
+    resume = _read_state(arguments.state, community)
+    with _reader(arguments.ledger) as read:
+        report = audits.audit(read, community, since=since, resume=resume)
     if arguments.json:
         print(json.dumps(_values(report, community)))
     else:
-        print("\n".join(describe(report, community)))
+        lines = describe(report, community)
+        if resume is not None:
+            lines.insert(-1, _gained(resume, report))
+        print("\n".join(lines))
+    if arguments.state is not None:
+        put_file(arguments.state, encode_report(report))
     return 0
+
+
+@contextmanager
+def _reader(ledger: str) -> Iterator[Read]:
+    if ledger.startswith(("http://", "https://")):
+        with HttpLedger(ledger) as server:
+            yield server.read
+    else:
+        yield ledger_reader(ledger_folder(Path(ledger)))
+
+
+def _read_state(path: Path | None, community: Community) -> audits.Report | None:
+    """What the last audit kept; None where there was none."""
+    if path is None or not path.exists():
+        return None
+    try:
+        return decode_report(read_file(path, STATE_MAX), community)
+    except Rejected as refused:
+        raise Rejected(
+            refused.reason,
+            f"{path}: {refused.detail}; without this file the whole ledger is audited anew",
+        ) from None
+
+
+def _gained(before: audits.Report, after: audits.Report) -> str:
+    leaves = after.checkpoint.size - before.checkpoint.size
+    return (
+        f"since last     {after.blocks - before.blocks} blocks, {leaves} leaves checked now; those"
+        " before them when they came"
+    )
 
 
 def _values(report: audits.Report, community: Community) -> dict[str, object]:

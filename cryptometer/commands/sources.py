@@ -14,8 +14,8 @@ from cryptometer.tiles import CHECKPOINT_PATH, TILE_WIDTH, Read
 FILE_MAX = TILE_WIDTH * (RECORD_MAX + 2)
 
 
-def read_file(path: Path) -> bytes:
-    """A file's content.
+def read_file(path: Path, most: int = FILE_MAX) -> bytes:
+    """A file's content, of at most so many bytes.
 
     Raises:
         ConfigurationError: it cannot be read.
@@ -23,11 +23,11 @@ def read_file(path: Path) -> bytes:
     """
     try:
         with path.open("rb") as file:
-            data = file.read(FILE_MAX + 1)
+            data = file.read(most + 1)
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
-    if len(data) > FILE_MAX:
-        raise Rejected(Reason.TOO_LARGE, f"{path} has more than {FILE_MAX} bytes")
+    if len(data) > most:
+        raise Rejected(Reason.TOO_LARGE, f"{path} has more than {most} bytes")
     return data
 
 

@@ -1,9 +1,10 @@
-"""The community's state as rows, so that a start need not apply a year of blocks again.
+"""The community's state as rows, so that who has applied a year of blocks need not do it again: a
+gateway at its start, an auditor who comes back.
 
-A cache of what the ledger says, never a second truth: an audit does not know it.
+A cache of what the ledger says, never a second truth.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cryptometer import cbor, records
@@ -55,8 +56,9 @@ def encode_meter(meter: Meter) -> bytes:
     return cbor.encode(encode_map(meter))
 
 
-def decode_state(genesis: bytes, common: bytes | None, meters: Mapping[str, bytes]) -> State:
-    """The state that the rows hold; as the genesis founds it where there is no block yet."""
+def decode_state(genesis: bytes, common: bytes | None, meters: Iterable[bytes]) -> State:
+    """The state that the rows hold, one for each meter; as the genesis founds it where there is no
+    block yet."""
     state = found(records.decode(genesis))
     if common is None:
         return state
@@ -69,6 +71,10 @@ def decode_state(genesis: bytes, common: bytes | None, meters: Mapping[str, byte
         frontier=Frontier(row.size, row.peaks),
         balance=row.balance,
         parties={(party.role, party.name): party for party in row.parties},
-        meters={name: decode_map(Meter, cbor.decode(raw)) for name, raw in meters.items()},
+        meters={meter.name: meter for meter in map(_decode_meter, meters)},
         keys={owner.key_id: (owner.role, owner.name) for owner in row.owners},
     )
+
+
+def _decode_meter(raw: bytes) -> Meter:
+    return decode_map(Meter, cbor.decode(raw))
