@@ -10,14 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cryptometer import records
-from cryptometer.errors import Reason, Rejected
+from cryptometer.errors import Rejected
 from cryptometer.keys import Signer
-from cryptometer.records import Acknowledgement, Checkpoint, Ending, Mark, Record, Role
+from cryptometer.records import Checkpoint, Ending, Mark
 from cryptometer.steps import NS_PER_MS, NS_PER_S, Instant, step_start_ms
 from firmware.chain import Chain, aligned, anchored, signed_so_far
 from firmware.config import Config
 from firmware.counter import BLANK_SNAPSHOT, Counter, Snapshot
-from firmware.enrolment import Enrolment
+from firmware.enrolment import Enrolment, open_acknowledgement
 from firmware.events import Began, Dated, Ended, Event, Noticed, Passed, Pulses, Watched
 from firmware.journal import Journal
 from firmware.lots import BLANK, CloseDraft, Draft, Limits, RunDraft, Signed
@@ -384,7 +384,7 @@ class Device:
             elif kind == f"meter/{enrolment.meter}/registration":
                 self._wants_restart |= self._parts.on_registration(message.payload)
             elif kind.startswith(f"meter/{enrolment.meter}/ack/"):
-                word = _open_acknowledgement(message.payload, enrolment)
+                word = open_acknowledgement(message.payload, enrolment)
                 self._outbox.acknowledge(word, now_ns)
         except Rejected as refused:
             self._refused += 1
@@ -425,20 +425,6 @@ class Device:
         if what != self._said:
             self._said = what
             self._parts.log(what)
-
-
-def _open_acknowledgement(raw: bytes, enrolment: Enrolment) -> Acknowledgement:
-    record: Record = records.decode(raw)
-    body = record.body
-    if not isinstance(body, Acknowledgement) or body.meter != enrolment.meter:
-        raise Rejected(Reason.UNKNOWN_KIND, "not an acknowledgement for this meter")
-    if record.community != enrolment.community.id:
-        raise Rejected(Reason.OTHER_COMMUNITY, "an acknowledgement of another community")
-    for key in enrolment.community.keys_of(Role.GATEWAY):
-        if key.thumbprint == record.key_id:
-            record.envelope.verify(key)
-            return body
-    raise Rejected(Reason.UNKNOWN_KEY, "an acknowledgement not signed by the gateway")
 
 
 def _from_signed(signed: Signed, step_s: int) -> Snapshot:

@@ -9,6 +9,7 @@ from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.keys import PublicKey
 from cryptometer.metrology import SECONDS_PER_HOUR, lot_limit
 from cryptometer.records import (
+    Acknowledgement,
     AuthorityRecord,
     Broker,
     Bundle,
@@ -138,6 +139,25 @@ def read_update(data: bytes) -> tuple[bytes, ...]:
     if not isinstance(value, list) or not all(isinstance(one, bytes) for one in value):
         raise Rejected(Reason.MALFORMED, "not an array of authority records")
     return tuple(one for one in value if isinstance(one, bytes))
+
+
+def open_acknowledgement(raw: bytes, enrolment: Enrolment) -> Acknowledgement:
+    """Reads a gateway's word on this meter's chain.
+
+    Raises:
+        Rejected: why it is none.
+    """
+    record = records.decode(raw)
+    body = record.body
+    if not isinstance(body, Acknowledgement) or body.meter != enrolment.meter:
+        raise Rejected(Reason.UNKNOWN_KIND, "not an acknowledgement for this meter")
+    if record.community != enrolment.community.id:
+        raise Rejected(Reason.OTHER_COMMUNITY, "an acknowledgement of another community")
+    for key in enrolment.community.keys_of(Role.GATEWAY):
+        if key.thumbprint == record.key_id:
+            record.envelope.verify(key)
+            return body
+    raise Rejected(Reason.UNKNOWN_KEY, "an acknowledgement not signed by the gateway")
 
 
 def _enrol(community: Community, bundle: Bundle, key: PublicKey) -> Enrolment:

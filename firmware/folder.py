@@ -122,19 +122,20 @@ def keep_update(state: Path, key: PublicKey, update: bytes) -> bool:
     Raises:
         Rejected: they are not the authority's, or not meant for this device.
     """
-    known = read_enrolment(state, key)
-    if known is None:
-        return False
-    # What was heard once stays known: the broker may bring an older or a shorter message.
-    heard = _read_update(state)
-    before = () if heard is None else read_update(heard)
-    merged = cbor.encode(list(dict.fromkeys((*before, *read_update(update)))))
-    fresh = read_bundle(_read(state / _BUNDLE), merged, key)
-    newest = {record.identity for record in fresh.community.records}
-    if newest <= {record.identity for record in known.community.records}:
+    merged = _merged(state, key, update)
+    if merged is None:
         return False
     put_file(state / _UPDATE, merged)
     return True
+
+
+def says_something_new(state: Path, key: PublicKey, update: bytes) -> bool:
+    """Whether authority records that came over the broker add to what is known; keeps nothing.
+
+    Raises:
+        Rejected: they are not the authority's, or not meant for this device.
+    """
+    return _merged(state, key, update) is not None
 
 
 def load_device_key(state: Path) -> FileKey:
@@ -184,6 +185,22 @@ def describe(state: Path) -> str:
         )
         lines.append(f"last close   step {end.closed_step}")
     return "\n".join(lines)
+
+
+def _merged(state: Path, key: PublicKey, update: bytes) -> bytes | None:
+    """What the authority has said over the broker, an update included; None if it adds nothing."""
+    known = read_enrolment(state, key)
+    if known is None:
+        return None
+    # What was heard once stays known: the broker may bring an older or a shorter message.
+    heard = _read_update(state)
+    before = () if heard is None else read_update(heard)
+    merged = cbor.encode(list(dict.fromkeys((*before, *read_update(update)))))
+    fresh = read_bundle(_read(state / _BUNDLE), merged, key)
+    newest = {record.identity for record in fresh.community.records}
+    if newest <= {record.identity for record in known.community.records}:
+        return None
+    return merged
 
 
 def _read_update(state: Path) -> bytes | None:

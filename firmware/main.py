@@ -1,11 +1,13 @@
 """`cryptometer-firmware`: the command line and the running program's shell."""
 
 import argparse
+import json
 import os
 import shutil
 import signal
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +67,14 @@ def _parser() -> argparse.ArgumentParser:
     screen.add_watch(status)
     status.set_defaults(act=_status)
 
+    doctor = commands.add_parser("doctor", help="look at the whole board, and say what is wrong")
+    doctor.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="meter.toml")
+    doctor.add_argument(
+        "--seconds", type=float, default=10.0, help="how long the line is looked at (10)"
+    )
+    doctor.add_argument("--json", action="store_true", help="for programs")
+    doctor.set_defaults(act=_doctor)
+
     from firmware import simulate  # noqa: PLC0415 - light, and only a parser here
 
     simulate.add_command(commands)
@@ -121,6 +131,21 @@ def _status(arguments: argparse.Namespace) -> int:
     config = folder.load_config(arguments.config)
     state = arguments.config.parent / config.state
     return screen.show(lambda: folder.describe(state), arguments.watch)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from firmware.checkup import Verdict, as_lines, worst  # noqa: PLC0415
+    from firmware.doctor import examine  # noqa: PLC0415
+
+    if not 0.1 <= arguments.seconds <= 3600:
+        raise ConfigurationError("--seconds is from 0.1 to 3600")
+    findings = examine(arguments.config, arguments.seconds)
+    verdict = worst(findings)
+    if arguments.json:
+        print(json.dumps({"verdict": verdict, "findings": [asdict(one) for one in findings]}))
+    else:
+        print("\n".join(as_lines(findings)))
+    return 1 if verdict is Verdict.WRONG else 0
 
 
 def _run(arguments: argparse.Namespace) -> int:

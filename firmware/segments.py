@@ -65,6 +65,10 @@ class SegmentedLog:
     def newest_bytes(self) -> int:
         return self._sizes[max(self._sizes)] if self._sizes else 0
 
+    def size(self, segment: int) -> int:
+        """Bytes of a segment, as first seen and written to since."""
+        return self._sizes[segment]
+
     @property
     def is_dirty(self) -> bool:
         """Whether something was appended since the last `sync`."""

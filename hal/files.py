@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from cryptometer.errors import ConfigurationError
 from hal.faults import Point, passing
 
+_ASKING_S = 0.05
 _NEW = ".new"  # what a half-finished `put` leaves; never read
 
 
@@ -107,13 +109,34 @@ def hold(path: Path) -> Iterator[None]:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigurationError(f"another program runs on {path.parent}") from None
+        # Whoever only asks (`is_held`) has it for an instant.
+        if not _locks(descriptor):
+            time.sleep(_ASKING_S)
+            if not _locks(descriptor):
+                raise ConfigurationError(f"another program runs on {path.parent}")
         yield
     finally:
         os.close(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a program holds the folder of this lock; never makes the file, never keeps it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _locks(descriptor, fcntl.LOCK_SH)
+    finally:
+        os.close(descriptor)
+
+
+def _locks(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def put_file(path: Path, data: bytes, mode: int = 0o600) -> None:

@@ -66,7 +66,7 @@ class Link:
         Raises:
             ConfigurationError: the URL or a file is wrong.
         """
-        self._host, self._port, self._tls = _address(settings)
+        self._host, self._port, self._tls = broker_address(settings)
         self._username = settings.username
         self._password = _password(settings)
         self._has_certificate = bool(settings.certificate_file)
@@ -200,7 +200,7 @@ class Link:
         try:
             self._live(client, generation)
         except (OSError, ValueError) as error:
-            self._why = self._unreachable(error)
+            self._why = why_unreachable(f"{self._host}:{self._port}", error)
         finally:
             # They hold the client and the client holds them: its sockets would stay open.
             client.on_connect = client.on_disconnect = client.on_message = None
@@ -254,23 +254,6 @@ class Link:
             if not self._closed:
                 os.eventfd_write(self._wake, 1)
 
-    def _unreachable(self, error: Exception) -> str:
-        where = f"{self._host}:{self._port}"
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return (
-                f"{where} does not show the certificate of our broker ({error.verify_message}):"
-                " check the url and ca_file"
-            )
-        if isinstance(error, ssl.SSLError):
-            alert = (error.reason or "").partition("ALERT_")[2].lower().replace("_", " ")
-            if "certificate" in alert or "unknown ca" in alert:
-                return (
-                    f"the broker does not accept our certificate ({alert}): ask the authority for"
-                    " a new bundle"
-                )
-            return f"cannot speak TLS with {where}: {error.reason or error}"
-        return f"cannot reach {where}: {error}"
-
     def _unanswered(self) -> str:
         hint = "; it may not accept our certificate" if self._has_certificate else ""
         hint = hint or ("; it may want TLS: mqtts://" if self._tls is None else "")
@@ -315,7 +298,30 @@ def _break(client: paho.Client) -> None:
             line.shutdown(socket.SHUT_RDWR)
 
 
-def _address(settings: BrokerSettings) -> tuple[str, int, ssl.SSLContext | None]:
+def why_unreachable(where: str, error: Exception) -> str:
+    """Why there is no connection to `where` (host:port), for people."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"{where} does not show the certificate of our broker ({error.verify_message}):"
+            " check the url and ca_file"
+        )
+    if isinstance(error, ssl.SSLError):
+        alert = (error.reason or "").partition("ALERT_")[2].lower().replace("_", " ")
+        if "certificate" in alert or "unknown ca" in alert:
+            return (
+                f"the broker does not accept our certificate ({alert}): ask the authority for"
+                " a new bundle"
+            )
+        return f"cannot speak TLS with {where}: {error.reason or error}"
+    return f"cannot reach {where}: {error}"
+
+
+def broker_address(settings: BrokerSettings) -> tuple[str, int, ssl.SSLContext | None]:
+    """Host, port, and what TLS needs, or None where there is none.
+
+    Raises:
+        ConfigurationError: the URL or a file is wrong.
+    """
     parts = urlsplit(settings.url)
     try:
         host, port = parts.hostname, parts.port

@@ -1,0 +1,299 @@
+"""Looks at a whole board for some seconds: measures, and leaves the verdicts to `firmware.checkup`.
+
+Changes nothing. Beside a running program it leaves line and login alone: pulses it took would be
+missing, and a broker that ties a credential to one connection would throw the program out.
+"""
+
+import os
+import select
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from cryptometer.errors import ConfigurationError, Rejected
+from cryptometer.steps import NS_PER_MS, NS_PER_S
+from firmware import folder
+from firmware.checkup import (
+    DiskLook,
+    Finding,
+    Heard,
+    LineLook,
+    LogLook,
+    Reached,
+    damaged_bytes,
+    fine,
+    is_burst,
+    judge_broker,
+    judge_chain,
+    judge_clock,
+    judge_disk,
+    judge_enrolment,
+    judge_heard,
+    judge_line,
+    judge_liveliness,
+    judge_log,
+    judge_register,
+    note,
+    wrong,
+)
+from firmware.config import Config
+from firmware.enrolment import Enrolment, open_acknowledgement
+from firmware.journal import Journal
+from firmware.outbox import End, Outbox
+from hal.broker import BrokerSettings, broker_settings
+from hal.drivers import open_clock, open_source
+from hal.files import DiskDirectory, is_held
+from hal.keyfile import FileKey
+from hal.mqtt import Link, broker_address
+from hal.ports import Connected, Disconnected, LineLost, Message
+from hal.probe import is_connected, lock_holder, way_to, write_and_sync
+
+ANSWER_S = 10.0  # of a broker, to a login
+RETAINED_S = 1.0  # after the login, until what the broker keeps has come
+GATHER_S = 0.05  # between two looks at the line: one that never rests must not take a core
+_TORN_S = 0.5  # a running program's write is seen whole after it
+_MESSAGES_MAX = 1_000
+_SETTINGS = "see docs/operations.md, section 7"
+_AS_SERVICE = "run it as the service's user: sudo -u cryptometer"
+
+
+def examine(path: Path, seconds: float) -> list[Finding]:
+    """Looks at the board that a configuration file describes.
+
+    Args:
+        path: of `meter.toml`.
+        seconds: how long the line is looked at.
+    """
+    try:
+        config = folder.load_config(path)
+    except ConfigurationError as error:
+        return [wrong("configuration", str(error), _SETTINGS)]
+    state = path.parent / config.state
+    try:
+        running = is_held(state / "device.lock")
+    except OSError as error:
+        return [wrong("folder", f"cannot look into {state}: {error.strerror}", _AS_SERVICE)]
+    found = [fine("configuration", f"{path}, state in {state}")]
+    if running:
+        found.append(fine("program", "runs; the line is left to it"))
+    else:
+        found.append(note("program", "does not run", "systemctl status cryptometer-firmware"))
+    return found + _Look(config, state, running, seconds).take()
+
+
+@dataclass(slots=True)
+class _Look:
+    """One look at a board, and what its later parts need of the earlier ones."""
+
+    config: Config
+    state: Path
+    running: bool
+    seconds: float
+    key: FileKey | None = None
+    enrolment: Enrolment | None = None
+    end: End | None = None
+    link: Link | None = None
+    reached: Reached = field(default_factory=lambda: Reached("", ()))
+
+    def take(self) -> list[Finding]:
+        found = _guarded("key", self._key)
+        found += _guarded("registration", self._registration)
+        cards = _guarded("journal", lambda: self._log("journal"))
+        cards += _guarded("outbox", lambda: self._log("outbox"))
+        cards += _guarded("chain", self._chain)
+        cards += _guarded("disk", self._disk)
+        broker = _guarded("broker", self._way)
+        try:
+            # The broker answers while the line is looked at.
+            found += _guarded("line", self._line)
+            found += _guarded("clock", self._clock)
+            found += broker + _guarded("broker", self._login)
+        finally:
+            if self.link is not None:
+                self.link.stop()
+        return found + cards
+
+    def _key(self) -> list[Finding]:
+        self.key = folder.load_device_key(self.state)
+        return [fine("key", f"thumbprint {self.key.public.thumbprint.hex()}")]
+
+    def _registration(self) -> list[Finding]:
+        if self.key is None:
+            return []  # nobody knows whom a bundle would be for
+        self.enrolment = folder.read_enrolment(self.state, self.key.public)
+        now = open_clock(self.config.clock).now()
+        return judge_enrolment(self.enrolment, now.utc_ns // NS_PER_MS)
+
+    def _clock(self) -> list[Finding]:
+        clock = open_clock(self.config.clock)
+        return [judge_clock(clock.now(), clock.boot_id)]
+
+    # --- The line. ---
+
+    def _line(self) -> list[Finding]:
+        details = None if self.enrolment is None else self.enrolment.details
+        if not self.running:
+            return judge_line(self._watch(), details)
+        clock = open_clock(self.config.clock)
+        began_ns, before = clock.machine_ns(), self._register()
+        time.sleep(self.seconds)
+        after, elapsed_ns = self._register(), clock.machine_ns() - began_ns
+        return [judge_register(before, after, elapsed_ns // NS_PER_MS, details)]
+
+    def _watch(self) -> LineLook:
+        """Takes what comes over the line; nobody else reads it now."""
+        pulse_ns = 0 if self.enrolment is None else self.enrolment.terms.pulse_ns
+        look = LineLook(0, 0, 0, 0, 0, 0)
+        with closing(open_source(self.config.source)) as line:
+            look = replace(look, waited=line.take().pulses)
+            poll = select.poll()
+            poll.register(line.fileno(), select.POLLIN)
+            began_ns = before_ns = time.monotonic_ns()
+            until_ns = began_ns + int(self.seconds * NS_PER_S)
+            while (left_ns := until_ns - before_ns) > 0:
+                poll.poll(left_ns // NS_PER_MS + 1)
+                time.sleep(GATHER_S)
+                taken, now_ns = line.take(), time.monotonic_ns()
+                burst = is_burst(taken.pulses, now_ns - before_ns, pulse_ns)
+                look = LineLook(
+                    (now_ns - began_ns) // NS_PER_MS,
+                    look.pulses + taken.pulses,
+                    look.waited,
+                    look.noise + taken.noise,
+                    look.dropped + taken.lost,
+                    look.burst + (taken.pulses if burst else 0),
+                )
+                before_ns = now_ns
+        return look
+
+    def _register(self) -> int:
+        journal = self.state / "journal"
+        return Journal(DiskDirectory(journal)).peek() if journal.exists() else 0
+
+    # --- Broker and gateway. ---
+
+    def _way(self) -> list[Finding]:
+        """Goes to the broker's door, and begins a login where that harms nobody."""
+        if self.enrolment is None:
+            return []
+        place = self.state / folder.BROKER_FOLDER
+        settings = broker_settings(place, self.enrolment.broker, self.config.broker)
+        steps = way_to(settings)
+        worked = tuple(step.name for step in steps if not step.failure)
+        self.reached = Reached(settings.url, worked)
+        for step in steps:
+            if step.failure:
+                return [judge_broker(replace(self.reached, failed=step.name, why=step.failure))]
+        if self.running and (settings.username or settings.certificate_file):
+            # The broker may tie a credential to one connection (`use_username_as_clientid`).
+            return [
+                judge_broker(replace(self.reached, left_to=self._is_program_connected(settings)))
+            ]
+        base = f"cryptometer/1/{self.enrolment.community.id.hex()}"
+        own = f"{base}/meter/{self.enrolment.meter}"
+        self.link = Link(
+            settings,
+            f"cryptometer-doctor-{os.getpid()}-{self.enrolment.community.id.hex()[:8]}",
+            [f"{own}/ack/+", f"{own}/registration", f"{base}/checkpoint"],
+        )
+        self.link.start()
+        return []
+
+    def _is_program_connected(self, settings: BrokerSettings) -> bool | None:
+        holder = lock_holder(self.state / "device.lock")
+        return None if holder is None else is_connected(holder, broker_address(settings)[1])
+
+    def _login(self) -> list[Finding]:
+        """The broker's answer to the login that was begun, and what it keeps for this board."""
+        if self.link is None or self.enrolment is None:
+            return []
+        heard = Heard()
+        accepted, why = False, "no answer to the login"
+        poll = select.poll()
+        poll.register(self.link.fileno(), select.POLLIN)
+        until_s = time.monotonic() + ANSWER_S
+        while (left_s := until_s - time.monotonic()) > 0:
+            poll.poll(1000 * left_s)
+            for event in self.link.drain(_MESSAGES_MAX):
+                match event:
+                    case Connected():
+                        accepted, until_s = True, time.monotonic() + RETAINED_S
+                    case Disconnected(reason=reason) if not accepted:
+                        why, until_s = reason, 0.0
+                    case Message():
+                        heard = self._hear(heard, event, self.enrolment)
+        if not accepted:
+            return [judge_broker(replace(self.reached, failed="login", why=why))]
+        reached = replace(self.reached, steps=(*self.reached.steps, "login"))
+        return [judge_broker(reached), *judge_heard(heard, self.end)]
+
+    def _hear(self, heard: Heard, message: Message, enrolment: Enrolment) -> Heard:
+        assert self.key is not None  # noqa: S101 - without a key there is no enrolment
+        try:
+            if message.topic.endswith("/checkpoint"):
+                size = enrolment.community.open_checkpoint(message.payload).size
+                return replace(heard, checkpoint_size=max(size, heard.checkpoint_size or 0))
+            if message.topic.endswith("/registration"):
+                new = folder.says_something_new(self.state, self.key.public, message.payload)
+                return replace(heard, registration=new)
+            word, before = open_acknowledgement(message.payload, enrolment), heard.acknowledgement
+            if before is None or (word.epoch, word.sequence) >= (before.epoch, before.sequence):
+                return replace(heard, acknowledgement=word)
+        except Rejected:
+            return replace(heard, refused=heard.refused + 1)
+        return heard
+
+    # --- What the card holds. ---
+
+    def _log(self, name: str) -> list[Finding]:
+        place = self.state / name
+        if not place.exists():
+            return judge_log(name, LogLook(0, 0, None, 0))
+        files = {entry.name: entry.stat() for entry in place.iterdir()}
+        logs = [stat for file, stat in files.items() if file.endswith(".log")]
+        damaged = damaged_bytes(DiskDirectory(place), name)
+        if damaged and self.running:
+            time.sleep(_TORN_S)
+            damaged = damaged_bytes(DiskDirectory(place), name)
+        newest_s = max((stat.st_mtime for stat in logs), default=None)
+        age_s = None if newest_s is None else max(0, int(time.time() - newest_s))
+        kept = sum(file.endswith(".damaged") for file in files)
+        size = sum(stat.st_size for stat in logs)
+        found = judge_log(name, LogLook(damaged, kept, age_s, size))
+        if name == "journal" and self.running and age_s is not None:
+            found += judge_liveliness(age_s, self.config.journal.watch_machine_ms)
+        return found
+
+    def _chain(self) -> list[Finding]:
+        outbox = self.state / "outbox"
+        if outbox.exists():
+            self.end = Outbox(DiskDirectory(outbox), limit_bytes=0, window=1).peek()
+        return [judge_chain(self.end, self._register())]
+
+    def _disk(self) -> list[Finding]:
+        room = os.statvfs(self.state)
+        written = write_and_sync(self.state)
+        error = "" if written.error is None else str(written.error.strerror)
+        free_bytes = room.f_bavail * room.f_frsize
+        look = DiskLook(free_bytes, written.sync_ns // NS_PER_MS, error, written.read_only)
+        return judge_disk(look)
+
+
+def _guarded(about: str, act: Callable[[], list[Finding]]) -> list[Finding]:
+    """The findings of a part; that it cannot be looked at is one, too."""
+    try:
+        return act()
+    except PermissionError as error:
+        return [wrong(about, f"{error.filename}: permission denied", _AS_SERVICE)]
+    except LineLost as error:
+        return [wrong(about, str(error), "see docs/operations.md, sections 1 and 13")]
+    except Rejected as error:
+        do = "another version wrote it, or the card is dying: docs/operations.md, section 13"
+        return [wrong(about, f"cannot be read: {error}", do)]
+    except ConfigurationError as error:
+        return [wrong(about, str(error), "see docs/operations.md, sections 3, 6 and 7")]
+    except OSError as error:
+        do = "dmesg says whether the card fails; see docs/operations.md, section 13"
+        return [wrong(about, f"{error.filename or about}: {error.strerror}", do)]
