@@ -8,6 +8,7 @@ from cryptometer.records import REGISTER, Batch, ChainRecord, Record, RunStart, 
 from cryptometer.state import Head, Meter, State
 
 _CHAIN_KINDS = {body.KIND.value for body in (RunStart, Batch, StepClose)}
+_SAY_WHERE_IT_ENDS = (Batch, StepClose)
 
 
 def open_record(state: State, raw: bytes) -> tuple[Record, ChainRecord, Meter]:
@@ -73,7 +74,7 @@ def follow(meter: Meter, head: Head, record: Record, body: ChainRecord) -> Head:
 
 def register_after(body: ChainRecord) -> int:
     """The register once a record of a chain has been added."""
-    return body.register_after if isinstance(body, Batch | StepClose) else body.register
+    return body.register_after if isinstance(body, _SAY_WHERE_IT_ENDS) else body.register
 
 
 def _starts_from(body: ChainRecord) -> int:

@@ -81,7 +81,7 @@ def seal(kind: str, community: bytes | None, payload: bytes, signer: Signer) -> 
         ValueError: the record would exceed RECORD_MAX.
     """
     key = signer.public
-    protected = _bytes(Header(key.algorithm, key.thumbprint, kind, community).encode())
+    protected = _protected(Header(key.algorithm, key.thumbprint, kind, community))
     body = _bytes(payload)
     signature = signer.sign(_SIGNATURE_CONTEXT + protected + _EMPTY_BYTES + body)
     raw = b"\x84" + protected + _EMPTY_MAP + body + _bytes(signature)
@@ -112,6 +112,11 @@ def open_seal(raw: bytes) -> Envelope:
         _SIGNATURE_CONTEXT + raw[1:header_end] + _EMPTY_BYTES + raw[header_end + 1 : payload_end]
     )
     return Envelope(raw, header, raw[payload_at:payload_end], signed, raw[signature_at:])
+
+
+@lru_cache(maxsize=64)
+def _protected(header: Header) -> bytes:
+    return _bytes(header.encode())
 
 
 @lru_cache(maxsize=4096)

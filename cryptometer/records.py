@@ -566,8 +566,12 @@ def seal(body: Body, community: bytes | None, signer: Signer) -> Record:
         ValueError: the record would exceed RECORD_MAX.
         Rejected: a field is out of range; a fault of the caller.
     """
-    payload = cbor.encode(encode_map(body))
-    return decode(cose.seal(body.KIND, community, payload, signer))
+    return decode(sign(body, community, signer))
+
+
+def sign(body: Body, community: bytes | None, signer: Signer) -> bytes:
+    """As `seal`, for who only sends it: the record's bytes."""
+    return cose.seal(body.KIND, community, cbor.encode(encode_map(body)), signer)
 
 
 def decode(raw: bytes) -> Record:

@@ -18,6 +18,7 @@ from cryptometer.errors import Reason, Rejected
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
 
+_ONLY_INT = {int}
 UINT_MAX = 2**63 - 1  # what an SQLite integer and every usual language hold
 
 
@@ -51,6 +52,8 @@ class Uint:
     def decode(self, value: cbor.Value) -> int:
         if type(value) is not int:
             raise Rejected(Reason.MALFORMED, f"{_kind(value)} where an integer belongs")
+        if self.low <= value <= self.high:
+            return value
         return self._within(value)
 
     def _within(self, value: int) -> int:
@@ -92,7 +95,7 @@ class Text:
             raise Rejected(
                 Reason.MALFORMED, f"{_kind(value)} is not text of up to {self.high} characters"
             )
-        if re.fullmatch(self.pattern, value) is None:
+        if _pattern(self.pattern).fullmatch(value) is None:
             raise Rejected(Reason.MALFORMED, f"{value!r} does not match {self.pattern}")
         return value
 
@@ -107,11 +110,11 @@ class Choice(Generic[E]):
         return value.value
 
     def decode(self, value: cbor.Value) -> E:
-        try:
-            return self.members(value)  # type: ignore[arg-type]  # anything else is a ValueError
-        except ValueError:
+        member = _members(self.members).get(value) if type(value) is str else None
+        if member is None:
             allowed = ", ".join(self.members)
-            raise Rejected(Reason.MALFORMED, f"{value!r:.80} is none of {allowed}") from None
+            raise Rejected(Reason.MALFORMED, f"{value!r:.80} is none of {allowed}")
+        return member
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +182,9 @@ class Flat:
             raise Rejected(Reason.MALFORMED, f"not an array in groups of {self.group}")
         if len(value) > self.most * self.group:
             raise Rejected(Reason.MALFORMED, f"more than {self.most} groups of {self.group}")
-        if value and (set(map(type, value)) != {int} or min(value) < 0 or max(value) > UINT_MAX):
+        if value and (
+            set(map(type, value)) != _ONLY_INT or min(value) < 0 or max(value) > UINT_MAX
+        ):
             raise Rejected(Reason.MALFORMED, "an array holds something else than unsigned integers")
         return tuple(value)
 
@@ -227,9 +232,7 @@ class Row(Generic[T]):
         plan = _plan(self.cls)
         if type(value) is not list or len(value) != len(plan):
             raise Rejected(Reason.MALFORMED, f"not an array of {len(plan)} items")
-        return self.cls(
-            *[decode(item) for (_, _, _, decode, _), item in zip(plan, value, strict=True)]
-        )
+        return self.cls(*[field[3](item) for field, item in zip(plan, value, strict=True)])
 
 
 def encode_map(value: object) -> dict[int, cbor.Value]:
@@ -293,6 +296,15 @@ def _make_plan(cls: type) -> tuple[_Field, ...]:
 
 
 _plan: Callable[[type], tuple[_Field, ...]] = cache(_make_plan)
+_pattern: Callable[[str], re.Pattern[str]] = cache(re.compile)
+
+
+def _make_members(enumeration: type[E]) -> dict[str, E]:
+    return {member.value: member for member in enumeration}
+
+
+# Ten times as quick as the enumeration's own look-up, and a record has two.
+_members: Callable[[type[E]], dict[str, E]] = cache(_make_members)
 
 
 def _kind(value: object) -> str:

@@ -381,8 +381,8 @@ class Node:
         word = Acknowledgement(
             meter.name, self._store.epoch, head.sequence, head.previous, head.register or 0, stop
         )
-        record = records.seal(word, self._state.community, self._signer)
-        return Publish(f"{self._topic}/meter/{meter.name}/ack/{self._policy.name}", record.raw)
+        raw = records.sign(word, self._state.community, self._signer)
+        return Publish(f"{self._topic}/meter/{meter.name}/ack/{self._policy.name}", raw)
 
     def _commit(self, changes: Changes) -> None:
         """One durable step; what waited to be noted goes with it."""

@@ -34,7 +34,7 @@ CREATE TABLE authority (sequence INTEGER PRIMARY KEY, raw BLOB NOT NULL);
 CREATE TABLE meters (name TEXT PRIMARY KEY, state BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE pending (
     meter TEXT NOT NULL, sequence INTEGER NOT NULL, identity BLOB NOT NULL, raw BLOB NOT NULL,
-    PRIMARY KEY (meter, sequence)) WITHOUT ROWID;
+    PRIMARY KEY (meter, sequence));
 CREATE TABLE leaves (
     meter TEXT NOT NULL, sequence INTEGER NOT NULL, identity BLOB NOT NULL, leaf INTEGER NOT NULL,
     PRIMARY KEY (meter, sequence)) WITHOUT ROWID;
