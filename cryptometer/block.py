@@ -116,8 +116,8 @@ def check_block(
     Args:
         state: the community after the previous block.
         leaves: every leaf, in the ledger's order.
-        verified: identities of device records whose signature the caller has itself verified with
-            the key registered for them; empty for an auditor.
+        verified: device records, as bytes, whose signature the caller has itself verified with the
+            key they name. Whether that key may speak for the meter is looked at here in any case.
 
     Raises:
         Rejected: the first thing that is wrong, naming the leaf; the ledger must not go on so.
@@ -129,8 +129,8 @@ def check_block(
     block = _Block(state, header.step)
     for index, record in enumerate(content):
         try:
-            if isinstance(record.body, ChainRecord) and record.identity not in verified:
-                _verify(state, record, record.body)
+            if isinstance(record.body, ChainRecord):
+                _verify(state, record, record.body, verified)
             block.add(record)
         except Rejected as refused:
             at = state.frontier.size + index
@@ -144,13 +144,15 @@ def check_block(
     return Checked(replace(after, frontier=frontier), last, tuple(block.verdicts))
 
 
-def _verify(state: State, record: Record, body: ChainRecord) -> None:
+def _verify(state: State, record: Record, body: ChainRecord, verified: Container[bytes]) -> None:
     if record.community != state.community:
         raise Rejected(Reason.OTHER_COMMUNITY, "a record of another community")
     meter = state.meter_of(record.key_id)
     if meter.name != body.meter:
         raise Rejected(Reason.WRONG_ROLE, f"the key of {meter.name} does not speak for others")
-    record.envelope.verify(meter.signed_by(record.key_id).key)
+    key = meter.signed_by(record.key_id).key
+    if record.raw not in verified:
+        record.envelope.verify(key)
 
 
 def _check_header(
@@ -191,7 +193,7 @@ class _Block:
     def __init__(self, state: State, step: int) -> None:
         self._state = state
         self._step = step
-        self._meters: dict[str, Meter] = {}
+        self._accounts: dict[str, _Account] = {}
         self._authority: list[tuple[int, Record]] = []
         self._place: tuple[int, str, int] | None = None
         self._flow = [0, 0, 0, 0, 0]
@@ -217,10 +219,11 @@ class _Block:
         if self._after is None:
             registered, counted, quarantined, transferred, _ = self._flow
             before = self._state.balance
+            settled = {name: account.settled() for name, account in self._accounts.items()}
             state = replace(
                 self._state,
                 step=self._step,
-                meters={**self._state.meters, **self._meters},
+                meters={**self._state.meters, **settled},
                 balance=replace(
                     before,
                     registered=before.registered + registered,
@@ -265,50 +268,53 @@ class _Block:
         )
 
     def _add_chain(self, record: Record, body: ChainRecord) -> None:
-        meter = self._meters.get(body.meter) or self._state.meters.get(body.meter)
-        if meter is None:
-            raise Rejected(Reason.UNKNOWN_KEY, f"no meter {body.meter} is registered")
+        account = self._accounts.get(body.meter)
+        if account is None:
+            account = self._open(body.meter)
         if self._step < body.step <= self._step + FUTURE_STEPS:
             raise Rejected(Reason.NOT_YET, f"a record of step {body.step} must wait")
-        head = follow(meter, meter.head, record, body)
+        before = account.head
+        account.head = follow(account.meter, before, record, body)
         if body.step < self._step:
             self._late[0] += 1
             self._late[1] = max(self._late[1], self._step - body.step)
         reason: Reason | None = None
         energy = 0
-        match body:
-            case Batch():
-                reason, energy, meter = self._count(meter, body)
-            case StepClose():
-                reason, energy, meter = self._transfer(meter, body)
-            case RunStart():
-                reason = Reason.FAR_FUTURE if body.step > self._step else None
-                if meter.head.register is None:
-                    meter = replace(meter, closed_register=body.register)
-        self._meters[meter.name] = replace(meter, head=head)
+        if isinstance(body, Batch):
+            # What a batch registers, its chain may register no more: `follow` has worked it out.
+            energy = before.allowance_uwh - account.head.allowance_uwh
+            reason = self._count(account, body, energy)
+        elif isinstance(body, StepClose):
+            reason, energy = self._transfer(account, body)
+        else:
+            reason = Reason.FAR_FUTURE if body.step > self._step else None
+            if before.register is None:
+                account.closed_register = body.register
         self.verdicts.append(Verdict(record, reason, energy))
 
-    def _count(self, meter: Meter, batch: Batch) -> tuple[Reason | None, int, Meter]:
-        energy = meter.energy_uwh(batch)
-        reason = self._judge_batch(meter, batch)
+    def _open(self, name: str) -> "_Account":
+        meter = self._state.meters.get(name)
+        if meter is None:
+            raise Rejected(Reason.UNKNOWN_KEY, f"no meter {name} is registered")
+        account = self._accounts[name] = _Account(meter)
+        return account
+
+    def _count(self, account: "_Account", batch: Batch, energy: int) -> Reason | None:
+        reason = self._judge_batch(account, batch)
         self._flow[0] += energy
         if reason is not None:
             self._flow[2] += energy
-            return reason, energy, replace(meter, quarantined_uwh=meter.quarantined_uwh + energy)
+            account.quarantined_uwh += energy
+            return reason
         self._flow[1] += energy
-        same = batch.step == meter.last_step
-        return (
-            None,
-            energy,
-            replace(
-                meter,
-                last_step=batch.step,
-                open_uwh=(meter.open_uwh if same else 0) + energy,
-                untransferred_uwh=meter.untransferred_uwh + energy,
-            ),
-        )
+        same = batch.step == account.last_step
+        account.last_step = batch.step
+        account.open_uwh = (account.open_uwh if same else 0) + energy
+        account.untransferred_uwh += energy
+        return None
 
-    def _judge_batch(self, meter: Meter, batch: Batch) -> Reason | None:
+    def _judge_batch(self, account: "_Account", batch: Batch) -> Reason | None:
+        meter = account.meter
         made_under = meter.made_under(batch.registration)
         if made_under is None:
             return Reason.UNKNOWN_REGISTRATION
@@ -323,54 +329,88 @@ class _Block:
         step_ms = self._state.genesis.step_s * MS_PER_S
         if list(times) != sorted(times) or (times and times[-1] > step_ms):
             return Reason.LOTS_OUT_OF_ORDER
-        return self._judge_step(meter, batch.step)
+        return self._judge_step(account, batch.step)
 
-    def _transfer(self, meter: Meter, close: StepClose) -> tuple[Reason | None, int, Meter]:
-        reason = self._judge_step(meter, close.step)
-        if reason is None and close.register != meter.closed_register:
+    def _transfer(self, account: "_Account", close: StepClose) -> tuple[Reason | None, int]:
+        reason = self._judge_step(account, close.step)
+        if reason is None and close.register != account.closed_register:
             reason = Reason.REGISTER_MISMATCH
         # The next close starts from this one, even if it is set aside: the device cannot know.
-        meter = replace(meter, closed_register=close.register_after)
+        account.closed_register = close.register_after
         if reason is not None:
-            return reason, 0, meter
-        energy = meter.open_uwh if close.step == meter.last_step else 0
-        before, token = meter.transferred_uwh, self._state.genesis.token_uwh
+            return reason, 0
+        energy = account.open_uwh if close.step == account.last_step else 0
+        before, token = account.transferred_uwh, self._state.genesis.token_uwh
         self._flow[3] += energy
         self._flow[4] += (before + energy) // token - before // token
-        return (
-            None,
-            energy,
-            replace(
-                meter,
-                last_step=close.step,
-                closed_step=close.step,
-                open_uwh=0,
-                untransferred_uwh=meter.untransferred_uwh - energy,
-                transferred_uwh=before + energy,
-            ),
-        )
+        account.last_step = account.closed_step = close.step
+        account.open_uwh = 0
+        account.untransferred_uwh -= energy
+        account.transferred_uwh = before + energy
+        return None, energy
 
-    def _judge_step(self, meter: Meter, step: int) -> Reason | None:
+    def _judge_step(self, account: "_Account", step: int) -> Reason | None:
         if step > self._step:
             return Reason.FAR_FUTURE
         if step < self._step - self._state.genesis.late_steps:
             return Reason.TOO_LATE
-        if meter.closed_step is not None and step <= meter.closed_step:
+        if account.closed_step is not None and step <= account.closed_step:
             return Reason.STEP_CLOSED
-        if step < meter.last_step:
+        if step < account.last_step:
             return Reason.STEP_WENT_BACK
         return None
+
+
+class _Account:
+    """What changes of a meter while the leaves of one block are applied; see `Meter`."""
+
+    __slots__ = (
+        "closed_register",
+        "closed_step",
+        "head",
+        "last_step",
+        "meter",
+        "open_uwh",
+        "quarantined_uwh",
+        "transferred_uwh",
+        "untransferred_uwh",
+    )
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+        self.head = meter.head
+        self.last_step = meter.last_step
+        self.closed_step = meter.closed_step
+        self.closed_register = meter.closed_register
+        self.open_uwh = meter.open_uwh
+        self.untransferred_uwh = meter.untransferred_uwh
+        self.transferred_uwh = meter.transferred_uwh
+        self.quarantined_uwh = meter.quarantined_uwh
+
+    def settled(self) -> Meter:
+        """The meter after the block."""
+        return replace(
+            self.meter,
+            head=self.head,
+            last_step=self.last_step,
+            closed_step=self.closed_step,
+            closed_register=self.closed_register,
+            open_uwh=self.open_uwh,
+            untransferred_uwh=self.untransferred_uwh,
+            transferred_uwh=self.transferred_uwh,
+            quarantined_uwh=self.quarantined_uwh,
+        )
 
 
 def _place(record: Record) -> tuple[int, str, int]:
     """Where a leaf stands in a block: authority, then each meter's chain, the header last."""
     body = record.body
     match body:
+        case ChainRecord():
+            return (1, body.meter, body.sequence)
         case Genesis():
             return (0, "", 0)
         case records.AuthorityRecord():
             return (0, "", body.sequence)
-        case ChainRecord():
-            return (1, body.meter, body.sequence)
         case _:
             raise Rejected(Reason.WRONG_ORDER, f"no {body.KIND} stands inside a block")

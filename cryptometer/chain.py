@@ -62,7 +62,9 @@ def follow(meter: Meter, head: Head, record: Record, body: ChainRecord) -> Head:
             Reason.REGISTER_MISMATCH, f"register {body.register}, expected {head.register}"
         )
     after = register_after(body)
-    energy = meter.energy_uwh(body) if isinstance(body, Batch) else 0
+    energy = 0
+    if isinstance(body, Batch):
+        energy = meter.terms_of(body).energy_uwh(body.register, after)
     # Beyond REGISTER.high no record could say where the chain goes on, nor an acknowledgement.
     if energy > head.allowance_uwh or after > REGISTER.high:
         raise Rejected(

@@ -10,7 +10,7 @@ from cryptometer import records
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey
 from cryptometer.merkle import Frontier
-from cryptometer.metrology import Side, register_uwh
+from cryptometer.metrology import Side, between_uwh
 from cryptometer.records import (
     DIGEST,
     NAME,
@@ -92,13 +92,13 @@ class Terms:
 
     def energy_uwh(self, before: int, after: int) -> int:
         """Energy between two registers in µWh: a difference, so that rounding never adds up."""
-        return register_uwh(after, self.constant, self.ratio) - register_uwh(
-            before, self.constant, self.ratio
-        )
+        return between_uwh(before, after, self.constant, self.ratio)
 
-    def lot_limit(self, newest: "Terms") -> Fraction:
+    def lot_limit(self, newest: "Terms") -> Fraction | int:
         """The most pulses of a lot made under these terms that satisfies the newest as well: by
         its energy, since a pulse may be worth less in them."""
+        if newest is self:
+            return self.lot_pulses
         worth = (newest.ratio * self.constant) / (newest.constant * self.ratio)
         return min(Fraction(self.lot_pulses), newest.lot_pulses * worth)
 
@@ -155,12 +155,15 @@ class Meter:
         raise Rejected(Reason.UNKNOWN_KEY, f"the key is not registered for {self.name}")
 
     def made_under(self, registration: bytes) -> Terms | None:
-        return next((one for one in self.terms if one.registration == registration), None)
+        for terms in self.terms:
+            if terms.registration == registration:
+                return terms
+        return None
 
-    def energy_uwh(self, batch: Batch) -> int:
-        """What a batch registers, µWh; by the newest terms when it names none of this meter's."""
-        terms = self.made_under(batch.registration) or self.terms[-1]
-        return terms.energy_uwh(batch.register, batch.register_after)
+    def terms_of(self, batch: Batch) -> Terms:
+        """What the energy of a batch is reckoned by: the newest terms, when it names none of this
+        meter's."""
+        return self.made_under(batch.registration) or self.terms[-1]
 
     def expected_at(self, step: int) -> bool:
         """Whether the block of `step` should wait for this meter's close."""

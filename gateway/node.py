@@ -318,7 +318,7 @@ class Node:
         leaves, dropped = due(before, step, [*self._authority[before.authority.sequence :], *ripe])
         header = records.seal(propose(before, leaves, slot), before.community, self._signer)
         block = [*leaves, header]
-        checked = check_block(before, block, verified={record.identity for record in leaves})
+        checked = check_block(before, block, verified={record.raw for record in leaves})
         signed = note.sign_checkpoint(
             checked.state.checkpoint, self._community.origin, self._signer
         )

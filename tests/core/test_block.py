@@ -730,7 +730,10 @@ def test_a_signature_that_the_caller_has_verified_is_not_verified_twice(full: Vi
     block = full.seal([*leaves[:3], broken, *leaves[4:]], header)
     with refusing(Reason.BAD_SIGNATURE, f"leaf {full.state.frontier.size + 3}"):
         check_block(full.state, block)
-    check_block(full.state, block, verified={broken.identity})
+    with refusing(Reason.BAD_SIGNATURE, f"leaf {full.state.frontier.size + 3}"):
+        # Of the same content and identity; but these are not the bytes that were verified.
+        check_block(full.state, block, verified={leaves[3].raw, leaves[3].identity})
+    check_block(full.state, block, verified={broken.raw})
 
 
 @pytest.mark.parametrize(
@@ -741,8 +744,10 @@ def test_a_signature_that_the_caller_has_verified_is_not_verified_twice(full: Vi
 def test_a_leaf_signed_by_another_is_refused(full: Village, number: int, reason: Reason) -> None:
     leaves, header = pieces(full)
     stolen = reseal(leaves[2], signer(number))
-    with refusing(reason, f"leaf {full.state.frontier.size + 2}"):
-        check_block(full.state, full.seal([*leaves[:2], stolen, *leaves[3:]], header))
+    block = full.seal([*leaves[:2], stolen, *leaves[3:]], header)
+    for verified in ((), {stolen.raw}):  # whose key it is, is never taken on trust
+        with refusing(reason, f"leaf {full.state.frontier.size + 2}"):
+            check_block(full.state, block, verified=verified)
 
 
 def test_a_leaf_of_another_community_is_refused(full: Village) -> None:
