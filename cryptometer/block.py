@@ -22,7 +22,6 @@ from cryptometer.records import (
     Mark,
     Record,
     Role,
-    RunStart,
     StepClose,
 )
 from cryptometer.state import Head, Meter, State, act, govern
