@@ -5,7 +5,6 @@
 Nothing moves on before the step before it holds it, and each step is also where recovery begins.
 """
 
-import select
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -37,7 +36,11 @@ from hal.ports import (
 
 MESSAGES_MAX = 100  # taken from the broker in one turn, so that the line is never kept waiting
 LINE_RETRY_NS = 2 * NS_PER_S
-WAIT_MAX_S = 1.0  # the clock is looked at, at least so often
+WAIT_MAX_NS = NS_PER_S  # the clock is looked at, at least so often
+# Before a step ends the line does not rest: a pulse that came before the end is taken before it, as
+# far as the line's latency allows. Long enough for a busy board to be back at its work.
+ALERT_NS = 250 * NS_PER_MS
+FILL_MAX = 4  # a line rests no longer than fills one part in so many of its capacity
 
 Log = Callable[[str], None]
 
@@ -65,8 +68,25 @@ class Parts:
     log: Log
 
 
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """When a device wants to work again. All times are the machine's monotonic time.
+
+    Attributes:
+        due_ns: then, whatever happens.
+        line: a descriptor that wakes it once readable, but not before `line_ns`; None while the
+            line is gone.
+        broker: a descriptor that wakes it once readable; None without a connection.
+    """
+
+    due_ns: int
+    line: int | None
+    line_ns: int
+    broker: int | None
+
+
 class Device:
-    """One meter's program, from recovery to an orderly end."""
+    """One meter's program, from recovery to an orderly end. The loop that waits is outside."""
 
     def __init__(self, parts: Parts, config: Config, software: str) -> None:
         self._parts = parts
@@ -83,13 +103,15 @@ class Device:
         self._line: PulseSource | None = None
         self._line_retry_ns = 0
         self._looked_ns = 0  # monotonic community time before which every pulse has been taken
+        self._look_ns = 0  # machine time of the newest look, and what it brought
+        self._look_pulses = 0
+        self._pulse_gap_ns = 0  # machine time between two pulses, as that look found them
         self._watched_at_ns = 0  # machine time of the newest journalled event
         self._synced_at_ns = 0
         self._checkpoint: Checkpoint | None = None
         self._wants_restart = False
         self._refused = 0  # messages from outside that said nothing we may believe
         self._said = ""
-        self._poll = select.poll()
         self._chain: Chain | None = None
         enrolment = parts.enrolment
         if enrolment is not None:
@@ -100,8 +122,6 @@ class Device:
                 enrolment.registered,
                 parts.signer,
             )
-        if parts.connection is not None:
-            self._poll.register(parts.connection.fileno(), select.POLLIN)
         self._counter = self._recover()
 
     @property
@@ -127,17 +147,41 @@ class Device:
         self._looked_ns = now.mono_ns
         self._open_line()
 
-    def turn(self) -> None:
-        """One turn of the loop: waits until something is due, then does everything that is."""
-        self._wait()
-        self.work()
-
     def work(self) -> None:
         """Everything that is due now, without waiting."""
+        self.look()
+        self.carry_on()
+
+    def look(self) -> None:
+        """Takes what waits at the line, journals it, counts it: the part of the work that other
+        devices of the same loop need not wait for."""
         self._look()
+
+    def carry_on(self) -> None:
+        """The rest of the work: signs, makes durable, converses with the gateway."""
         self._sign()
         self._make_durable()
         self._converse()
+
+    def wake(self) -> Wake:
+        """When to work again, as things stand after this work."""
+        now_ns = self._clock.machine_ns()
+        wait_ns = min(WAIT_MAX_NS, self._sync_in_ns(now_ns))
+        rest_ns = self._rest_ns(now_ns)
+        draft_ns = self._draft_in_ns(now_ns)
+        if draft_ns is not None and self._line is not None:
+            wait_ns = min(wait_ns, draft_ns + self._line.latency_ns)
+            rest_ns = min(rest_ns, draft_ns - ALERT_NS)
+        resend_ns = self._outbox.next_due_ns()
+        if resend_ns is not None:
+            wait_ns = min(wait_ns, resend_ns - now_ns)
+        connection = self._parts.connection
+        return Wake(
+            now_ns + wait_ns,
+            None if self._line is None else self._line.fileno(),
+            now_ns + rest_ns,
+            None if connection is None else connection.fileno(),
+        )
 
     def end(self) -> None:
         """Ends the run in order: what was given is durable, and the next run says so."""
@@ -145,12 +189,17 @@ class Device:
             self._look()
         if self._line is not None:  # the last look may have found it gone
             self._give([Ended(self._looked_ns, Ending.STOPPED)])
-            self._poll.unregister(self._line.fileno())
-            self._line.close()
-            self._line = None
+            self.abandon()
         self._sign()
         self._journal.sync()
         self._outbox.sync()
+
+    def abandon(self) -> None:
+        """Lets go of the line without a word, as a death would: for an end after a failed write or
+        sync, when nothing more may be written."""
+        if self._line is not None:
+            self._line.close()
+            self._line = None
 
     # --- Recovery --------------------------------------------------------------------------------
 
@@ -217,7 +266,6 @@ class Device:
             self._line_retry_ns = self._clock.machine_ns() + LINE_RETRY_NS
             return
         self._say("watching")
-        self._poll.register(self._line.fileno(), select.POLLIN)
         began = Began(self._clock.boot_id, now.mono_ns, self._software, self._cut_bytes)
         self._cut_bytes = 0
         self._looked_ns = now.mono_ns
@@ -258,12 +306,18 @@ class Device:
             register = self._counter.register + taken.pulses
             since = min(self._looked_ns, after.mono_ns)
             events.append(Pulses(register, since, after.mono_ns, int(waited)))
+        self._note_rate(taken.pulses)
         # What was emitted before this look began has been taken now, but for the line's latency.
         latency_ns = self._clock.community_ns(self._line.latency_ns) - self._clock.community_ns(0)
         self._looked_ns = max(self._looked_ns, before.mono_ns - latency_ns)
         if self._is_mark_due():
             events.append(Watched(self._looked_ns))
         self._give(events)
+
+    def _note_rate(self, pulses: int) -> None:
+        now_ns = self._clock.machine_ns()
+        self._pulse_gap_ns = (now_ns - self._look_ns) // max(1, pulses)
+        self._look_ns, self._look_pulses = now_ns, pulses
 
     def _is_mark_due(self) -> bool:
         due_ns = self._counter.next_due_ns()
@@ -289,10 +343,7 @@ class Device:
 
     def _lose_line(self, why: str) -> None:
         self._say(why)
-        if self._line is not None:
-            self._poll.unregister(self._line.fileno())
-            self._line.close()
-            self._line = None
+        self.abandon()
         self._give([Ended(self._looked_ns, Ending.LINE_LOST)])
         self._line_retry_ns = self._clock.machine_ns() + LINE_RETRY_NS
 
@@ -404,21 +455,27 @@ class Device:
 
     # --- Waiting ---------------------------------------------------------------------------------
 
-    def _wait(self) -> None:
-        """Blocks until the line, the broker or the clock wants something."""
-        now_ns = self._clock.machine_ns()
-        wait_s = WAIT_MAX_S
+    def _sync_in_ns(self, now_ns: int) -> int:
+        if not self._journal.is_dirty:
+            return WAIT_MAX_NS
+        return self._synced_at_ns + self._config.journal.sync_machine_ms * NS_PER_MS - now_ns
+
+    def _draft_in_ns(self, now_ns: int) -> int | None:
+        """Machine time until a draft is due."""
         due_ns = self._counter.next_due_ns()
-        if due_ns is not None and self._line is not None:
-            wait_s = self._clock.machine_wait_s(due_ns - self._clock.now().mono_ns)
-            wait_s += self._line.latency_ns / NS_PER_S
-        if self._journal.is_dirty:
-            sync_at = self._synced_at_ns + self._config.journal.sync_machine_ms * NS_PER_MS
-            wait_s = min(wait_s, (sync_at - now_ns) / NS_PER_S)
-        resend_ns = self._outbox.next_due_ns()
-        if resend_ns is not None:
-            wait_s = min(wait_s, (resend_ns - now_ns) / NS_PER_S)
-        self._poll.poll(1000 * max(0.0, min(wait_s, WAIT_MAX_S)))
+        if due_ns is None:
+            return None
+        ahead_ns = due_ns - self._clock.community_ns(now_ns)
+        return int(self._clock.machine_wait_s(ahead_ns) * NS_PER_S)
+
+    def _rest_ns(self, now_ns: int) -> int:
+        """For how long the line may be left alone: a look costs much more than a pulse."""
+        gather_ns = self._config.journal.gather_machine_ms * NS_PER_MS
+        if not self._look_pulses or not gather_ns or self._line is None:
+            return 0
+        # Until the next multiple of it, so that the lines of one board are looked at together.
+        rest_ns = gather_ns - now_ns % gather_ns
+        return min(rest_ns, self._line.capacity // FILL_MAX * self._pulse_gap_ns)
 
     def _say(self, what: str) -> None:
         """Logs a change once, not each of its repetitions."""

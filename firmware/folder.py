@@ -3,6 +3,7 @@
 import platform
 import time
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptometer import __version__, cbor, records
@@ -27,6 +28,25 @@ _KEY, _REQUEST, _BUNDLE, _UPDATE = (
     "authority.update",
 )
 BROKER_FOLDER = "broker"
+CONFIGURATIONS = "*.toml"
+
+
+def find_configurations(given: Sequence[Path]) -> list[Path]:
+    """The configurations that were named, and those in the folders that were.
+
+    Raises:
+        ConfigurationError: a folder holds none, or one was named twice.
+    """
+    found: list[Path] = []
+    for path in given:
+        files = sorted(path.glob(CONFIGURATIONS)) if path.is_dir() else [path]
+        if not files:
+            raise ConfigurationError(f"there is no {CONFIGURATIONS} in {path}")
+        found += files
+    for path in found:
+        if found.count(path) > 1:
+            raise ConfigurationError(f"{path} is named twice: each file is a meter of its own")
+    return found
 
 
 def load_config(path: Path) -> Config:
@@ -149,6 +169,15 @@ def load_device_key(state: Path) -> FileKey:
             f"there is no key in {state}; run cryptometer-firmware init --state {state}"
         )
     return load_key(state / _KEY)
+
+
+def describe_all(configurations: Sequence[Path]) -> str:
+    """What `describe` says of each configuration's folder; named, when there are several."""
+    said = []
+    for path in configurations:
+        text = describe(path.parent / load_config(path).state)
+        said.append(f"{path}:\n{text}" if len(configurations) > 1 else text)
+    return "\n\n".join(said)
 
 
 def describe(state: Path) -> str:

@@ -6,19 +6,13 @@ import os
 import shutil
 import signal
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cryptometer.errors import ConfigurationError
 from cryptometer.keys import Algorithm
-from cryptometer.records import Role
 from hal import faults, screen
 from hal.program import EXIT_FAILED, run
-
-if TYPE_CHECKING:
-    from firmware.config import Config
 
 DEFAULT_STATE = Path("/var/lib/cryptometer")
 DEFAULT_CONFIG = Path("/etc/cryptometer/meter.toml")
@@ -59,11 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     enrol.set_defaults(act=_enrol)
 
     run = commands.add_parser("run", help="count, sign and publish")
-    run.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="meter.toml")
+    _add_config(run)
     run.set_defaults(act=_run)
 
     status = commands.add_parser("status", help="what the device knows and holds")
-    status.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="meter.toml")
+    _add_config(status)
     screen.add_watch(status)
     status.set_defaults(act=_status)
 
@@ -79,6 +73,16 @@ def _parser() -> argparse.ArgumentParser:
 
     simulate.add_command(commands)
     return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        type=Path,
+        nargs="+",
+        default=[DEFAULT_CONFIG],
+        help="meter.toml; several, or a folder of *.toml, for as many meters",
+    )
 
 
 def _init(arguments: argparse.Namespace) -> int:
@@ -128,9 +132,8 @@ def _enrol(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     from firmware import folder  # noqa: PLC0415
 
-    config = folder.load_config(arguments.config)
-    state = arguments.config.parent / config.state
-    return screen.show(lambda: folder.describe(state), arguments.watch)
+    found = folder.find_configurations(arguments.config)
+    return screen.show(lambda: folder.describe_all(found), arguments.watch)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -150,84 +153,12 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from firmware import folder  # noqa: PLC0415
-    from hal.files import hold  # noqa: PLC0415
+    from firmware.board import Board  # noqa: PLC0415
 
-    config = folder.load_config(arguments.config)
-    state = arguments.config.parent / config.state
-    folder.load_device_key(state)  # said at once when missing: the lock needs the folder, too
-    stopping: list[int] = []
+    board = Board(folder.find_configurations(arguments.config), _log)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _frame: stopping.append(received))
-    with hold(state / "device.lock"):
-        while not stopping:
-            _run_once(config, state, stopping)
-    return 0
-
-
-def _run_once(config: "Config", state: Path, stopping: list[int]) -> None:
-    """One life of the device: until it is told to stop, or the authority says something new."""
-    from firmware import folder  # noqa: PLC0415
-    from firmware.device import Device, Parts  # noqa: PLC0415
-    from firmware.enrolment import check_meter  # noqa: PLC0415
-    from hal.broker import broker_settings  # noqa: PLC0415
-    from hal.drivers import open_clock, open_source  # noqa: PLC0415
-    from hal.files import DiskDirectory  # noqa: PLC0415
-    from hal.mqtt import Link  # noqa: PLC0415
-    from hal.notify import Notifier  # noqa: PLC0415
-
-    key = folder.load_device_key(state)
-    enrolment = folder.read_enrolment(state, key.public)
-    if enrolment is not None:
-        check_meter(enrolment)
-    notifier = Notifier()
-    link: Link | None = None
-    if enrolment is None:
-        _log(
-            "not enrolled: pulses are journalled, and signed later if the registration covers them"
-        )
-    else:
-        base = f"cryptometer/1/{enrolment.community.id.hex()}"
-        own = f"{base}/meter/{enrolment.meter}"
-        if not enrolment.community.keys_of(Role.GATEWAY):
-            raise ConfigurationError("the bundle names no gateway; ask the authority for a new one")
-        link = Link(
-            broker_settings(state / folder.BROKER_FOLDER, enrolment.broker, config.broker),
-            f"cryptometer-{enrolment.meter}-{enrolment.community.id.hex()[:8]}",
-            [f"{own}/ack/+", f"{own}/registration", f"{base}/checkpoint"],
-            will_topic=f"{own}/status",
-            outgoing_max=4 * config.outbox.window,  # what was repeated may wait beside the first
-        )
-    journal, outbox = DiskDirectory(state / "journal"), DiskDirectory(state / "outbox")
-    parts = Parts(
-        clock=open_clock(config.clock),
-        open_line=lambda: open_source(config.source),
-        journal_directory=journal,
-        outbox_directory=outbox,
-        signer=key,
-        enrolment=enrolment,
-        connection=link,
-        on_registration=lambda update: folder.keep_update(state, key.public, update),
-        log=_log,
-    )
-    device = Device(parts, config, folder.SOFTWARE)
-    device.begin()
-    if link is not None:
-        link.start()
-    notifier.ready(device.status)
-    alive_at = 0.0
-    while not stopping and not device.wants_restart:
-        device.turn()
-        if notifier.watchdog_s is not None and time.monotonic() >= alive_at:
-            alive_at = time.monotonic() + notifier.watchdog_s
-            notifier.alive(device.status)
-    if stopping:
-        notifier.stopping()
-    device.end()
-    if link is not None:
-        link.stop()
-    journal.close()
-    outbox.close()
-    _log(f"ended: {device.status}")
+        signal.signal(number, lambda *_: board.stop())
+    return board.run()
 
 
 def _log(text: str) -> None:

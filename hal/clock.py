@@ -3,6 +3,7 @@
 import ctypes
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from cryptometer.steps import (
@@ -48,10 +49,16 @@ class KernelClock:
     error_ns: int
 
 
+@cache
+def _libc() -> ctypes.CDLL:
+    """Opened once: a clock is read at every look."""
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def kernel_clock() -> KernelClock:
     """Asks the kernel. NTP daemons (chrony, ntpd, systemd-timesyncd) keep what it answers."""
     timex = _Timex()
-    code = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex))
+    code = _libc().adjtimex(ctypes.byref(timex))
     failed = code in (-1, _TIME_ERROR) or timex.status & (_STA_UNSYNC | _STA_CLOCKERR)
     return KernelClock(not failed, timex.maxerror * _NS_PER_US)
 

@@ -43,6 +43,7 @@ class GpioLine:
     """A pulse source on one GPIO line. Edges carry the kernel's monotonic time."""
 
     latency_ns = 0
+    capacity = EVENTS_MAX
 
     def __init__(self, settings: GpioSettings) -> None:
         line = gpiod.LineSettings(

@@ -37,6 +37,11 @@ class PulseSource(Protocol):
         """How long after its emission a pulse may still be on its way to `take`."""
         ...
 
+    @property
+    def capacity(self) -> int:
+        """How many pulses surely wait for `take` without a loss."""
+        ...
+
     def fileno(self) -> int:
         """A descriptor that polls readable when `take` would bring something."""
         ...

@@ -69,6 +69,8 @@ class _Port(serial.Serial):
 class SerialLine:
     """A pulse source on a serial device or a pseudo-terminal."""
 
+    capacity = 4_095  # characters (Linux n_tty.c, N_TTY_BUF_SIZE); behind it the driver has its own
+
     def __init__(self, settings: SerialSettings) -> None:
         if not BAUD_MIN <= settings.baud <= BAUD_MAX:
             raise ConfigurationError(f"baud is from {BAUD_MIN} to {BAUD_MAX}")

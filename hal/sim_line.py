@@ -20,6 +20,7 @@ class SimulatedLine:
     """A line whose pulses are put there by the program itself."""
 
     latency_ns = 0
+    capacity = 2**32  # of an eventfd's 64 bits
 
     def __init__(self, settings: SimSettings) -> None:
         if settings.interval_machine_ms < 0:

@@ -207,7 +207,7 @@ def _fill(plant: Plant, state: Path) -> int:
     while not device._journal.wants_snapshot:
         line.put(1)
         pulses += 1
-        device._look()  # the device's work but for its syncs, which begin the next segment
+        device.look()  # the device's work but for its syncs, which begin the next segment
         device._sign()
     line.close()
     journal.close()

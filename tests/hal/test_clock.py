@@ -66,7 +66,7 @@ def test_the_kernels_flags_decide_what_is_synchronised(
             asked.status, asked.maxerror = status, 1234
             return code
 
-    monkeypatch.setattr(clock.ctypes, "CDLL", Kernel)  # type: ignore[attr-defined]
+    monkeypatch.setattr(clock, "_libc", Kernel)
     assert kernel_clock() == KernelClock(synchronised, 1_234_000)
 
 

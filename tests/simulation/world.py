@@ -246,6 +246,7 @@ class _Lent:
     def __init__(self, board: Board) -> None:
         self._board = board
         self.latency_ns = board.line.latency_ns
+        self.capacity = board.line.capacity
 
     def fileno(self) -> int:
         return self._board.line.fileno()

@@ -1,0 +1,140 @@
+"""One meter of a running program: its configuration and folder, and the lives of its device."""
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from cryptometer.errors import ConfigurationError
+from cryptometer.records import Role
+from firmware import folder
+from firmware.config import Config
+from firmware.device import Device, Parts
+from firmware.enrolment import Enrolment, check_meter
+from hal.broker import broker_settings
+from hal.drivers import open_clock, open_source
+from hal.files import DiskDirectory, hold
+from hal.mqtt import Link
+
+Log = Callable[[str], None]
+
+
+class Channel:
+    """A meter with its own folder, key, chain and connection. Its device lives until it is told to
+    end, fails, or the authority says something new; then another life may begin."""
+
+    def __init__(self, path: Path, log: Log, *, is_named: bool) -> None:
+        """
+        Args:
+            path: the configuration.
+            log: takes what people should read, with the meter's name before it if `is_named`.
+        """
+        self._path = path
+        self._write = log
+        self._is_named = is_named
+        self._folder = ExitStack()  # the lock, from the first life to the last
+        self._life = ExitStack()  # files and the connection
+        self._changing = threading.Lock()  # a life ends before the next begins
+        self._state: Path | None = None
+        self.name = path.stem  # until the meter's own is known
+        self.device: Device | None = None
+
+    def live(self) -> Device:
+        """Begins a life: recovers, and watches the line. It may take minutes.
+
+        Raises:
+            ConfigurationError, Rejected: a person must act.
+            OSError: a file cannot be read or written.
+        """
+        with self._changing:
+            self._life.close()
+            config = folder.load_config(self._path)
+            state = self._path.parent / config.state
+            key = folder.load_device_key(state)  # said when missing: the lock needs the folder, too
+            self._hold(state)
+            enrolment = folder.read_enrolment(state, key.public)
+            if enrolment is not None:
+                check_meter(enrolment)
+                self.name = enrolment.meter
+            link = self._make_link(config, state, enrolment)
+            parts = Parts(
+                clock=open_clock(config.clock),
+                open_line=lambda: open_source(config.source),
+                journal_directory=self._directory(state / "journal"),
+                outbox_directory=self._directory(state / "outbox"),
+                signer=key,
+                enrolment=enrolment,
+                connection=link,
+                on_registration=lambda update: folder.keep_update(state, key.public, update),
+                log=self.say,
+            )
+            device = Device(parts, config, folder.SOFTWARE)
+            self._life.callback(device.abandon)
+            device.begin()
+            if link is not None:
+                link.start()
+            self.device = device
+            return device
+
+    def end(self) -> None:
+        """Ends the life in order.
+
+        Raises:
+            OSError: what was given last may not be durable.
+        """
+        if self.device is not None:
+            self.device.end()
+            self.say(f"ended: {self.device.status}")
+            self.device = None
+
+    def fail(self) -> None:
+        """Ends the life where it stands: after a failed write nothing more may be written."""
+        if self.device is not None:
+            self.device.abandon()
+            self.device = None
+
+    def leave(self) -> None:
+        """Leaves the broker, which may take some seconds, and closes the files."""
+        with self._changing:
+            self._life.close()
+
+    def release(self) -> None:
+        """Leaves, and lets another program have the folder."""
+        self.leave()
+        self._folder.close()
+
+    def say(self, text: str) -> None:
+        self._write(f"{self.name}: {text}" if self._is_named else text)
+
+    def _hold(self, state: Path) -> None:
+        if self._state is None:
+            self._folder.enter_context(hold(state / "device.lock"))
+            self._state = state
+        elif state != self._state:
+            raise ConfigurationError(f"{self._path} names another state folder: start anew")
+
+    def _directory(self, path: Path) -> DiskDirectory:
+        directory = DiskDirectory(path)
+        self._life.callback(directory.close)
+        return directory
+
+    def _make_link(self, config: Config, state: Path, enrolment: Enrolment | None) -> Link | None:
+        if enrolment is None:
+            self.say(
+                "not enrolled: pulses are journalled, and signed later if the registration covers"
+                " them"
+            )
+            return None
+        base = f"cryptometer/1/{enrolment.community.id.hex()}"
+        own = f"{base}/meter/{enrolment.meter}"
+        if not enrolment.community.keys_of(Role.GATEWAY):
+            raise ConfigurationError("the bundle names no gateway; ask the authority for a new one")
+        link = Link(
+            broker_settings(state / folder.BROKER_FOLDER, enrolment.broker, config.broker),
+            f"cryptometer-{enrolment.meter}-{enrolment.community.id.hex()[:8]}",
+            [f"{own}/ack/+", f"{own}/registration", f"{base}/checkpoint"],
+            will_topic=f"{own}/status",
+            outgoing_max=4 * config.outbox.window,  # what was repeated may wait beside the first
+        )
+        self._life.callback(link.stop)
+        return link
