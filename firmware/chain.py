@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from cryptometer import records
 from cryptometer.keys import Signer
 from cryptometer.records import (
+    Acknowledgement,
     Batch,
     ChainRecord,
     Checkpoint,
@@ -17,7 +18,7 @@ from cryptometer.records import (
     StepClose,
 )
 from firmware.lots import BatchDraft, CloseDraft, Draft, RunDraft, Signed
-from firmware.outbox import End, chain_start, follow
+from firmware.outbox import Anew, End, chain_start, follow, starts_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,30 +101,48 @@ def signed_so_far(end: End) -> Signed:
     )
 
 
+def first_refused(end: End, anchor: ReAnchor, missed: int) -> int:
+    """The first of our records that a gateway whose chain goes on behind this re-anchor provably
+    does not have: those from its place on, and those from where the gateway's own words have shown
+    that it holds others. Of the ones before nobody can say so: they are not signed again.
+
+    Args:
+        end: the end of the chain as signed here.
+        anchor: the newest re-anchor.
+        missed: how many re-anchors this chain has not acted on.
+    """
+    forked = end.forked
+    # Behind an earlier re-anchor damage may have taken our word that we had acted on it.
+    if forked is None or forked < end.acknowledged or missed > 1:
+        return anchor.at
+    return min(anchor.at, forked)
+
+
 def anchored(
-    end: End | None, unsigned_from: int, anchors: Sequence[Record], refused: list[Record]
-) -> tuple[End, list[Draft]]:
+    end: End | None, unsigned_from: int, anchors: Sequence[Record], first: Record | None
+) -> End:
     """Where the chain goes on after the newest re-anchor, and what must be signed anew for it.
 
-    What the gateway refused was never counted by anyone, so its drafts are signed again, behind
-    the re-anchor; nothing that was given is lost. What it took in without our hearing of it is
-    not: where our chain stands at the re-anchor's place with the re-anchor's register, what lies
-    before that place is the gateway's; so is what lies before a place at which damage cut our log,
-    if the gateway went on behind it.
+    What the gateway refused was never counted by anyone, so it is signed again behind the
+    re-anchor; nothing that was given is lost.
 
     Args:
         end: the end of the chain as signed here, None if there is none.
         unsigned_from: the counter's register from which on nothing is signed.
         anchors: all re-anchors of this meter, oldest first; at least one.
-        refused: the records nobody has acknowledged, in order.
+        first: the first record that was refused, if there is one.
     """
     record = anchors[-1]
     assert isinstance(record.body, ReAnchor)  # noqa: S101 - the caller's condition
     start = end or chain_start(record.identity)
-    drafts = [_draft(one, start.offset) for one in _beyond(record.body, start, refused)]
-    first = _starts_from(drafts[0]) if drafts else unsigned_from
-    offset = record.body.register - first
-    fresh = replace(
+    anew = None
+    begins = unsigned_from
+    if first is not None:
+        assert isinstance(first.body, ChainRecord)  # noqa: S101 - the outbox keeps nothing else
+        anew = Anew(first.body.sequence, start.sequence, start.shift, unsigned_from, 0)
+        begins = starts_from(first) - start.offset
+    offset = record.body.register - begins
+    return replace(
         start,
         sequence=record.body.at,
         previous=record.identity,
@@ -132,10 +151,21 @@ def anchored(
         shift=start.shift - start.offset + offset,
         acknowledged=record.body.at,
         anchors=len(anchors),
-        anew=len(drafts) or None,
-        torn=None,
+        anew=anew,
+        # A chain begun on an empty card: whether another stood there before, nobody here knows.
+        torn=record.body.at if end is None else None,
+        forked=None,
     )
-    return fresh, drafts
+
+
+def is_acting(anchor: Record, word: Acknowledgement) -> bool:
+    """Whether a gateway's signed word shows that its chain goes on right behind a re-anchor. Only
+    then is what we sent before, and it did not take in, refused for good."""
+    body = anchor.body
+    return isinstance(body, ReAnchor) and (word.sequence, word.previous) == (
+        body.at,
+        anchor.identity,
+    )
 
 
 def aligned(end: End, drafts: Sequence[Draft]) -> End:
@@ -146,31 +176,8 @@ def aligned(end: End, drafts: Sequence[Draft]) -> End:
     return replace(end, shift=end.shift - end.offset + end.register - drafts[0].register)
 
 
-def _beyond(anchor: ReAnchor, end: End, unheard: list[Record]) -> list[Record]:
-    """Of the records nobody has acknowledged, those the gateway can not have."""
-    if end.torn is not None and anchor.at >= end.torn:
-        # It went on where damage cut our log, and its words may have been lost with the rest.
-        unheard = [one for one in unheard if _sequence(one) >= end.torn]
-    place = [one for one in unheard if _sequence(one) >= anchor.at]
-    if place and _sequence(place[0]) == anchor.at:
-        register = _starts_from(_draft(place[0], 0))
-    elif anchor.at == end.sequence:
-        register = end.register
-    else:
-        return unheard
-    return place if register == anchor.register else unheard
-
-
-def _sequence(record: Record) -> int:
-    assert isinstance(record.body, ChainRecord)  # noqa: S101 - the outbox keeps nothing else
-    return record.body.sequence
-
-
-def _starts_from(draft: Draft) -> int:
-    return draft.register_after if isinstance(draft, CloseDraft) else draft.register
-
-
-def _draft(record: Record, offset: int) -> Draft:
+def draft_of(record: Record, offset: int) -> Draft:
+    """What a record was signed from, in the counter's registers."""
     match record.body:
         case RunStart() as body:
             return RunDraft(

@@ -16,6 +16,7 @@ from firmware.events import (
     Dated,
     Ended,
     Event,
+    Kept,
     Noticed,
     Passed,
     Pulses,
@@ -24,6 +25,7 @@ from firmware.events import (
     encode_event,
 )
 from firmware.lots import BLANK, Draft, Limits, Lots, LotState, Signed, Terms
+from firmware.outbox import End
 from firmware.timekeeping import STEPPED_MS, Dating
 
 WAITING_MAX = 20_000  # events kept apart while they wait; beyond it neighbours are merged: 2 MB
@@ -59,6 +61,7 @@ class Snapshot:
         ending: how the newest run ended, UNKNOWN while it is on.
         dating: of that boot.
         datings: of earlier boots whose events wait.
+        end: where the signed chain stands, for an outbox that damage takes.
     """
 
     register: int = wire(0, REGISTER)
@@ -69,6 +72,7 @@ class Snapshot:
     waiting: tuple[Waiting, ...] = wire(5, Many(Row(Waiting), 0, 2 * WAITING_MAX))
     datings: tuple[BootDating, ...] = wire(6, Many(Row(BootDating), 0, 2 * WAITING_MAX))
     dating: Dating | None = wire_optional(7, Row(Dating))
+    end: End | None = wire_optional(8, Map(End))
 
 
 BLANK_SNAPSHOT = Snapshot(0, bytes(16), 0, Ending.FIRST, BLANK, (), ())
@@ -106,8 +110,9 @@ class Counter:
         """Whether a run has begun in this boot: datings of another one do not map its times."""
         return boot == self._boot
 
-    def snapshot(self) -> Snapshot:
-        """All there is to know, once the drafts have been taken."""
+    def snapshot(self, end: End | None = None) -> Snapshot:
+        """All there is to know, once the drafts have been taken; `end` is that of what is signed
+        of them."""
         return Snapshot(
             self.register,
             self._boot,
@@ -117,6 +122,7 @@ class Counter:
             tuple(Waiting(boot, encode_event(event), end) for boot, event, end in self._waiting),
             tuple(BootDating(boot, dating) for boot, dating in self._datings.items()),
             self.dating,
+            end,
         )
 
     def take_drafts(self) -> list[Draft]:
@@ -157,6 +163,8 @@ class Counter:
                 self._mono_ns = mono_ns
             case Noticed(mark=mark, amount=amount):
                 self._notice(mark, amount)
+                return
+            case Kept():
                 return
         if not isinstance(event, Dated):
             self._wait(event)

@@ -11,16 +11,24 @@ from dataclasses import dataclass, replace
 from cryptometer import records
 from cryptometer.errors import Rejected
 from cryptometer.keys import Signer
-from cryptometer.records import Checkpoint, Ending, Mark
+from cryptometer.records import Checkpoint, Ending, Mark, ReAnchor, Record
 from cryptometer.steps import NS_PER_MS, NS_PER_S, Instant, step_start_ms
-from firmware.chain import Chain, aligned, anchored, signed_so_far
+from firmware.chain import (
+    Chain,
+    aligned,
+    anchored,
+    draft_of,
+    first_refused,
+    is_acting,
+    signed_so_far,
+)
 from firmware.config import Config
 from firmware.counter import BLANK_SNAPSHOT, Counter, Snapshot
 from firmware.enrolment import Enrolment, open_acknowledgement
-from firmware.events import Began, Dated, Ended, Event, Noticed, Passed, Pulses, Watched
-from firmware.journal import Journal
+from firmware.events import Began, Dated, Ended, Event, Kept, Noticed, Passed, Pulses, Watched
+from firmware.journal import Journal, Recovered
 from firmware.lots import BLANK, CloseDraft, Draft, Limits, RunDraft, Signed
-from firmware.outbox import FREE_BYTES_MIN, Outbox, chain_start
+from firmware.outbox import FREE_BYTES_MIN, End, Outbox, chain_start
 from firmware.timekeeping import adopt
 from hal.faults import Point, passing
 from hal.ports import (
@@ -110,6 +118,9 @@ class Device:
         self._synced_at_ns = 0
         self._checkpoint: Checkpoint | None = None
         self._wants_restart = False
+        self._told: End | None = None  # what the journal was told of the signed chain
+        self._may_leave: End | None = None  # the same, durably
+        self._awaited: tuple[Record, ...] = ()  # re-anchors the gateway's word must stand on first
         self._refused = 0  # messages from outside that said nothing we may believe
         self._said = ""
         self._chain: Chain | None = None
@@ -166,7 +177,7 @@ class Device:
     def wake(self) -> Wake:
         """When to work again, as things stand after this work."""
         now_ns = self._clock.machine_ns()
-        wait_ns = min(WAIT_MAX_NS, self._sync_in_ns(now_ns))
+        wait_ns = 0 if self._is_signing_anew else min(WAIT_MAX_NS, self._sync_in_ns(now_ns))
         rest_ns = self._rest_ns(now_ns)
         draft_ns = self._draft_in_ns(now_ns)
         if draft_ns is not None and self._line is not None:
@@ -210,10 +221,13 @@ class Device:
         self._cut_bytes = recovered.cut_bytes + sum(cut.size for cut in cuts)
         if self._cut_bytes:
             parts.log(f"set aside damaged bytes: count={self._cut_bytes}")
+        self._compare_logs(recovered, is_cut=bool(cuts))
         enrolment = parts.enrolment
+        snapshot = recovered.snapshot
+        if enrolment is not None and self._chain is not None:
+            self._start_chain(self._chain, enrolment, snapshot or BLANK_SNAPSHOT)
         end = self._outbox.end
         signed = signed_so_far(end) if end is not None else None
-        snapshot = recovered.snapshot
         if snapshot is None:
             snapshot = BLANK_SNAPSHOT
             # An outbox in which no run was ever signed was begun a moment before the first journal.
@@ -228,32 +242,76 @@ class Device:
             counter.apply(event)
         counter.caught_up()
         drafts = counter.take_drafts()
-        if enrolment is not None and self._chain is not None:
+        if self._chain is not None:
             # Signed again from the journal, and durable, before the journal lets go of it.
-            self._start_chain(self._chain, enrolment, snapshot)
             self._sign_drafts(self._chain, drafts)
             self._sync()
-        self._journal.begin_segment(counter.snapshot())
+        self._begin_segment(counter)
         return counter
 
+    def _compare_logs(self, recovered: Recovered, *, is_cut: bool) -> None:
+        """What one log has lost, the other knows: what was published is never signed again."""
+        end, known = self._outbox.end, recovered.end
+        is_short = known is not None and (end is None or end.is_behind(known))
+        if known is not None and is_short:
+            self._parts.log(
+                "the outbox is damaged; going on from what the journal knows to be signed:"
+                f" sequence={known.sequence}"
+            )
+            self._outbox.go_on_from(known)
+        is_lost = recovered.snapshot is None and end is not None and end.run_ms > 0
+        if is_lost or (not recovered.is_whole and (is_cut or is_short)):
+            self._outbox.tear()
+
     def _start_chain(self, chain: Chain, enrolment: Enrolment, snapshot: Snapshot) -> None:
+        while self._sign_portion(chain):
+            pass  # what an earlier run began: the journal's events come behind it
         end = self._outbox.end
         anchors = enrolment.anchors
-        if len(anchors) > (end.anchors if end is not None else 0):
-            refused = self._outbox.unheard() if end is not None else []
-            unsigned_from = (
-                signed_so_far(end).register if end is not None else snapshot.lots.batch_from
-            )
-            fresh, drafts = anchored(end, unsigned_from, anchors, refused)
-            self._outbox.begin(fresh)
-            self._parts.log(f"re-anchored: sequence={fresh.sequence} signed anew={len(drafts)}")
-            self._sign_drafts(chain, drafts)
+        if end is None and anchors:
+            self._outbox.begin(anchored(None, snapshot.lots.batch_from, anchors, None))
+            return
+        if end is not None and len(anchors) > end.anchors:
+            self._awaited = anchors
             return
         newest = enrolment.registration.identity
         # A chain without a record begins with the newest registration, whenever that came.
         is_unwritten = end is not None and end.sequence == 0 and not end.anchors
         if end is None or (is_unwritten and end.previous != newest):
-            self._outbox.begin(chain_start(newest))
+            # Whether a chain was begun here before and lost with the card, nobody here knows.
+            self._outbox.begin(replace(chain_start(newest), torn=0))
+
+    def _re_anchor(self, anchors: tuple[Record, ...]) -> None:
+        """Acts on the newest re-anchor, now that the gateway's chain stands on it."""
+        end, body = self._outbox.end, anchors[-1].body
+        assert end is not None  # noqa: S101 - `_start_chain` awaits a word for a chain of ours only
+        assert isinstance(body, ReAnchor)  # noqa: S101 - the enrolment chose them
+        at = first_refused(end, body, len(anchors) - end.anchors)
+        first = self._outbox.first_kept(at)
+        unsigned_from = signed_so_far(end).register
+        withheld = self._outbox.waiting_before(at)
+        refused = self._outbox.waiting - withheld
+        self._outbox.begin(anchored(end, unsigned_from, anchors, first))
+        said = f"re-anchored: sequence={body.at} signed anew={refused}"
+        if withheld:
+            said += f"; not signed anew, since the gateway may have them: {withheld}"
+        self._parts.log(said)
+
+    @property
+    def _is_signing_anew(self) -> bool:
+        end = self._outbox.end
+        return end is not None and end.anew is not None
+
+    def _sign_portion(self, chain: Chain) -> bool:
+        """Signs some of what a re-anchor must be followed by, in bounded memory and time; a run
+        that dies in between is followed by one that goes on from there. False if nothing is."""
+        end = self._outbox.end
+        if end is None or end.anew is None:
+            return False
+        portion = [draft_of(one, end.anew.offset) for one in self._outbox.take_refused()]
+        self._sign_drafts(chain, portion)
+        self._outbox.sync()
+        return True
 
     # --- The line --------------------------------------------------------------------------------
 
@@ -350,11 +408,16 @@ class Device:
     # --- Signing and durability ------------------------------------------------------------------
 
     def _sign(self) -> None:
+        if self._chain is not None and self._sign_portion(self._chain):
+            return  # what is new comes behind what is signed anew; its drafts wait in the counter
         drafts = self._counter.take_drafts()
         if drafts and self._chain is not None:
             self._sign_drafts(self._chain, drafts)
             if any(isinstance(draft, CloseDraft | RunDraft) for draft in drafts):
-                self._sync()  # the block waits for a close; it does not wait for the group
+                # The block waits for a close; it does not wait for the group, nor for the next
+                # one, which would bring the journal's word on it.
+                self._sync()
+                self._sync()
 
     def _sign_drafts(self, chain: Chain, drafts: list[Draft]) -> None:
         end = self._outbox.end
@@ -374,17 +437,31 @@ class Device:
             return
         self._synced_at_ns = now_ns
         self._sync()
-        if self._journal.wants_snapshot:
+        if self._journal.wants_snapshot and not self._is_signing_anew:
             # The drafts of all journalled events are signed and durable: the snapshot may go on
             # without them.
-            self._journal.begin_segment(self._counter.snapshot())
+            self._begin_segment(self._counter)
         self._stretch(now_ns)
 
     def _sync(self) -> None:
+        # What the outbox holds durably is published once the journal knows of it durably: then
+        # each of the two alone can tell that it must not be signed again.
+        end = self._outbox.durable
+        if end is not None and (self._told is None or self._told.is_behind(end)):
+            self._journal.append([Kept(end)])
+            self._told = end
         # The journal first: what is signed must not outlive what it was made of, or the next run
         # would not know of a run that has been published.
         self._journal.sync()
+        self._may_leave = self._told
         self._outbox.sync()
+
+    def _begin_segment(self, counter: Counter) -> None:
+        """A new snapshot, once all that it no longer holds is signed and durable."""
+        self._outbox.sync()
+        self._told = self._outbox.end
+        self._journal.begin_segment(counter.snapshot(self._told))
+        self._may_leave = self._told
 
     def _stretch(self, now_ns: int) -> None:
         """In isolation batches stretch to a step; on a full card lots do, and are marked."""
@@ -416,14 +493,21 @@ class Device:
                 case Message():
                     self._hear(event, enrolment, now_ns)
                     connection.confirm(event.token)
-        if self._wants_restart:
-            return  # what the authority says may replace what waits here, as a re-anchor does
-        topic = self._meter_topic(enrolment, "record")
-        for raw in self._outbox.take_due(now_ns):
-            passing(Point.DEVICE_PUBLISH)
-            if not connection.publish(topic, raw):
-                break  # what was not sent is sent again: the outbox goes back on every connection
+        # What the authority says may replace what waits here, as a re-anchor does.
+        if not self._wants_restart and not self._awaited:
+            topic = self._meter_topic(enrolment, "record")
+            for raw in self._outbox.take_due(now_ns, self._leaving_below()):
+                passing(Point.DEVICE_PUBLISH)
+                if not connection.publish(topic, raw):
+                    break  # it is sent again: the outbox goes back on every connection
         self._report_stop(before)
+
+    def _leaving_below(self) -> int:
+        """The sequence up to which, exclusively, the journal knows durably what is signed."""
+        end, told = self._outbox.end, self._may_leave
+        if end is None or told is None or told.anchors != end.anchors:
+            return 0
+        return told.sequence
 
     def _hear(self, message: Message, enrolment: Enrolment, now_ns: int) -> None:
         kind = message.topic.removeprefix(f"{self._topic}/")
@@ -436,6 +520,9 @@ class Device:
                 self._wants_restart |= self._parts.on_registration(message.payload)
             elif kind.startswith(f"meter/{enrolment.meter}/ack/"):
                 word = open_acknowledgement(message.payload, enrolment)
+                if self._awaited and is_acting(self._awaited[-1], word):
+                    self._re_anchor(self._awaited)
+                    self._awaited = ()
                 self._outbox.acknowledge(word, now_ns)
         except Rejected as refused:
             self._refused += 1

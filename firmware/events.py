@@ -10,7 +10,8 @@ from typing import TypeAlias
 from cryptometer import cbor
 from cryptometer.errors import Reason, Rejected
 from cryptometer.records import LABEL, REGISTER, Ending, Mark
-from cryptometer.wire import Bytes, Choice, Row, Uint, wire
+from cryptometer.wire import Bytes, Choice, Map, Row, Uint, wire
+from firmware.outbox import End
 from firmware.timekeeping import Dating
 
 BOOT = Bytes(16, 16)
@@ -90,9 +91,17 @@ class Passed:
     mono_ns: int = wire(0, Uint())
 
 
-Event: TypeAlias = Began | Dated | Pulses | Watched | Noticed | Ended | Passed
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The outbox holds, durably, what was signed up to this end; only then is it published. The
+    count does not depend on it: it is there for an outbox that damage takes."""
 
-_KINDS: tuple[type[Event], ...] = (Began, Dated, Pulses, Watched, Noticed, Ended, Passed)
+    end: End = wire(0, Map(End))
+
+
+Event: TypeAlias = Began | Dated | Pulses | Watched | Noticed | Ended | Passed | Kept
+
+_KINDS: tuple[type[Event], ...] = (Began, Dated, Pulses, Watched, Noticed, Ended, Passed, Kept)
 _CODECS = {kind: (number, Row(kind)) for number, kind in enumerate(_KINDS)}
 
 

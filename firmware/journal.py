@@ -11,7 +11,8 @@ from cryptometer import cbor
 from cryptometer.errors import Reason, Rejected
 from cryptometer.wire import decode_map, encode_map
 from firmware.counter import Snapshot
-from firmware.events import Event, Pulses, decode_event, encode_event
+from firmware.events import Event, Kept, Pulses, decode_event, encode_event
+from firmware.outbox import End
 from firmware.segments import SegmentedLog
 from hal.faults import Point, passing
 from hal.ports import Directory
@@ -32,6 +33,20 @@ class Recovered:
     snapshot: Snapshot | None
     events: tuple[Event, ...]
     cut_bytes: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is known to be missing."""
+        return self.snapshot is not None and not self.cut_bytes
+
+    @property
+    def end(self) -> End | None:
+        """The newest end of the signed chain that was journalled: what was published lies before
+        it."""
+        told = [event.end for event in self.events if isinstance(event, Kept)]
+        if told:
+            return told[-1]
+        return None if self.snapshot is None else self.snapshot.end
 
 
 class Journal:

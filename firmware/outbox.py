@@ -31,10 +31,38 @@ from firmware.segments import Cut, Position, SegmentedLog
 from hal.ports import Directory
 
 SEGMENT_BYTES = 1024 * 1024
+PORTION_BYTES = 256 * 1024  # of records signed anew at once: decoded some 5 MB, whatever waits
 FULL_AT = 0.9  # of the limit: from there on, lots are stretched over whole steps
 FREE_BYTES_MIN = 16 * 2**20  # on the card; below it the card counts as full
 RESEND_FIRST_NS, RESEND_MAX_NS = 10 * NS_PER_S, 300 * NS_PER_S
 _OFFSET_ZERO = 2**62  # offsets are stored from here, since records hold no negative numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Anew:
+    """The records of an abandoned chain that a re-anchor has still to be followed by.
+
+    Attributes:
+        first: sequence, in that chain, of the next one to be signed anew.
+        beyond: sequence at which that chain ended.
+        shift: its offset + 2^62.
+        unsigned: the counter's register at its end.
+        segment: the first file of the chain that replaces it; what is signed anew stands before.
+    """
+
+    first: int = wire(0, Uint())
+    beyond: int = wire(1, Uint())
+    shift: int = wire(2, Uint())
+    unsigned: int = wire(3, Uint())
+    segment: int = wire(4, Uint())
+
+    @property
+    def offset(self) -> int:
+        return self.shift - _OFFSET_ZERO
+
+    def after(self, first: int) -> "Anew | None":
+        """What is left from `first` on."""
+        return replace(self, first=first) if first < self.beyond else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +80,10 @@ class End:
         acknowledged: sequence number up to which, exclusively, the gateway has the chain.
         anchors: number of re-anchors that have acted on this chain.
         closed_step: the newest step closed.
-        anew: number of records signed anew behind a re-anchor; without all of them the re-anchor
-            has not been acted on.
-        torn: sequence of the next record when damage last cut the log: a gateway that knows a
-            later one has all before it, whatever its lost words said.
+        anew: what a re-anchor leaves to be signed anew.
+        torn: the first record that may stand where another was signed before, because damage took
+            both logs' word on it; a suspicion, void once the gateway has acknowledged it.
+        forked: the first record that the gateway's signed word shows to be none of its own.
     """
 
     sequence: int = wire(0, Uint())
@@ -68,12 +96,22 @@ class End:
     acknowledged: int = wire(7, Uint())
     anchors: int = wire(8, Uint())
     closed_step: int | None = wire_optional(9, STEP)
-    anew: int | None = wire_optional(10, Uint())
+    anew: Anew | None = wire_optional(10, Row(Anew))
     torn: int | None = wire_optional(11, Uint())
+    forked: int | None = wire_optional(12, Uint())
 
     @property
     def offset(self) -> int:
         return self.shift - _OFFSET_ZERO
+
+    @property
+    def suspect(self) -> int | None:
+        """`torn`, as far as no acknowledgement has spoken since."""
+        return self.torn if self.torn is not None and self.torn >= self.acknowledged else None
+
+    def is_behind(self, other: "End") -> bool:
+        """Whether `other` is a later end of this chain, or of one that replaced it."""
+        return (self.anchors, self.sequence) < (other.anchors, other.sequence)
 
 
 def chain_start(registration: bytes) -> End:
@@ -83,7 +121,8 @@ def chain_start(registration: bytes) -> End:
 
 def follow(end: End, record: Record) -> End:
     """The end of the chain with one more record of ours."""
-    end = replace(end, sequence=end.sequence + 1, previous=record.identity, anew=None)
+    anew = None if end.anew is None else end.anew.after(end.anew.first + 1)
+    end = replace(end, sequence=end.sequence + 1, previous=record.identity, anew=anew)
     match record.body:
         case RunStart() as run:
             first = run.register if end.run_ms == 0 else end.closed_from
@@ -97,9 +136,17 @@ def follow(end: End, record: Record) -> End:
             raise TypeError(f"no {other.KIND} stands in a meter's chain")
 
 
+def starts_from(record: Record) -> int:
+    """The chain's register before a record; a close adds nothing to it."""
+    body = record.body
+    if not isinstance(body, RunStart | Batch | StepClose):
+        raise TypeError(f"no {body.KIND} stands in a meter's chain")
+    return body.register_after if isinstance(body, StepClose) else body.register
+
+
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A record that is not acknowledged yet."""
+    """Where a record stands."""
 
     sequence: int
     identity: bytes
@@ -117,10 +164,20 @@ class _Torn:
     sequence: int = wire(0, Uint())
 
 
+@dataclass(frozen=True, slots=True)
+class _Skipped:
+    """The card has lost records that were to be signed anew: those from `first` on follow, and
+    the chain's offset + 2^62 is `shift` from here."""
+
+    first: int = wire(0, Uint())
+    shift: int = wire(1, Uint())
+    lost: int = wire(2, Uint())
+
+
 class Outbox:
     """The signed records of one meter. Entries of its log: a record's bytes; an `End`, at the head
-    of each segment and after a re-anchor; an acknowledgement that was believed; a place at which
-    damage cut the log."""
+    of each segment; an acknowledgement that was believed; a place at which damage cut both logs;
+    a gap in what is signed anew."""
 
     def __init__(self, directory: Directory, *, limit_bytes: int, window: int) -> None:
         """
@@ -132,7 +189,9 @@ class Outbox:
         self._log = SegmentedLog(directory, "outbox")
         self._limit_bytes = limit_bytes
         self._window = window
-        self._kept: deque[_Kept] = deque()
+        self._kept: deque[_Kept] = deque()  # not acknowledged yet
+        self._refused: deque[_Kept] = deque()  # to be signed anew
+        self._asks = False  # whether we send only to hear from where on the gateway has others
         self._durable = 0  # sequence up to which, exclusively, records may be published
         self._sent = 0  # sequence up to which, exclusively, they were, on this connection
         self._resend_at_ns: int | None = None
@@ -141,6 +200,7 @@ class Outbox:
         self._connected = False
         self.stop: Stop | None = None
         self.end: End | None = None
+        self.durable: End | None = None  # `end` as of the newest `sync`
 
     @property
     def waiting(self) -> int:
@@ -178,12 +238,53 @@ class Outbox:
             # What stands in the files survived whatever ended the program; it may be published
             # once this sync has returned.
             self._durable = self._sent = self.end.acknowledged
+            anew = self.end.anew
+            if anew is not None:
+                self._refused = self._find_from(anew.first, before=anew.segment)
             self._make_room()  # a card that is full has ended the program before: now it may go on
-            if cuts:
-                torn = self.end.sequence
-                self._log.append([cbor.encode(Row(_Torn).encode(_Torn(torn)))])
-                self.end = replace(self.end, torn=torn)
         return cuts
+
+    def tear(self) -> None:
+        """Notes that the records from here on may stand where others were signed before: damage
+        took both logs' word on them.
+
+        Raises:
+            OSError: stop, and recover.
+        """
+        if self.end is None or self.end.suspect is not None:
+            return  # the earlier place covers the later one
+        torn = self.end.sequence
+        self._log.append([cbor.encode(Row(_Torn).encode(_Torn(torn)))])
+        self.end = replace(self.end, torn=torn)
+
+    def go_on_from(self, end: End) -> None:
+        """Goes on from an end that the journal knows to be signed: the card has lost the records
+        before it. They are never signed again, since they may have been published.
+
+        Raises:
+            OSError: stop, and recover.
+        """
+        before, older = self.end, self._log.segments
+        if before is None or before.anchors != end.anchors:
+            # What is left, if anything, is of a chain that a re-anchor has replaced since.
+            self.begin(end)
+            self._log.sync()
+            for segment in older:
+                self._log.drop(segment)
+            return
+        epoch, acknowledged = max(
+            (before.epoch, before.acknowledged), (end.epoch, end.acknowledged)
+        )
+        torn = before.torn if before.suspect is not None else end.torn
+        forked = end.forked if before.forked is None else before.forked
+        self.end = replace(end, epoch=epoch, acknowledged=acknowledged, torn=torn, forked=forked)
+        self._roll()
+        while self._kept and self._kept[0].sequence < acknowledged:
+            self._kept.popleft()
+        first = UINT_MAX if end.anew is None else end.anew.first
+        while self._refused and self._refused[0].sequence < first:
+            self._refused.popleft()
+        self._durable = self._sent = acknowledged
 
     def peek(self) -> End | None:
         """The chain's end, read beside a running program: nothing is cut, nothing is dropped."""
@@ -194,18 +295,54 @@ class Outbox:
         return self.end
 
     def begin(self, end: End) -> None:
-        """Begins a chain, or begins it anew from a re-anchor, for which `end.anew` records must
-        follow in one `append`. Durable after `sync`.
+        """Begins a chain, or begins it anew from a re-anchor, which `end.anew` must follow:
+        `take_refused`. Durable after `sync`.
 
         Raises:
             OSError: stop, and recover.
         """
-        self._log.roll()
-        self._log.append([cbor.encode(encode_map(end))])
-        self.end = end
-        self.stop = None
         self._kept.clear()
+        self._refused.clear()
+        if end.anew is not None:
+            self._refused = self._find_from(end.anew.first)
+            segment = max(self._log.segments, default=-1) + 1
+            end = replace(end, anew=replace(end.anew, segment=segment))
+        self.end = end
+        self._roll()
+        self.stop = None
+        self._asks = False
         self._durable = self._sent = end.acknowledged
+
+    def take_refused(self) -> list[Record]:
+        """The next of the records that a re-anchor has to be followed by, up to PORTION_BYTES of
+        them. They count as done once their successors are appended; what the card has lost of
+        them is skipped. Empty when no more is left.
+
+        Raises:
+            OSError: stop, and recover.
+        """
+        portion: list[Record] = []
+        size = 0
+        while self.end is not None and self.end.anew is not None and size < PORTION_BYTES:
+            anew = self.end.anew
+            one = self._refused[0] if self._refused else None
+            raw = self._log.read(one.position) if one is not None else None
+            if one is not None and raw is None:
+                self._refused.popleft()
+                continue
+            if one is None or raw is None:
+                if not portion:
+                    self._skip(anew, anew.beyond, anew.unsigned)
+                break
+            record = records.decode(raw)
+            if one.sequence != anew.first + len(portion):
+                if portion:
+                    break
+                self._skip(anew, one.sequence, starts_from(record) - anew.offset)
+            self._refused.popleft()
+            portion.append(record)
+            size += len(raw)
+        return portion
 
     def append(self, signed: list[Record]) -> None:
         """Keeps records that continue the chain, in one write. They are published after `sync`.
@@ -226,6 +363,7 @@ class Outbox:
             OSError: stop, and recover; never try again.
         """
         self._log.sync()
+        self.durable = self.end
         if self.end is not None:
             self._durable = self.end.sequence
 
@@ -249,17 +387,22 @@ class Outbox:
         """Whether records are on their way that nobody has acknowledged."""
         return self.end is not None and bool(self._kept) and self._sent > self.end.acknowledged
 
-    def take_due(self, now_ns: int) -> list[bytes]:
-        """Records to publish now, in order; each is given once per connection and time-out."""
+    def take_due(self, now_ns: int, below: int = UINT_MAX) -> list[bytes]:
+        """Records to publish now, in order; each is given once per connection and time-out.
+
+        Args:
+            now_ns: machine time.
+            below: sequence up to which, exclusively, the journal knows durably what was signed.
+        """
         if not self._kept:
             self._progress_ns = now_ns  # nothing is owed: isolation begins with what comes next
-        if not self._connected or self.stop is not None or self.end is None:
+        if not self._connected or self.end is None or (self.stop and not self._asks):
             return []
         if self._is_owed_word and self._resend_at_ns is not None and now_ns >= self._resend_at_ns:
             self._go_back()
             self._resend_after_ns = min(2 * self._resend_after_ns, RESEND_MAX_NS)
         waited_before = self._is_owed_word
-        limit = min(self._durable, self.end.acknowledged + self._window)
+        limit = min(self._durable, below, self.end.acknowledged + self._window)
         if self._sent >= limit:
             return []
         due: list[bytes] = []
@@ -294,10 +437,20 @@ class Outbox:
         renewed = word.epoch > end.epoch
         if not renewed and word.sequence < end.acknowledged:
             return
+        # A stop answers a record. One that was said before we sent it may speak of what a re-anchor
+        # has replaced: were it believed, nobody would ever say otherwise.
+        stop = word.stop if word.stop is not None and word.stop.sequence < self._sent else None
+        if stop is not None and stop.reason is Reason.FORK:
+            self._note_fork(stop.sequence)
         if word.sequence > end.sequence:
-            # The gateway knows more of this chain than we do: our files are an older copy.
-            self.stop = Stop(end.sequence, Reason.FORK)
+            # The gateway knows more of this chain than we do: our files are an older copy. Where
+            # they begin to differ only it can say, when it sees what we have.
+            if end.suspect is not None:
+                self._note_fork(end.suspect)
+            self.stop = stop or Stop(end.sequence, Reason.FORK)
+            self._asks = stop is None
             return
+        self._asks = False
         if word.sequence < end.acknowledged:
             kept = self._find_from(word.sequence)
             if not kept or kept[0].sequence != word.sequence:
@@ -305,6 +458,7 @@ class Outbox:
                 return
             self._kept = kept
         elif not self._is_at(word):
+            self._note_fork(word.sequence - 1)
             self.stop = Stop(word.sequence, Reason.FORK)
             return
         if renewed or word.sequence > end.acknowledged:
@@ -312,27 +466,56 @@ class Outbox:
             self._resend_after_ns = RESEND_FIRST_NS
             self._resend_at_ns = now_ns + self._resend_after_ns
             self._log.append([cbor.encode(Row(_Acked).encode(_Acked(word.epoch, word.sequence)))])
-            self.end = replace(end, epoch=word.epoch, acknowledged=word.sequence)
+            self.end = replace(self.end or end, epoch=word.epoch, acknowledged=word.sequence)
         while self._kept and self._kept[0].sequence < word.sequence:
             self._kept.popleft()
         if renewed:
             self._go_back()
-        # A stop answers a record. One that was said before we sent it may speak of what a re-anchor
-        # has replaced: were it believed, nobody would ever say otherwise.
-        is_answer = word.stop is not None and word.stop.sequence < self._sent
         self._sent = max(self._sent, word.sequence)
-        self.stop = word.stop if is_answer else None
+        self.stop = stop
         self._make_room()
 
     def _index_of(self, sequence: int) -> int:
         """Where a record stands in `_kept`, or would stand: the card may have lost some."""
         return bisect_left(self._kept, sequence, key=lambda kept: kept.sequence)
 
-    def unheard(self) -> list[Record]:
-        """The records nobody has acknowledged, as far as the card still holds them: what the
-        gateway does not have of them is signed anew after a re-anchor."""
-        raws = [self._log.read(kept.position) for kept in self._kept]
-        return [records.decode(raw) for raw in raws if raw is not None]
+    def first_kept(self, first: int) -> Record | None:
+        """The first record from sequence `first` on that nobody has acknowledged and the card
+        still holds."""
+        for kept in islice(self._kept, self._index_of(first), None):
+            raw = self._log.read(kept.position)
+            if raw is not None:
+                return records.decode(raw)
+        return None
+
+    def waiting_before(self, sequence: int) -> int:
+        """How many of the records that nobody has acknowledged stand before `sequence`."""
+        return self._index_of(sequence)
+
+    def _note_fork(self, sequence: int) -> None:
+        """The gateway has another record there, and so none of ours from there on."""
+        end = self.end
+        if end is None:
+            return
+        places = [place for place in (end.forked, end.suspect) if place is not None]
+        forked = max(min([sequence, *places]), end.acknowledged)  # those it does have
+        if forked != end.forked:
+            self.end = replace(end, forked=forked)
+            self._roll()
+
+    def _skip(self, anew: Anew, first: int, register: int) -> None:
+        """Goes on with the record `first` of an abandoned chain, at this register of the counter:
+        those before it are lost."""
+        assert self.end is not None  # noqa: S101 - the caller's condition
+        shift = self.end.register - register + _OFFSET_ZERO
+        skipped = _Skipped(first, shift, first - anew.first)
+        self._log.append([cbor.encode(Row(_Skipped).encode(skipped))])
+        self._pass_over(skipped)
+
+    def _pass_over(self, skipped: _Skipped) -> None:
+        if self.end is not None and self.end.anew is not None:
+            anew = self.end.anew.after(skipped.first)
+            self.end = replace(self.end, shift=skipped.shift, anew=anew)
 
     def _advance(self, record: Record, position: Position) -> None:
         assert self.end is not None  # noqa: S101 - a log begins with its end; written by us alone
@@ -340,30 +523,27 @@ class Outbox:
         self.end = follow(self.end, record)
 
     def _read_segment(self, segment: int) -> None:
-        anew = 0
         for position, entry in self._log.entries(segment):
             match _decode_entry(entry):
                 case End() as end:
                     self.end = end
-                    anew = end.anew or 0
                 case _Acked(epoch=epoch, sequence=sequence):
                     if self.end is not None:
                         self.end = replace(self.end, epoch=epoch, acknowledged=sequence)
                 case _Torn(sequence=sequence):
                     if self.end is not None:
                         self.end = replace(self.end, torn=sequence)
+                case _Skipped() as skipped:
+                    self._pass_over(skipped)
                 case Record() as record:
                     self._advance(record, position)
-                    anew -= 1
-        if anew > 0:
-            self.end = None
-            self._kept.clear()
 
-    def _find_from(self, first: int) -> deque[_Kept]:
-        """Where the records from sequence `first` on stand; empty if they are not kept."""
+    def _find_from(self, first: int, before: int = UINT_MAX) -> deque[_Kept]:
+        """Where the records from sequence `first` on stand, in the segments before one; empty if
+        they are not kept."""
         found: deque[_Kept] = deque()
         beyond = UINT_MAX
-        for segment in reversed(self._log.segments):
+        for segment in reversed([one for one in self._log.segments if one < before]):
             here: list[_Kept] = []
             begins: int | None = None
             for position, entry in self._log.entries(segment):
@@ -391,7 +571,9 @@ class Outbox:
             return word.previous == end.previous
         before = self._index_of(word.sequence - 1)
         if before == len(self._kept) or self._kept[before].sequence != word.sequence - 1:
-            return True  # the card lost that record: the gateway's signed word has to do
+            # The card lost that record: the gateway's signed word has to do, but where damage may
+            # have had us sign another in its place.
+            return end.suspect is None or word.sequence <= end.suspect
         return self._kept[before].identity == word.previous
 
     def _go_back(self) -> None:
@@ -406,7 +588,10 @@ class Outbox:
         """Acknowledged records go first, the oldest of them first, and only when room is short:
         under our own limit, or on the card, whatever fills it."""
         segments = self._log.segments
-        needed = self._kept[0].position.segment if self._kept else segments[-1]
+        needed = min(
+            (queue[0].position.segment for queue in (self._refused, self._kept) if queue),
+            default=segments[-1],
+        )
         for segment in segments:
             is_short = (
                 self._log.total_bytes > self._limit_bytes or self._log.free_bytes < FREE_BYTES_MIN
@@ -424,13 +609,15 @@ class Outbox:
         return whole + newest.offset + newest.size - first.offset
 
 
-def _decode_entry(entry: bytes) -> End | _Acked | _Torn | Record:
+def _decode_entry(entry: bytes) -> End | _Acked | _Torn | _Skipped | Record:
     """An entry is a record (an array of four), an acknowledgement (of two), a place of damage (of
-    one), or an `End` (a map)."""
+    one), a gap (of three), or an `End` (a map)."""
     if entry[:1] == b"\x84":
         return records.decode(entry)
     value = cbor.decode(entry)
     if isinstance(value, list):
+        if len(value) == 3:
+            return Row(_Skipped).decode(value)
         return Row(_Torn).decode(value) if len(value) == 1 else Row(_Acked).decode(value)
     try:
         return decode_map(End, value)

@@ -16,12 +16,19 @@ from cryptometer.records import (
     RunStart,
     StepClose,
 )
-from firmware.chain import aligned, anchored, signed_so_far
+from firmware.chain import (
+    aligned,
+    anchored,
+    draft_of,
+    first_refused,
+    is_acting,
+    signed_so_far,
+)
 from firmware.lots import Draft, Signed
-from firmware.outbox import End, chain_start, follow
+from firmware.outbox import Anew, End, chain_start, follow
 from tests.core.community import FIRST_STEP
 from tests.core.strategies import examples
-from tests.firmware.kit import CHAIN, COMMUNITY, REGISTRATION, batch, close, run, steps
+from tests.firmware.kit import CHAIN, COMMUNITY, REGISTRATION, batch, close, run, steps, word
 from tests.keys import signer
 
 CHECKPOINT = Checkpoint(3, bytes(32))
@@ -123,13 +130,31 @@ def test_a_close_looks_back_to_the_first_run_and_not_to_a_later_one() -> None:
 # --- Re-anchors ----------------------------------------------------------------------------------
 
 
+def act(
+    end: End, unsigned_from: int, anchors: list[Record], unheard: list[Record]
+) -> tuple[End, list[Draft]]:
+    """Acts on the newest of the re-anchors, as a device does with what nobody acknowledged."""
+    newest = anchors[-1].body
+    assert isinstance(newest, ReAnchor)
+    at = first_refused(end, newest, len(anchors) - end.anchors)
+    bodies = [one.body for one in unheard]
+    refused = [
+        one
+        for one, body in zip(unheard, bodies, strict=True)
+        if isinstance(body, ChainRecord) and body.sequence >= at
+    ]
+    fresh = anchored(end, unsigned_from, anchors, refused[0] if refused else None)
+    return fresh, [draft_of(one, end.offset) for one in refused]
+
+
 def test_what_the_gateway_refused_is_signed_anew_behind_the_re_anchor() -> None:
     signed, end = sign([run(), *steps(4)])  # 9 records; the gateway waits at 5
     record = anchor(5, 1_000)
-    fresh, drafts = anchored(replace(end, acknowledged=5), 20, [record], signed[5:])
+    fresh, drafts = act(replace(end, acknowledged=5), 20, [record], signed[5:])
     assert len(drafts) == 4
     assert (fresh.sequence, fresh.previous, fresh.register) == (5, record.identity, 1_000)
-    assert (fresh.acknowledged, fresh.anchors, fresh.anew) == (5, 1, 4)
+    assert (fresh.acknowledged, fresh.anchors) == (5, 1)
+    assert fresh.anew == Anew(5, 9, end.shift, 20, 0)
     anew, after = sign(drafts, fresh)
     assert registers(anew, 1_000) == 1_010
     assert [one.body.KIND for one in anew] == [one.body.KIND for one in signed[5:]]
@@ -140,7 +165,7 @@ def test_what_the_gateway_refused_is_signed_anew_behind_the_re_anchor() -> None:
 def test_what_the_gateway_has_is_not_signed_anew_even_if_it_was_not_heard_of() -> None:
     signed, end = sign([run(), *steps(4)])
     # The gateway has records 0 to 4, register 10; its words for 1 to 5 were lost.
-    fresh, drafts = anchored(replace(end, acknowledged=1), 20, [anchor(5, 10)], signed[1:])
+    fresh, drafts = act(replace(end, acknowledged=1), 20, [anchor(5, 10)], signed[1:])
     anew, _ = sign(drafts, fresh)
     assert registers(anew, 10) == 20
     assert len(anew) == 4
@@ -148,42 +173,62 @@ def test_what_the_gateway_has_is_not_signed_anew_even_if_it_was_not_heard_of() -
 
 def test_if_the_gateway_has_everything_nothing_is_signed_anew() -> None:
     signed, end = sign([run(), *steps(4)])
-    fresh, drafts = anchored(replace(end, acknowledged=1), 20, [anchor(9, 20)], signed[1:])
+    fresh, drafts = act(replace(end, acknowledged=1), 20, [anchor(9, 20)], signed[1:])
     assert drafts == []
     assert fresh.anew is None
     more, _ = sign(steps(1, FIRST_STEP + 4, 20), fresh)
     assert registers(more, 20) == 25
 
 
-def test_on_another_chain_than_the_gateways_everything_unacknowledged_is_signed_anew() -> None:
-    # The disk was restored from an old copy: what it counted since is in no other record.
+@pytest.mark.parametrize(("forked", "anew_pulses"), [(None, 0), (3, 5), (2, 0), (40, 0)])
+def test_what_may_be_the_gateways_is_signed_anew_only_where_its_words_show_that_it_is_not(
+    forked: int | None, anew_pulses: int
+) -> None:
     signed, end = sign([run(), *steps(2)])
-    fresh, drafts = anchored(replace(end, acknowledged=3), 10, [anchor(30, 500)], signed[3:])
-    anew, _ = sign(drafts, fresh)
-    assert registers(anew, 500) == 505
+    known = replace(end, acknowledged=3, forked=forked)
+    fresh, drafts = act(known, 10, [anchor(30, 500)], signed[3:])
+    anew, after = sign(drafts, fresh)
+    assert registers(anew, 500) == 500 + anew_pulses
+    assert (after.forked, after.torn, signed_so_far(after).register) == (None, None, 10)
 
 
-def test_what_the_gateway_had_before_damage_cut_our_log_is_not_signed_anew() -> None:
+def test_from_where_the_gateway_has_others_everything_is_signed_anew() -> None:
     signed, end = sign([run(), *steps(2)])  # five records; the gateway has nine, register 20
-    torn = replace(end, acknowledged=1, torn=5)
-    restarted, end = sign([run(20, FIRST_STEP + 4), *steps(1, FIRST_STEP + 4, 20)], torn)
+    forked = replace(end, acknowledged=1, forked=5)
+    restarted, end = sign([run(20, FIRST_STEP + 4), *steps(1, FIRST_STEP + 4, 20)], forked)
     unheard = [*signed[1:], *restarted]
-    fresh, drafts = anchored(end, 25, [anchor(9, 20)], unheard)
+    fresh, drafts = act(end, 25, [anchor(9, 20)], unheard)
     anew, after = sign(drafts, fresh)
     assert [one.body.KIND for one in anew] == [one.body.KIND for one in restarted]
     assert registers(anew, 20) == 25
-    assert (after.torn, signed_so_far(after).register) == (None, 25)
+    assert (after.forked, signed_so_far(after).register) == (None, 25)
     # A gateway that waits before that place does not have what lies between.
-    _, drafts = anchored(end, 25, [anchor(3, 5)], unheard)
+    _, drafts = act(end, 25, [anchor(3, 5)], unheard)
     assert len(drafts) == len(unheard) - 2
+
+
+def test_behind_more_than_one_re_anchor_a_fork_proves_nothing() -> None:
+    """Damage may have taken our word that we acted on the earlier one."""
+    signed, end = sign([run(), *steps(2)])
+    known = replace(end, forked=0)
+    assert act(known, 10, [anchor(30, 500)], signed)[1]
+    assert act(known, 10, [anchor(30, 500), anchor(31, 600)], signed)[1] == []
+
+
+def test_a_re_anchor_acts_once_the_gateways_word_stands_on_it() -> None:
+    record = anchor(5, 10)
+    _, end = sign([run(), *steps(2)])
+    assert is_acting(record, word(end, 5, record.identity))
+    assert not is_acting(record, word(end, 6, record.identity))
+    assert not is_acting(record, word(end, 5))
 
 
 def test_a_second_re_anchor_starts_from_the_first() -> None:
     signed, end = sign([run(), *steps(2)])
-    fresh, drafts = anchored(end, 10, [anchor(3, 100)], signed[3:])
+    fresh, drafts = act(end, 10, [anchor(3, 100)], signed[3:])
     anew, end = sign(drafts, fresh)
     newest = anchor(4, 2_000)
-    again, drafts = anchored(end, 10, [anchor(3, 100), newest], anew[1:])
+    again, drafts = act(end, 10, [anchor(3, 100), newest], anew[1:])
     assert (again.anchors, again.previous) == (2, newest.identity)
     after, end = sign(drafts, again)
     assert registers(after, 2_000) == 2_000  # only the close is left, which adds nothing
@@ -191,8 +236,8 @@ def test_a_second_re_anchor_starts_from_the_first() -> None:
 
 
 def test_a_new_board_goes_on_from_the_re_anchor() -> None:
-    fresh, drafts = anchored(None, 0, [anchor(40, 7_000)], [])
-    assert drafts == []
+    fresh = anchored(None, 0, [anchor(40, 7_000)], None)
+    assert (fresh.anew, fresh.suspect) == (None, 40)
     assert (fresh.sequence, fresh.register, fresh.acknowledged) == (40, 7_000, 40)
     signed, end = sign([run(), *steps(1)], fresh)
     assert registers(signed, 7_000) == 7_005
@@ -200,7 +245,7 @@ def test_a_new_board_goes_on_from_the_re_anchor() -> None:
 
 
 def test_a_new_board_that_counted_before_its_first_step_goes_on_without_those_pulses() -> None:
-    fresh, _ = anchored(None, 0, [anchor(40, 7_000)], [])
+    fresh = anchored(None, 0, [anchor(40, 7_000)], None)
     drafts: list[Draft] = [run(30), *steps(1, register=30)]
     where = aligned(fresh, drafts)
     signed, end = sign(drafts, where)
@@ -231,13 +276,12 @@ def test_behind_any_re_anchor_the_registers_continue_and_no_refused_pulse_is_los
     before = sum(5 for one in signed[:at] if isinstance(one.body, Batch))
     record = anchor(at, before if is_ours and at <= 9 else register)
     start = record.body.register if isinstance(record.body, ReAnchor) else 0
-    fresh, drafts = anchored(replace(end, acknowledged=heard), 20, [record], signed[heard:])
+    fresh, drafts = act(replace(end, acknowledged=heard), 20, [record], signed[heard:])
     anew, after = sign(drafts, fresh)
-    if start == before and at <= 9:
-        assert registers(anew, start) == 20
-    else:
-        held = sum(5 for one in signed[:heard] if isinstance(one.body, Batch))
-        assert registers(anew, start) == start + 20 - held
+    refused = sum(5 for one in signed[at:] if isinstance(one.body, Batch))
+    assert registers(anew, start) == start + refused
+    assert after.anew is None
+    assert signed_so_far(after).register == 20
     more, _ = sign(steps(1, FIRST_STEP + 9, 20), after)
     assert registers(more, after.register) == after.register + 5
 

@@ -684,18 +684,34 @@ def re_anchor(world: World) -> None:
     assert world.node.take_authority([anchor.raw]) == 1
 
 
-def lose_outbox(board: Board) -> None:
-    """The card forgets what was signed; everything of it had been acknowledged."""
+def lose_card(board: Board) -> int:
+    """The card forgets everything, acknowledged or not; returns how many pulses nobody signed."""
     board.stop()
+    unsigned = board.device_register - registers_of(board)[1]
+    board.journal, board.outbox = SimulatedDirectory(), SimulatedDirectory()
+    board.start()
+    return unsigned
+
+
+def lose_outbox(board: Board) -> None:
+    """The card forgets what was signed, and keeps the journal."""
+    board.kill()
     board.outbox = SimulatedDirectory()
     board.start()
 
 
-def test_a_board_that_lost_its_chain_stops_and_goes_on_behind_a_re_anchor(
+def rot(directory: SimulatedDirectory, part: float) -> None:
+    """A bit changes in the newest file, so far into it."""
+    name = [one for one in directory.names() if one.endswith(".log")][-1]
+    content = directory._live[name]
+    content[int(part * (len(content) - 1))] ^= 1
+
+
+def test_a_board_that_lost_its_card_stops_and_goes_on_behind_a_re_anchor(
     world: World, board: Board
 ) -> None:
     world.run(2 * STEP_S + 60, TICK_S)
-    lose_outbox(board)
+    unsigned = lose_card(board)
     world.run(STEP_S, TICK_S)
     assert is_stopped(board)
     assert any("the chain cannot go on" in line for line in board.log)
@@ -703,30 +719,118 @@ def test_a_board_that_lost_its_chain_stops_and_goes_on_behind_a_re_anchor(
     world.run(3 * STEP_S, TICK_S)
     ledger = settle(world)
     assert not is_stopped(board)
-    assert ledger.pulses == board.emitted
+    assert ledger.pulses == board.emitted - unsigned
     assert ledger.quarantined == []
 
 
-def test_behind_a_rotten_outbox_a_re_anchor_repeats_no_pulse(world: World, board: Board) -> None:
+def test_a_lost_outbox_whose_records_had_all_arrived_needs_no_authority(
+    world: World, board: Board
+) -> None:
+    world.run(2 * STEP_S + 90, TICK_S, pulses=1)
+    lose_outbox(board)
+    assert any("what the journal knows to be signed" in line for line in board.log)
+    world.run(STEP_S, TICK_S, pulses=1)
+    check_whole(world, board, settle(world))
+
+
+@pytest.mark.parametrize("part", [0.02, 0.5, 0.9, 0.999])
+def test_a_rotten_outbox_whose_records_had_all_arrived_needs_no_authority(
+    world: World, board: Board, part: float
+) -> None:
     world.run(4 * STEP_S + 60, TICK_S, pulses=1)
     board.kill()
-    [name] = board.outbox.names()
-    content = board.outbox._live[name]
-    content[len(content) // 2] ^= 1
+    rot(board.outbox, part)
     board.start()
-    assert any("set aside damaged bytes" in line for line in board.log)
+    world.run(STEP_S, TICK_S, pulses=1)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert ledger.marks[Mark.CUT] > 0
+
+
+def test_of_a_lost_outbox_only_what_nobody_else_had_is_missing(world: World, board: Board) -> None:
+    world.run(2 * STEP_S, TICK_S, pulses=1)
+    heard = world.broker.retained[f"{world.topic}/meter/m0/ack/gw"]
+    word = records.decode(heard).body
+    assert isinstance(word, Acknowledgement)
+    world.stop_gateway()
+    world.run(STEP_S, TICK_S, pulses=1)
+    board.kill()
+    _, signed = registers_of(board)
+    board.outbox = SimulatedDirectory()
+    world.start_gateway()
+    board.start()
+    world.run(STEP_S, TICK_S, pulses=1)
+    assert is_stopped(board)
+    re_anchor(world)
+    world.run(3 * STEP_S, TICK_S, pulses=1)
+    ledger = settle(world)
+    assert not is_stopped(board)
+    assert ledger.quarantined == []
+    assert board.device is not None
+    assert ledger.pulses == board.device._counter.register - (signed - word.register)
+
+
+def test_a_damaged_card_twice_before_its_re_anchor_repeats_no_pulse(
+    world: World, board: Board
+) -> None:
+    """Both logs lose their ends, more is signed, and both lose them again."""
+    world.run(4 * STEP_S + 60, TICK_S, pulses=1)
+    for _ in range(2):
+        board.kill()
+        rot(board.outbox, 0.6)
+        rot(board.journal, 0.1)
+        board.start()
+        world.run(STEP_S, TICK_S, pulses=1)
+        assert is_stopped(board)
+    before = read_ledger(world).pulses
+    re_anchor(world)
+    world.run(3 * STEP_S, TICK_S, pulses=1)
+    ledger = settle(world)
+    assert not is_stopped(board)
+    assert ledger.quarantined == []
+    assert before < ledger.pulses <= board.emitted
+    assert ledger.marks[Mark.CUT] > 0
+
+
+def test_behind_a_card_rotten_in_both_logs_a_re_anchor_repeats_no_pulse(
+    world: World, board: Board
+) -> None:
+    world.run(4 * STEP_S + 60, TICK_S, pulses=1)
+    board.kill()
+    rot(board.outbox, 0.5)
+    board.journal = SimulatedDirectory()
+    board.start()
+    given_before = board.emitted
     world.run(STEP_S, TICK_S, pulses=1)
     assert is_stopped(board)
     board.kill()  # the place of the damage is known to later runs, too
     board.start()
     world.run(STEP_S, TICK_S, pulses=1)
+    had = settle(world).pulses
+    re_anchor(world)
+    world.run(3 * STEP_S, TICK_S, pulses=1)
+    ledger = settle(world)
+    assert not is_stopped(board)
+    assert ledger.quarantined == []
+    # All that was given since is there, and nothing of what the gateway had is there twice.
+    assert ledger.pulses == had + board.emitted - given_before
+
+
+def test_a_re_anchor_that_came_too_late_for_its_place_repeats_no_pulse(
+    world: World, board: Board
+) -> None:
+    """Its place is taken by then: it has no effect, and the gateway never says otherwise."""
+    world.run(2 * STEP_S, TICK_S, pulses=1)
+    assert world.node is not None
+    early = world.authority.re_anchor("m0", 3, 20)
+    assert world.node.take_authority([early.raw]) == 1
+    world.run(2 * STEP_S, TICK_S, pulses=1)
     re_anchor(world)
     world.run(3 * STEP_S, TICK_S, pulses=1)
     ledger = settle(world)
     assert not is_stopped(board)
     assert ledger.quarantined == []
     assert ledger.pulses == board.emitted
-    assert ledger.marks[Mark.CUT] > 0
 
 
 def test_a_board_that_hears_of_a_re_anchor_sends_nothing_more_of_the_old_chain(
@@ -768,7 +872,8 @@ def test_a_death_while_acting_on_a_re_anchor_neither_loses_nor_repeats_a_pulse(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world.run(STEP_S + 60, TICK_S)
-    lose_outbox(board)
+    unsigned = lose_card(board)
+    before = board.emitted
     world.run(STEP_S // 2, TICK_S)
     re_anchor(world)
     board.kill()
@@ -786,8 +891,10 @@ def test_a_death_while_acting_on_a_re_anchor_neither_loses_nor_repeats_a_pulse(
     assert board.device is not None
     assert not is_stopped(board)
     assert ledger.quarantined == []
-    assert ledger.pulses == board.device._counter.register
-    assert board.emitted - ledger.pulses <= (TICK_S + 2 * SYNC_MS // 1_000 if is_cut else TICK_S)
+    assert ledger.pulses == before - unsigned + board.device._counter.register
+    assert board.emitted - unsigned - ledger.pulses <= (
+        TICK_S + 2 * SYNC_MS // 1_000 if is_cut else TICK_S
+    )
 
 
 # --- Deaths at every point -----------------------------------------------------------------------

@@ -13,8 +13,18 @@ from cryptometer.records import Acknowledgement, ChainRecord, Record, Stop
 from cryptometer.steps import NS_PER_S
 from cryptometer.wire import encode_map
 from firmware import outbox as keeping
+from firmware.chain import draft_of
 from firmware.lots import Draft
-from firmware.outbox import RESEND_FIRST_NS, RESEND_MAX_NS, End, Outbox, chain_start, follow
+from firmware.outbox import (
+    RESEND_FIRST_NS,
+    RESEND_MAX_NS,
+    Anew,
+    End,
+    Outbox,
+    chain_start,
+    follow,
+    starts_from,
+)
 from firmware.segments import SegmentedLog
 from hal.files import SimulatedDirectory
 from tests.core.strategies import examples
@@ -249,8 +259,9 @@ def test_a_gateway_that_knows_more_than_this_disk_stops_the_chain() -> None:
     desk = connected(3)
     desk.outbox.acknowledge(word(desk.end, 4, bytes(32)), 0)
     assert desk.outbox.stop == Stop(3, Reason.FORK)
-    assert desk.publish() == []
     assert desk.outbox.waiting == 3
+    desk.outbox.acknowledge(word(desk.end, 5, bytes(32)), 0)
+    assert desk.outbox.stop == Stop(3, Reason.FORK)
 
 
 @pytest.mark.parametrize("sequence", [1, 2, 3])
@@ -346,10 +357,7 @@ def test_a_torn_outbox_keeps_a_prefix_of_the_chain(torn: int) -> None:
     expected = chain_start(REGISTRATION)
     for record in desk.records[:kept]:
         expected = follow(expected, record)
-    assert outbox.end == replace(expected, torn=outbox.end.torn)
-    assert outbox.end.torn in (None, kept)
-    desk.outbox.sync()
-    assert desk.restart().end == outbox.end, "the place of the damage stays known"
+    assert outbox.end == expected
     assert bool(cuts) == any(name.endswith(".damaged") for name in desk.directory.names())
     outbox.sync()
     outbox.connected(0)
@@ -596,26 +604,215 @@ def test_behind_a_re_anchor_the_refused_part_is_never_sent_again() -> None:
     assert desk.outbox.take_due(0) == [desk.records[3].raw, desk.records[4].raw, anew[0].raw]
 
 
-def test_a_re_anchor_without_all_its_records_was_not_acted_on() -> None:
-    desk = connected(8)
-    desk.hear(5)
+def behind_anchor(desk: Desk, first: int) -> End:
+    """The end right behind a re-anchor at `first`, the records from there on to be signed anew."""
     before = desk.end
-    anchor = bytes([9]) * 32
-    end = End(5, anchor, 100, 100, before.run_ms, before.shift, 1, 5, 1, before.closed_step, 2)
-    anew = CHAIN.sign([run(100, later_ms=5), *steps(1, register=100)], end, None)
-    desk.outbox.begin(end)
+    anew = Anew(first, before.sequence, before.shift, before.register, 0)
+    offset = 100 - starts_from(desk.records[first])
+    return replace(
+        before,
+        sequence=first,
+        previous=bytes([9]) * 32,
+        register=100,
+        closed_from=100,
+        shift=before.shift + offset,
+        acknowledged=first,
+        anchors=1,
+        anew=anew,
+    )
+
+
+def sign_portion(desk: Desk) -> list[Record]:
+    anew = desk.end.anew
+    assert anew is not None
+    drafts = [draft_of(one, anew.offset) for one in desk.outbox.take_refused()]
+    signed = CHAIN.sign(drafts, desk.end, None)
+    desk.outbox.append(signed)
+    return signed
+
+
+def shape(records: list[Record]) -> list[tuple[str, int]]:
+    """Kind and step of each: what signing anew keeps."""
+    bodies = [one.body for one in records]
+    return [(body.KIND.value, body.step) for body in bodies if isinstance(body, ChainRecord)]
+
+
+@pytest.mark.parametrize("die", ["never", "kill", "power"])
+def test_what_was_refused_is_signed_anew_in_portions_and_a_death_repeats_none(
+    die: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "PORTION_BYTES", 700)
+    monkeypatch.setattr(keeping, "SEGMENT_BYTES", 1_500)
+    desk = connected(30)
+    desk.hear(5)
+    unsigned = desk.end.register
+    desk.outbox.begin(behind_anchor(desk, 5))
+    desk.outbox.sync()
+    signed: list[Record] = []
+    portions = 0
+    while desk.end.anew is not None:
+        portion = sign_portion(desk)
+        portions += 1
+        assert 0 < len(portion) <= 4
+        if die == "power" and portions % 3 == 0:
+            desk.directory.cut_power(40 * portions)  # some of it may be there, or none
+            desk.restart()
+            signed += portion[: desk.end.sequence - 5 - len(signed)]
+        else:
+            signed += portion
+        if die == "kill":
+            desk.restart()
+        desk.outbox.sync()
+    assert portions > 6
+    assert shape(signed) == shape(desk.records[5:])
+    assert desk.end.register - desk.end.offset == unsigned
+    assert (desk.end.anchors, desk.outbox.waiting) == (1, 25)
+
+
+def test_what_the_card_lost_of_the_refused_is_left_out_and_the_registers_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keeping, "SEGMENT_BYTES", 1_500)
+    desk = connected(30)
+    desk.hear(5)
+    damage(desk, 11)  # with all that stands behind it in its file
+    damage(desk, 29)
     desk.restart()
-    assert desk.end == before
-    desk.outbox.begin(end)
-    desk.outbox.append(anew[:1])
+    unsigned = desk.end.register
+    desk.outbox.begin(behind_anchor(desk, 5))
+    signed: list[Record] = []
+    while desk.end.anew is not None:
+        signed += sign_portion(desk)
+        desk.restart()
+    assert 10 < len(signed) < 24
+    assert [one for one in shape(signed) if one not in shape(desk.records[5:])] == []
+    register = 100
+    for record in signed:
+        assert starts_from(record) == register
+        register = follow(desk.end, record).register
+    # The counter goes on as before, whatever the chain has lost.
+    assert desk.end.register - desk.end.offset == unsigned
+
+
+def test_what_is_still_to_be_signed_anew_is_kept_on_a_full_card(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keeping, "SEGMENT_BYTES", 700)
+    monkeypatch.setattr(keeping, "PORTION_BYTES", 700)
+    desk = Desk(30, limit_bytes=1_000)
+    desk.outbox.begin(behind_anchor(desk, 5))
+    signed: list[Record] = []
+    while desk.end.anew is not None:
+        signed += sign_portion(desk)
+        desk.outbox.sync()
+        desk.restart()  # makes room
+    assert shape(signed) == shape(desk.records[5:])
+
+
+# --- What the journal knows ----------------------------------------------------------------------
+
+
+def test_an_outbox_goes_on_from_what_the_journal_knows_to_be_signed() -> None:
+    desk = connected(8)
+    desk.hear(3)
+    desk.outbox.sync()
+    known = desk.end
+    damage(desk, 5)
     desk.restart()
-    assert desk.end == before
-    assert desk.outbox.waiting == 3
-    desk.outbox.begin(end)
-    desk.outbox.append(anew[:2])
+    assert desk.end.sequence == 5
+    desk.outbox.go_on_from(known)
+    desk.outbox.sync()
+    for _ in range(2):
+        assert desk.end == known
+        assert desk.outbox.waiting == 2  # what is left below the gap
+        desk.restart()
+        desk.outbox.sync()
+    desk.connect()
+    assert desk.publish() == [3, 4]
+    assert desk.outbox.stop == Stop(5, Reason.MALFORMED)
+    desk.hear(8)
+    assert not desk.outbox.stop
+    assert desk.outbox.waiting == 0
+    desk.write(1)
+    desk.outbox.sync()
+    assert desk.publish() == [8]
+
+
+def test_an_empty_outbox_goes_on_from_what_the_journal_knows_to_be_signed() -> None:
+    desk = connected(8)
+    known = replace(desk.end, anchors=2)
+    for directory in (SimulatedDirectory(), desk.directory):  # empty; before a re-anchor
+        outbox = Outbox(directory, limit_bytes=2**30, window=64)
+        outbox.recover(0)
+        outbox.go_on_from(known)
+        again = Outbox(directory, limit_bytes=2**30, window=64)
+        again.recover(0)
+        assert (again.end, again.waiting) == (known, 0)
+
+
+def test_only_what_the_journal_knows_of_leaves() -> None:
+    desk = connected(8)
+    assert desk.outbox.take_due(0, 3) == [record.raw for record in desk.records[:3]]
+    assert desk.outbox.take_due(0, 3) == []
+    assert len(desk.outbox.take_due(0, 8)) == 5
+
+
+# --- Forks ---------------------------------------------------------------------------------------
+
+
+def test_a_fork_begins_where_the_gateway_refuses_the_first_record() -> None:
+    desk = connected(6)
+    desk.publish()
+    desk.hear(2, stop=Stop(4, Reason.FORK))
+    assert desk.end.forked == 4
+    desk.hear(2, stop=Stop(3, Reason.FORK))
+    desk.hear(2, stop=Stop(5, Reason.FORK))
+    desk.outbox.sync()
+    assert desk.restart().end == desk.end
+    assert desk.end.forked == 3
+
+
+def test_a_fork_begins_at_the_damage_once_the_gateway_has_shown_that_there_is_one() -> None:
+    desk = connected(6)
+    desk.hear(2)
+    desk.outbox.tear()
+    desk.write(2)
+    desk.outbox.tear()  # a later place does not hide the first
+    desk.outbox.sync()
     desk.restart()
-    assert (desk.end.sequence, desk.end.anchors, desk.end.anew) == (7, 1, None)
-    assert desk.outbox.waiting == 2
+    assert (desk.end.suspect, desk.end.forked) == (6, None)
+    desk.outbox.acknowledge(Acknowledgement("m0", 1, 9, bytes(32), 0), 0)
+    assert desk.end.forked == 6
+    assert desk.restart().end is not None
+    desk = connected(6)
+    desk.hear(2)
+    desk.outbox.tear()
+    desk.write(2)
+    desk.outbox.acknowledge(Acknowledgement("m0", 1, 8, bytes(32), 0), 0)
+    assert desk.end.forked == 6
+
+
+def test_damage_that_the_gateway_has_acknowledged_beyond_is_forgotten() -> None:
+    desk = connected(6)
+    desk.outbox.tear()
+    desk.write(3)
+    desk.outbox.sync()
+    desk.publish()
+    desk.hear(8)
+    desk.outbox.acknowledge(Acknowledgement("m0", 1, 12, bytes(32), 0), 0)
+    assert (desk.end.suspect, desk.end.forked) == (None, None)
+
+
+def test_an_older_copy_sends_what_it_has_until_the_gateway_says_where_it_differs() -> None:
+    desk = connected(6)
+    desk.outbox.acknowledge(Acknowledgement("m0", 1, 12, bytes(32), 0), 0)
+    assert desk.outbox.stop == Stop(6, Reason.FORK)
+    assert desk.publish() == [0, 1, 2, 3, 4, 5]
+    asked = desk.end.forked
+    desk.outbox.acknowledge(Acknowledgement("m0", 1, 12, bytes(32), 0, Stop(4, Reason.FORK)), 0)
+    assert (asked, desk.end.forked) == (None, 4)
+    desk.connect()
+    assert desk.publish(10_000 * S) == []
 
 
 # --- Any order of things -------------------------------------------------------------------------
