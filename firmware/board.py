@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,6 +113,8 @@ class Board:
         os.eventfd_write(self._wake, 1)
 
     def _take_started(self) -> None:
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
         while not self._started.empty():
             seat, begun = self._started.get()
             seat.starting = None

@@ -14,6 +14,7 @@ from firmware.folder import find_configurations, initialise
 from firmware.journal import Journal
 from hal.files import DiskDirectory
 from hal.program import EXIT_CONFIGURATION, EXIT_FAILED
+from tests.bench.figures import process_cpu_s
 
 NAMES = ("roof", "shed", "wind")
 WAIT_S = 60.0
@@ -92,6 +93,16 @@ def test_a_channel_that_cannot_work_waits_for_a_person_and_the_exit_code_tells(
     said = premises.log.read_text()
     assert said.count("wind: stopping: there is no key in") == 1
     assert "it waits for a person" in said
+
+
+def test_a_board_that_waits_costs_next_to_nothing(premises: Premises) -> None:
+    board = premises.start()
+    premises.wait(lambda said: said.count(": watching") == len(NAMES))
+    before_s = process_cpu_s(board.pid)
+    time.sleep(2)
+    # 150 pulses/s here; a loop that did not wait would take all that it gets.
+    assert process_cpu_s(board.pid) - before_s < 1
+    assert board.end() == 0
 
 
 def test_one_folder_serves_one_channel(premises: Premises) -> None:
