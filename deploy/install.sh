@@ -52,6 +52,11 @@ if [ "$1" = meter ]; then
 else
     [ -e "$state/gateway.key" ] ||
         as_user /opt/cryptometer/bin/cryptometer-gateway init "$state"
+    # The web side reads with the group's rights; a store of an earlier version was closed to it.
+    getent passwd cryptometer-web >/dev/null ||
+        useradd --system --user-group --home-dir / --shell /usr/sbin/nologin cryptometer-web
+    find "$state" -maxdepth 1 -name 'store.sqlite*' -exec chmod g+r {} +
+    install -m 0644 deploy/systemd/cryptometer-gateway-web.service /etc/systemd/system/
 fi
 install -m 0644 "deploy/systemd/$unit.service" /etc/systemd/system/
 if [ -d /run/systemd/system ]; then

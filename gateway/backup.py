@@ -33,7 +33,7 @@ from cryptometer.tiles import (
 from gateway.filing import file_block
 from gateway.folder import Folder, open_folder, read_community
 from gateway.ledger import Ledger
-from gateway.sqlite_store import SqliteStore, connect, set_epoch
+from gateway.sqlite_store import STORE_MODE, SqliteStore, connect, set_epoch
 from gateway.store import Changes
 from hal.files import DiskTree, make_folder, put_file, sync_folder
 
@@ -258,11 +258,16 @@ def _write_state(folder: Folder, members: Iterable[tuple[str, bytes]]) -> None:
             ledger.put(rest, data)
         elif name in (*_KEPT, _STORE) or (part in _KEPT_FOLDERS and "/" not in rest):
             (folder.state / name).parent.mkdir(mode=0o700, exist_ok=True)
-            mode = 0o644 if name.endswith(".request") else 0o600
-            put_file(folder.state / name, data, mode)
+            put_file(folder.state / name, data, _mode(name))
         else:
             raise ConfigurationError(f"the backup holds {name!r}: not our backup")
     ledger.finish()
+
+
+def _mode(name: str) -> int:
+    if name == _STORE:
+        return STORE_MODE
+    return 0o644 if name.endswith(".request") else 0o600
 
 
 def _take_newer(source: Path, folder: Folder, ledger: Ledger, community: Community) -> None:

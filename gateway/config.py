@@ -8,6 +8,14 @@ from cryptometer.settings import read_settings, setting
 from hal.broker import BrokerSettings
 
 
+@dataclass(frozen=True, slots=True)
+class WebSettings:
+    """The table `[web]`: where `cryptometer-gateway serve` listens."""
+
+    host: str = setting("address of this machine; others reach it through a proxy", "127.0.0.1")
+    port: int = setting("TCP port; 0 takes a free one and says which", 8088)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The whole file. Paths are relative to its folder."""
@@ -19,6 +27,7 @@ class Config:
     )
     clock: dict[str, Any] = field(default_factory=dict, metadata={"doc": "the clock"})
     broker: BrokerSettings = setting("overrides of the bundle's broker")
+    web: WebSettings = setting("read access by HTTP")
 
 
 def read_config(table: Mapping[str, object]) -> Config:

@@ -31,7 +31,13 @@ def file_block(before: State, checked: Checked, block: Sequence[Record], signed:
     after = checked.state.meters
     changed = frozenset(name for name in after if after[name] is not before.meters.get(name))
     row = _block_row(before, checked, signed)
-    return NewBlock(row, checked.state, changed, tuple(block), tally(checked, row.step))
+    set_aside = tuple(
+        (leaf, verdict.reason)
+        for leaf, verdict in enumerate(checked.verdicts, row.first)
+        if verdict.reason is not None
+    )
+    tallies = tally(checked, row.step)
+    return NewBlock(row, checked.state, changed, tuple(block), tallies, set_aside)
 
 
 def tally(checked: Checked, step: int) -> tuple[Tally, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cryptometer.errors import ConfigurationError
 from gateway.folder import Folder, import_file, initialise, open_folder, read_community
-from hal import faults
+from hal import faults, screen
 from hal.files import DiskTree, put_file
 from hal.program import EXIT_FAILED, run
 
@@ -58,8 +58,13 @@ def _parser() -> argparse.ArgumentParser:
 
     status = commands.add_parser("status", help="meters, blocks and punctuality")
     status.add_argument("--json", action="store_true", help="for programs")
+    screen.add_watch(status)
     _add_config(status)
     status.set_defaults(act=_status)
+
+    serve = commands.add_parser("serve", help="let others read ledger, blocks and figures by HTTP")
+    _add_config(serve)
+    serve.set_defaults(act=_serve)
 
     prove = commands.add_parser("prove", help="write the proof that a record or block stands")
     prove.add_argument("what", help="METER/SEQUENCE, a record's identity in hex, or a step")
@@ -104,26 +109,36 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    folder = _folder(arguments)
+    return screen.show(lambda: _describe(folder, as_json=arguments.json), arguments.watch)
+
+
+def _describe(folder: Folder, *, as_json: bool) -> str:
     from gateway.report import describe, make_report  # noqa: PLC0415
 
-    with closing(_folder(arguments).open_store(read_only=True)) as store:
+    with closing(folder.open_store(read_only=True)) as store:
         state = store.state()
         if state is None:
             raise ConfigurationError(
                 "there is no block yet: import the authority's files, then run the gateway"
             )
         report = make_report(store, state)
-    return _print(json.dumps(asdict(report)) if arguments.json else "\n".join(describe(report)))
+    return json.dumps(asdict(report)) if as_json else "\n".join(describe(report))
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from gateway.web import serve  # noqa: PLC0415
+
+    return serve(_folder(arguments))
 
 
 def _prove(arguments: argparse.Namespace) -> int:
-    from gateway.ledger import Ledger  # noqa: PLC0415
     from gateway.prove import prove  # noqa: PLC0415
 
     folder = _folder(arguments)
     with closing(folder.open_store(read_only=True)) as store:
         community = read_community(store)
-        text = prove(arguments.what, store, Ledger(DiskTree(folder.ledger)), community)
+        text = prove(arguments.what, store, DiskTree(folder.ledger).read, community)
     put_file(arguments.out, text.encode(), mode=0o644)
     return _print(f"{arguments.out}: check it with cryptometer verify")
 

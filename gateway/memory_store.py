@@ -1,9 +1,11 @@
 """The store's twin in memory: the same behaviour, as long as its process lives."""
 
+from collections import Counter
 from collections.abc import Iterable
 from copy import copy
 from dataclasses import replace
 
+from cryptometer.errors import Reason
 from cryptometer.records import ChainRecord, Genesis, Record
 from cryptometer.state import State, found
 from gateway.store import (
@@ -12,6 +14,7 @@ from gateway.store import (
     BlockRow,
     Changes,
     Contact,
+    Depths,
     NewBlock,
     Refusal,
     RefusalCount,
@@ -35,6 +38,7 @@ class MemoryStore:
         self._evidence: list[Refusal] = []
         self._contacts: dict[str, Contact] = {}
         self._tallies: dict[str, Tally] = {}
+        self._set_aside: dict[int, Reason] = {}
 
     def commit(self, changes: Changes) -> None:
         # Written to a copy that then takes this one's place: all or none.
@@ -96,6 +100,15 @@ class MemoryStore:
                 return meter, sequence, None
         return None
 
+    def verdict(self, leaf: int) -> Reason | None:
+        return self._set_aside.get(leaf)
+
+    def set_aside(self) -> dict[str, int]:
+        return dict(sorted(Counter(self._set_aside.values()).items()))
+
+    def depths(self) -> Depths:
+        return Depths(len(self._pending), len(self._staged), len(self._evidence))
+
     def staged(self) -> list[tuple[int, bytes]]:
         return sorted(self._staged.items())
 
@@ -141,6 +154,7 @@ class MemoryStore:
         for tally in block.tallies:
             before = self._tallies.get(tally.meter)
             self._tallies[tally.meter] = tally if before is None else _added(before, tally)
+        self._set_aside.update(block.set_aside)
         self._state = block.state
         self._blocks[block.row.step] = block.row
 

@@ -6,25 +6,32 @@ from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.merkle import inclusion_proof
 from cryptometer.proof import encode_proof
 from cryptometer.records import ChainRecord, Record, Registration, Role
-from cryptometer.tiles import TILE_WIDTH, Tile, node_from_tiles, read_entries
-from gateway.ledger import Ledger
+from cryptometer.tiles import (
+    CHECKPOINT_PATH,
+    TILE_WIDTH,
+    Read,
+    Tile,
+    node_from_tiles,
+    read_entries,
+)
 from gateway.store import Store
 
 _IDENTITY_HEX = 64
 
 
-def prove(what: str, store: Store, ledger: Ledger, community: Community) -> str:
+def prove(what: str, store: Store, read: Read, community: Community) -> str:
     """The proof file's text.
 
     Args:
         what: a record as METER/SEQUENCE or by its identity in hex, or a block by its step.
+        read: gives the content of a ledger path, or None.
 
     Raises:
         ConfigurationError: nothing of that name, or it is in no block yet.
         Rejected: the ledger's files are damaged.
     """
     leaf = _find(what, store)
-    signed = ledger.checkpoint()
+    signed = read(CHECKPOINT_PATH)
     if signed is None:
         raise ConfigurationError("the ledger has no block yet")
     checkpoint = community.open_checkpoint(signed)
@@ -32,8 +39,8 @@ def prove(what: str, store: Store, ledger: Ledger, community: Community) -> str:
         raise ConfigurationError(f"{what} is not published yet")
     index = leaf // TILE_WIDTH
     width = min(TILE_WIDTH, checkpoint.size - index * TILE_WIDTH)
-    raw = read_entries(Tile(None, index, width), ledger.read)[leaf % TILE_WIDTH]
-    path = inclusion_proof(leaf, checkpoint.size, node_from_tiles(checkpoint.size, ledger.read))
+    raw = read_entries(Tile(None, index, width), read)[leaf % TILE_WIDTH]
+    path = inclusion_proof(leaf, checkpoint.size, node_from_tiles(checkpoint.size, read))
     record = records.decode(raw)
     registration = _registration(record, community)
     return encode_proof(record, registration, leaf, path, signed.decode())

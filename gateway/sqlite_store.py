@@ -1,6 +1,7 @@
 """The store in SQLite: write-ahead log, synchronous FULL: a commit is durable once it returns."""
 
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,16 +17,22 @@ from gateway.store import (
     BlockRow,
     Changes,
     Contact,
+    Depths,
     NewBlock,
     Refusal,
     RefusalCount,
+    SearchTooLong,
     StoreFailed,
     Tally,
 )
 from hal.faults import Point, passing
 
 APPLICATION_ID = 0x43727970  # "Cryp": tells our database from any other (PRAGMA application_id)
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+# Its group may read it: `serve` runs as another user, which no key is readable for.
+STORE_MODE = 0o640
+_READABLE = (1, SCHEMA_VERSION)
+_STEPS_BETWEEN_LOOKS = 10_000  # of SQLite's machine; less than a millisecond
 _BUSY_MS = 5_000  # `status` and `backup` read beside the one writer
 
 _SCHEMA = """
@@ -57,6 +64,9 @@ CREATE TABLE contacts (
     meter TEXT PRIMARY KEY, at_ms INTEGER NOT NULL, step INTEGER NOT NULL,
     clock_state TEXT NOT NULL, clock_error_ms INTEGER NOT NULL) WITHOUT ROWID;
 """
+# Since format 2: the energy verdicts, of which only those that set a leaf aside need a row. Where a
+# store was brought up from format 1, `verdicts_from` is the first leaf whose verdict is known.
+_SET_ASIDE = "CREATE TABLE set_aside (leaf INTEGER PRIMARY KEY, reason TEXT NOT NULL)"
 
 
 # Primary result codes (sqlite.org/rescode.html): starting again may mend these. A full disk gives
@@ -69,8 +79,14 @@ _MACHINE_FAILS = frozenset(
 class SqliteStore:
     """A `Store` in one database file."""
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, read_only: bool = False, find_max_s: float | None = None
+    ) -> None:
         """Opens a database that `create_store` made.
+
+        Args:
+            read_only: nothing is ever written, also not where the folder belongs to another user.
+            find_max_s: how long `find` may look.
 
         Raises:
             ConfigurationError: there is none, it is none of ours or of another version, or it
@@ -80,14 +96,17 @@ class SqliteStore:
         if not path.exists():
             raise ConfigurationError(f"there is no store at {path}; run cryptometer-gateway init")
         try:
-            self._connection = connect(path, read_only=read_only)
+            self._connection = _connect_reader(path) if read_only else connect(path)
         except sqlite3.Error as error:
             raise ConfigurationError(f"cannot open the store {path}: {error}") from None
+        self._find_max_s = find_max_s
         try:
             self._connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
-            _check_format(self._connection, path)
+            self._format = _check_format(self._connection, path)
             if not read_only:
                 _make_durable(self._connection, path)
+                _bring_up(self._connection)
+                self._format = SCHEMA_VERSION
             self.epoch = int(self._meta("epoch") or b"0")
         except sqlite3.Error as error:
             self._connection.close()
@@ -144,12 +163,49 @@ class SqliteStore:
 
     def find(self, identity: bytes) -> tuple[str, int, int | None] | None:
         # No index on identities: people ask for few, and every record would pay for it.
-        row = self._connection.execute(
-            "SELECT meter, sequence, leaf FROM leaves WHERE identity = ?"
-            " UNION ALL SELECT meter, sequence, NULL FROM pending WHERE identity = ?",
-            (identity, identity),
-        ).fetchone()
+        until = None if self._find_max_s is None else time.monotonic() + self._find_max_s
+        self._connection.set_progress_handler(
+            lambda: int(until is not None and time.monotonic() > until), _STEPS_BETWEEN_LOOKS
+        )
+        try:
+            row = self._connection.execute(
+                "SELECT meter, sequence, leaf FROM leaves WHERE identity = ?"
+                " UNION ALL SELECT meter, sequence, NULL FROM pending WHERE identity = ?",
+                (identity, identity),
+            ).fetchone()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+                raise
+            raise SearchTooLong(f"not found within {self._find_max_s:g} s") from None
+        finally:
+            self._connection.set_progress_handler(None, 0)
         return None if row is None else (str(row[0]), int(row[1]), row[2])
+
+    def verdict(self, leaf: int) -> Reason | None:
+        if leaf < int(self._meta("verdicts_from") or b"0"):
+            raise LookupError(f"the verdict on leaf {leaf} was not kept")
+        if self._format < 2:
+            raise LookupError("this store keeps no verdicts yet")
+        row = self._connection.execute(
+            "SELECT reason FROM set_aside WHERE leaf = ?", (leaf,)
+        ).fetchone()
+        return None if row is None else Reason(row[0])
+
+    def set_aside(self) -> dict[str, int]:
+        if self._format < 2:
+            return {}
+        return dict(
+            self._connection.execute(
+                "SELECT reason, count(*) FROM set_aside GROUP BY reason ORDER BY reason"
+            )
+        )
+
+    def depths(self) -> Depths:
+        counts = (
+            self._connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608
+            for table in ("pending", "staged", "evidence")
+        )
+        return Depths(*counts)
 
     def staged(self) -> list[tuple[int, bytes]]:
         return list(self._connection.execute("SELECT leaf, raw FROM staged ORDER BY leaf"))
@@ -297,6 +353,10 @@ class SqliteStore:
                 for one in block.tallies
             ],
         )
+        self._connection.executemany(
+            "INSERT INTO set_aside VALUES (?, ?)",
+            [(leaf, reason.value) for leaf, reason in block.set_aside],
+        )
         self._set_meta("state", encode_common(block.state))
         self._connection.execute(
             "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -324,11 +384,11 @@ def create_store(path: Path, epoch: int) -> None:
     """
     if path.exists():
         raise ConfigurationError(f"{path} exists, and a store is never overwritten")
-    path.touch(mode=0o600)
+    path.touch(mode=STORE_MODE)
     with closing(connect(path)) as connection:
         _make_durable(connection, path)
         connection.executescript(
-            f"BEGIN; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID};"
+            f"BEGIN; {_SCHEMA} {_SET_ASIDE}; PRAGMA application_id = {APPLICATION_ID};"
             f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         )
         set_epoch(connection, epoch)
@@ -341,12 +401,44 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
 
 
+def _connect_reader(path: Path) -> sqlite3.Connection:
+    """A connection that only reads, also for who may not write in the folder.
+
+    Where the gateway has ended in order there is no write-ahead log, and such a reader cannot make
+    one: the file is whole then, and is read as it is.
+    """
+    connection = connect(path, read_only=True)
+    try:
+        connection.execute("PRAGMA application_id").fetchone()
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_READONLY_DIRECTORY:
+            return connection  # whoever reads on is told what it is
+        connection.close()
+        uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+        return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    return connection
+
+
+def _bring_up(connection: sqlite3.Connection) -> None:
+    """Brings a store of format 1 to the present one, in one transaction."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == SCHEMA_VERSION:
+        return
+    (size,) = connection.execute("SELECT coalesce(max(size), 0) FROM blocks").fetchone()
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(_SET_ASIDE)
+    connection.execute("INSERT INTO meta VALUES ('verdicts_from', ?)", (str(size).encode(),))
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    connection.execute("COMMIT")
+
+
 def set_epoch(connection: sqlite3.Connection, epoch: int) -> None:
     """Begins a new epoch: what devices were told before is void."""
     connection.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?)", (str(epoch).encode(),))
 
 
-def _check_format(connection: sqlite3.Connection, path: Path) -> None:
+def _check_format(connection: sqlite3.Connection, path: Path) -> int:
+    """The format of a store that can be read."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != APPLICATION_ID:
@@ -354,11 +446,12 @@ def _check_format(connection: sqlite3.Connection, path: Path) -> None:
             f"{path} is no store of cryptometer-gateway; move it away, then run"
             " cryptometer-gateway restore or init in a new folder"
         )
-    if version != SCHEMA_VERSION:
+    if version not in _READABLE:
         raise ConfigurationError(
             f"{path} is of format {version}, this program writes format {SCHEMA_VERSION}; run the"
             f" {'newer' if version > SCHEMA_VERSION else 'older'} cryptometer-gateway that made it"
         )
+    return int(version)
 
 
 def _make_durable(connection: sqlite3.Connection, path: Path) -> None:

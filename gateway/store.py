@@ -19,6 +19,10 @@ EVIDENCE_MAX = 1_000
 EVIDENCE_OF_ONE_MAX = 20
 
 
+class SearchTooLong(Exception):  # noqa: N818 - an answer, not a failure
+    """A record was not found by its identity in the time allowed; it may be there."""
+
+
 class StoreFailed(OSError):  # noqa: N818 - the machine failed; said as every failed write is
     """A commit failed, and nothing of it is stored. Stop; the next start recovers."""
 
@@ -92,6 +96,7 @@ class NewBlock:
         meters: names of the meters whose state it changed.
         leaves: its records, header last, in the ledger's order. Those of meters leave the pending
             ones; a block brought forward from the ledger's files holds some that never waited.
+        set_aside: the leaves that have no effect, each with the reason.
     """
 
     row: BlockRow
@@ -99,6 +104,22 @@ class NewBlock:
     meters: frozenset[str]
     leaves: tuple[Record, ...]
     tallies: tuple[Tally, ...]
+    set_aside: tuple[tuple[int, Reason], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Depths:
+    """How much waits in a store.
+
+    Attributes:
+        pending: device records that no block holds yet.
+        staged: leaves whose static files may not be durable yet.
+        evidence: refused records that are kept.
+    """
+
+    pending: int
+    staged: int
+    evidence: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +208,27 @@ class Store(Protocol):
         ...
 
     def find(self, identity: bytes) -> tuple[str, int, int | None] | None:
-        """Meter, sequence and leaf of a record by its identity."""
+        """Meter, sequence and leaf of a record by its identity.
+
+        Raises:
+            SearchTooLong: not found in the time that this store was opened with.
+        """
+        ...
+
+    def verdict(self, leaf: int) -> Reason | None:
+        """Why a leaf has no effect; None where it counts or acts.
+
+        Raises:
+            LookupError: its block was made before stores kept verdicts.
+        """
+        ...
+
+    def set_aside(self) -> dict[str, int]:
+        """The number of leaves without effect, by reason."""
+        ...
+
+    def depths(self) -> Depths:
+        """How much waits."""
         ...
 
     def staged(self) -> list[tuple[int, bytes]]:

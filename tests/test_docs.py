@@ -37,7 +37,7 @@ DOCUMENTS = sorted(
 )
 PROGRAMS = ("cryptometer", "cryptometer-firmware", "cryptometer-gateway")
 _PROGRAM = r"cryptometer(?:-firmware|-gateway)?"
-_NAMES_ONLY = {"state", "source", "clock", "batch", "journal", "outbox", "broker"}  # tables
+_NAMES_ONLY = {"state", "source", "clock", "batch", "journal", "outbox", "broker", "web"}  # tables
 
 
 _FENCED = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)

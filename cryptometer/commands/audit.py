@@ -10,7 +10,6 @@ from pathlib import Path
 from cryptometer import audit as audits
 from cryptometer.audit_state import decode_report, encode_report
 from cryptometer.commands.http_ledger import HttpLedger
-from cryptometer.commands.readable import printable, utc
 from cryptometer.commands.sources import (
     ledger_folder,
     ledger_reader,
@@ -20,6 +19,7 @@ from cryptometer.commands.sources import (
 from cryptometer.community import Community
 from cryptometer.errors import Rejected
 from cryptometer.metrology import kwh
+from cryptometer.readable import printable, utc
 from cryptometer.steps import step_start_ms
 from cryptometer.tiles import Read
 from hal.files import put_file

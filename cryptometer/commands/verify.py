@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 
 from cryptometer.commands.audit import add_community
-from cryptometer.commands.readable import describe_record, printable
 from cryptometer.commands.sources import read_community, read_text
 from cryptometer.errors import Rejected
 from cryptometer.proof import verify_proof
+from cryptometer.readable import describe_record, printable
 
 
 def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -18,7 +18,6 @@ from cryptometer.proof import verify_proof
 from cryptometer.records import Record
 from cryptometer.steps import NS_PER_MS, step_start_ms
 from gateway.folder import read_community
-from gateway.ledger import Ledger
 from gateway.prove import prove
 from gateway.service import MESSAGES_MAX
 from gateway.store import Changes, Contact
@@ -209,9 +208,8 @@ def _start(premises: Premises, site: Site, how: str) -> Iterator[Figure]:
 def _proof(premises: Premises, site: Site) -> Iterator[Figure]:
     with closing(premises.folder.open_store(read_only=True)) as store:
         community = read_community(store)
-        ledger = Ledger(site.tree)
         watch = Stopwatch()
-        text = prove("m500/20", store, ledger, community)
+        text = prove("m500/20", store, site.tree.read, community)
         made_s = watch.wall_s
     outsider = premises.community()
     checked_s = cpu_s(lambda: verify_proof(text, outsider), times=50)

@@ -20,7 +20,11 @@ EXPOSURE_MAX = 2.5  # of 10: systemd's own judgement of what a broken-into servi
 
 
 def test_there_is_a_unit_for_each_program() -> None:
-    assert [unit.stem for unit in UNITS] == ["cryptometer-firmware", "cryptometer-gateway"]
+    assert sorted(unit.stem for unit in UNITS) == [
+        "cryptometer-firmware",
+        "cryptometer-gateway",
+        "cryptometer-gateway-web",
+    ]
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
@@ -59,6 +63,20 @@ def test_a_unit_restarts_always_but_not_on_a_wrong_configuration(unit: Path) -> 
     assert "Restart=always" in text
     assert re.search(r"^RestartPreventExitStatus=2\b", text, re.MULTILINE)
     assert re.search(r"^WatchdogSec=\d+$", text, re.MULTILINE)
+
+
+def test_the_web_side_runs_as_another_user_and_writes_nothing() -> None:
+    text = (DEPLOY / "systemd" / "cryptometer-gateway-web.service").read_text()
+    gateway = (DEPLOY / "systemd" / "cryptometer-gateway.service").read_text()
+    user = re.findall(r"^User=(.+)$", text, re.MULTILINE)
+    assert user != re.findall(r"^User=(.+)$", gateway, re.MULTILINE)
+    assert (
+        f"useradd --system --user-group --home-dir / --shell /usr/sbin/nologin {user[0]}"
+        in (DEPLOY / "install.sh").read_text()
+    )
+    for word in ("StateDirectory", "ReadWritePaths", "RuntimeDirectory"):
+        assert not re.search(rf"^{word}=", text, re.MULTILINE)
+    assert "ProtectSystem=strict" in text
 
 
 def _examples(text: str) -> list[dict[str, object]]:

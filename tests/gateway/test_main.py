@@ -97,7 +97,7 @@ def test_without_a_command_it_says_which_there_are() -> None:
     assert "usage: cryptometer-gateway" in done.stderr
     done = gateway("--help")
     assert done.returncode == 0
-    for command in ("init", "import", "run", "status", "prove", "backup", "restore"):
+    for command in ("init", "import", "run", "status", "serve", "prove", "backup", "restore"):
         assert f"    {command} " in done.stdout
 
 

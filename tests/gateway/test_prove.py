@@ -9,7 +9,6 @@ from cryptometer.community import trust
 from cryptometer.errors import ConfigurationError, Reason
 from cryptometer.proof import verify_proof
 from cryptometer.records import Header, Record, Role
-from gateway.ledger import Ledger
 from gateway.prove import prove
 from hal.files import SimulatedTree
 from tests.core.community import DETAILS, FIRST_STEP, Device
@@ -32,7 +31,7 @@ class Office:
         site = self.site
         authority = site.store.authority()
         community = trust(authority[0], authority[1:])
-        return prove(what, site.store, Ledger(site.tree), community)
+        return prove(what, site.store, site.tree.read, community)
 
     def leaf(self, name: str, sequence: int) -> Record:
         for record in self.site.leaves():
@@ -118,7 +117,7 @@ def test_what_is_no_name_of_anything_is_told(office: Office, what: str) -> None:
 def test_without_a_block_nothing_can_be_proven() -> None:
     site = Site()
     with pytest.raises(ConfigurationError, match="there is no"):
-        prove("m0/0", site.store, Ledger(site.tree), site.community())
+        prove("m0/0", site.store, site.tree.read, site.community())
     office = Office([[1]], meters=1)
     office.site.tree = SimulatedTree()
     with pytest.raises(ConfigurationError, match="no block yet"):
