@@ -7,25 +7,40 @@ energy, total and hash is computed anew from the leaves.
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import TypeAlias
 
 from cryptometer import records, tiles
 from cryptometer.block import Checked, check_block
 from cryptometer.community import Community
 from cryptometer.errors import Reason, Rejected
+from cryptometer.keys import PublicKey
 from cryptometer.merkle import HASH_BYTES, Frontier, leaf_hash
 from cryptometer.records import (
     AuthorityRecord,
     Batch,
+    ChainRecord,
     Checkpoint,
     Genesis,
     Header,
     Record,
+    Registration,
     StepClose,
 )
 from cryptometer.state import State
 from cryptometer.tiles import CHECKPOINT_PATH, TILE_HEIGHT, TILE_WIDTH, Read, Tile
 
 Watch = Callable[[Checked], None]
+
+Verify: TypeAlias = Callable[
+    [Iterator[tuple[Record, PublicKey | None]]], Iterator[tuple[Record, bool]]
+]
+"""Gives the records of a stream in their order, each with whether its signature has been verified
+with the key beside it; it may read ahead. What the stream raises, it raises in its place."""
+
+
+def verify_none(stream: Iterator[tuple[Record, PublicKey | None]]) -> Iterator[tuple[Record, bool]]:
+    """Leaves every signature to `check_block`."""
+    return ((record, False) for record, _ in stream)
 
 
 @dataclass(slots=True)
@@ -80,6 +95,7 @@ def audit(
     since: Checkpoint | None = None,
     resume: Report | None = None,
     watch: Watch = lambda _: None,
+    verify: Verify = verify_none,
 ) -> Report:
     """Audits a ledger: whole, or what it has gained since an earlier audit.
 
@@ -90,6 +106,9 @@ def audit(
         resume: what an earlier audit of this community found. It is believed as far as it goes and
             not changed; the ledger must extend it. Tiles that were complete then are not read.
         watch: called with every block that holds, of those that are new.
+        verify: verifies signatures ahead, as on other cores. It is given each record with the key
+            that the record names, wherever that is known from; whose key it is, and whether it may
+            speak there, is for `check_block`, which also verifies what `verify` has not.
 
     Raises:
         Rejected: the first breach, naming the place.
@@ -105,18 +124,18 @@ def audit(
     old = earlier.state.frontier
     complete: list[bytes] = []
     block: list[Record] = []
-    for index, raw in _leaves(old, checkpoint.size, read, complete):
-        try:
-            record = records.decode(raw)
-        except Rejected as refused:
-            raise Rejected(refused.reason, f"leaf {index}: {refused.detail}") from None
+    verified: set[bytes] = set()
+    leaves = _leaves(old, checkpoint.size, read, complete)
+    for record, is_verified in verify(_with_keys(earlier.state, leaves)):
         block.append(record)
+        if is_verified:
+            verified.add(record.raw)
         if isinstance(record.body, Header):
-            checked = check_block(report.state, block)
+            checked = check_block(report.state, block, verified=verified)
             _note_authority(report, checked, named)
             _note_block(report, checked, record.body)
             watch(checked)
-            block = []
+            block, verified = [], set()
     if block:
         at = checkpoint.size - len(block)
         raise Rejected(Reason.WRONG_ORDER, f"leaf {at}: no header ends the newest block")
@@ -127,6 +146,29 @@ def audit(
     _check_upper_tiles(old, checkpoint.size, read, complete)
     report.kept_back = [at for at in named if at >= report.state.authority.sequence]
     return report
+
+
+def _with_keys(
+    state: State, leaves: Iterator[tuple[int, bytes]]
+) -> Iterator[tuple[Record, PublicKey | None]]:
+    """Each leaf decoded, and the key that a device's record names if a registration is known, from
+    `state` or from a leaf before it. Nothing is believed of that registration but the key, whose
+    own hash is its name."""
+    keys = {
+        terms.key.thumbprint: terms.key for meter in state.meters.values() for terms in meter.terms
+    }
+    for index, raw in leaves:
+        try:
+            record = records.decode(raw)
+        except Rejected as refused:
+            raise Rejected(refused.reason, f"leaf {index}: {refused.detail}") from None
+        if isinstance(record.body, Registration):
+            keys[record.body.key.thumbprint] = record.body.key
+        key = keys.get(record.key_id) if isinstance(record.body, ChainRecord) else None
+        # `Envelope.verify` would refuse it: the library is not asked.
+        if key is not None and key.algorithm is not record.envelope.header.algorithm:
+            key = None
+        yield record, key
 
 
 def _newest(read: Read, community: Community) -> Checkpoint:

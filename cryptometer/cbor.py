@@ -26,8 +26,13 @@ _KEY_MIN, _KEY_MAX = -24, 23
 
 _BYTES, _ARRAY, _MAP, _TAG = 2, 4, 5, 6  # major types (RFC 8949 §3.1); text is 3
 _INDEFINITE = 31
-# The least argument that a head of 1, 2, 4 or 8 bytes behind its first one may state.
-_LEAST = {24: 24, 25: 2**8, 26: 2**16, 27: 2**32}
+# The least argument that a head of 2, 4 or 8 bytes behind its first one may state.
+_LEAST = {25: 2**8, 26: 2**16, 27: 2**32}
+# Heads that say all of an item's length, and that length: integers of one byte, short strings.
+_LENGTHS = {
+    **dict.fromkeys((*range(0x18), *range(0x20, 0x38)), 1),
+    **{major << 5 | size: 1 + size for major in (2, 3) for size in range(24)},
+}
 _KEY_BYTES = frozenset((*range(24), *range(0x20, 0x38)))
 # One integer in its shortest form. Lots are long flat arrays: they are passed at C speed.
 _INTEGER = (
@@ -82,7 +87,12 @@ def _end_of(data: bytes, at: int, depth: int) -> int:
     if major >= _TAG:
         raise Rejected(Reason.MALFORMED, "a tag, float or simple value has no place in a record")
     at += 1
-    if argument >= 24:
+    if argument == 24:
+        argument = data[at]
+        at += 1
+        if argument < 24:
+            raise Rejected(Reason.NOT_CANONICAL, "a head longer than it need be")
+    elif argument > 24:
         least = _LEAST.get(argument)
         if least is None:
             reason = Reason.NOT_CANONICAL if argument == _INDEFINITE else Reason.MALFORMED
@@ -119,7 +129,8 @@ def _end_of_integers(data: bytes, at: int, count: int) -> int | None:
 
 def _end_of_items(data: bytes, at: int, count: int, depth: int) -> int:
     for _ in range(count):
-        at = _end_of(data, at, depth)
+        length = _LENGTHS.get(data[at])
+        at = _end_of(data, at, depth) if length is None else at + length
     return at
 
 
@@ -132,7 +143,9 @@ def _end_of_pairs(data: bytes, at: int, count: int, depth: int) -> int:
         if key <= before:
             raise Rejected(Reason.NOT_CANONICAL, "map keys out of order, or one of them twice")
         before = key
-        at = _end_of(data, at + 1, depth)
+        at += 1
+        length = _LENGTHS.get(data[at])
+        at = _end_of(data, at, depth) if length is None else at + length
     return at
 
 

@@ -16,14 +16,16 @@ from cryptometer.commands.sources import (
     read_community,
     read_file,
 )
+from cryptometer.commands.verifiers import Verifiers, cores
 from cryptometer.community import Community
-from cryptometer.errors import Rejected
+from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.metrology import kwh
 from cryptometer.readable import printable, utc
 from cryptometer.steps import step_start_ms
 from cryptometer.tiles import Read
 from hal.files import put_file
 
+JOBS_MAX = 256
 STATE_MAX = 2**27  # bytes: 40 for each block, so that a century of quarter hours has room
 
 
@@ -51,6 +53,13 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
     )
     parser.add_argument(
         "--since", type=Path, metavar="FILE", help="a checkpoint kept from an earlier visit"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=cores(),
+        metavar="N",
+        help="processes that verify the signatures of a large ledger; default: one for each core",
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.set_defaults(run=_run)
@@ -100,6 +109,8 @@ def describe(report: audits.Report, community: Community) -> list[str]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if not 1 <= arguments.jobs <= JOBS_MAX:
+        raise ConfigurationError(f"--jobs is from 1 to {JOBS_MAX}")
     community = read_community(arguments.community)
     since = None
     if arguments.since is not None:
@@ -108,8 +119,8 @@ def _run(arguments: argparse.Namespace) -> int:
         except Rejected as refused:
             raise Rejected(refused.reason, f"{arguments.since}: {refused.detail}") from None
     resume = _read_state(arguments.state, community)
-    with _reader(arguments.ledger) as read:
-        report = audits.audit(read, community, since=since, resume=resume)
+    with _reader(arguments.ledger) as read, Verifiers(arguments.jobs) as verify:
+        report = audits.audit(read, community, since=since, resume=resume, verify=verify)
     if arguments.json:
         print(json.dumps(_values(report, community)))
     else:

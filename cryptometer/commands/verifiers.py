@@ -1,0 +1,140 @@
+"""Verifies signatures on several cores, ahead of the audit that asks for them.
+
+Processes and not threads: what an audit does between two verifications holds the interpreter. They
+only spare work. A record of which they say nothing, or say that its signature is false, is verified
+by `check_block` itself, which then says what is wrong and where.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from types import TracebackType
+from typing import Self, TypeAlias
+
+from cryptometer.errors import Rejected
+from cryptometer.keys import Algorithm, PublicKey
+from cryptometer.records import Record
+
+WORTHWHILE = 4_096  # records; to start processes costs what the verification of these does
+CHUNK = 256  # records of one task: 30 ms of work, 100 kB
+AHEAD = 4  # tasks for each process that are read and decoded before they are needed
+
+Named: TypeAlias = tuple[Record, PublicKey | None]
+_Claim: TypeAlias = tuple[int, bytes, bytes, bytes]  # algorithm, coordinates, signature, signed
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+class Verifiers:
+    """So many processes, started once there is enough to do. Leaving the `with` block ends them.
+
+    Called, it is an `audit.Verify`.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs = jobs
+        self._seen = 0
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def __call__(self, stream: Iterator[Named]) -> Iterator[tuple[Record, bool]]:
+        """Gives each record in its order, and whether its signature has been verified with the key
+        beside it.
+
+        Raises:
+            Rejected: what the stream raises, once all that came before it was given.
+        """
+        waiting: deque[tuple[list[Named], Future[bytes] | None]] = deque()
+        failed: Rejected | None = None
+        try:
+            for chunk in _chunks(stream):
+                waiting.append((chunk, self._begin(chunk)))
+                while len(waiting) > AHEAD * self._jobs:
+                    yield from _given(*waiting.popleft())
+        except Rejected as refused:
+            failed = refused
+        while waiting:
+            yield from _given(*waiting.popleft())
+        if failed is not None:
+            raise failed
+
+    def _begin(self, chunk: Sequence[Named]) -> "Future[bytes] | None":
+        self._seen += len(chunk)
+        if self._seen <= WORTHWHILE or self._jobs == 1:
+            return None
+        if self._pool is None:
+            # Spawned: a copy of this process would inherit its connections and threads.
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self._jobs, context, _leave_interrupts)
+        claims = [
+            (int(key.algorithm), key.coordinates, record.envelope.signature, record.envelope.signed)
+            for record, key in chunk
+            if key is not None
+        ]
+        try:
+            return self._pool.submit(verify_claims, claims)
+        except BrokenProcessPool:
+            return None
+
+
+def verify_claims(claims: Sequence[_Claim]) -> bytes:
+    """A byte for each claim: 1 where its signature verifies. Runs in a process of its own."""
+    return bytes(_verifies(*claim) for claim in claims)
+
+
+def _verifies(algorithm: int, coordinates: bytes, signature: bytes, signed: bytes) -> bool:
+    try:
+        PublicKey(Algorithm(algorithm), coordinates).verify(signature, signed)
+    except Rejected:
+        return False
+    return True
+
+
+def _chunks(stream: Iterator[Named]) -> Iterator[list[Named]]:
+    chunk: list[Named] = []
+    try:
+        for named in stream:
+            chunk.append(named)
+            if len(chunk) == CHUNK:
+                yield chunk
+                chunk = []
+    except Rejected:
+        yield chunk
+        raise
+    yield chunk
+
+
+def _given(chunk: Sequence[Named], future: "Future[bytes] | None") -> Iterator[tuple[Record, bool]]:
+    verdicts = iter(b"" if future is None else _verdicts(future))
+    for record, key in chunk:
+        yield record, key is not None and next(verdicts, 0) == 1
+
+
+def _verdicts(future: "Future[bytes]") -> bytes:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return b""  # a process was ended from outside: what it would have said is found out here
+
+
+def _leave_interrupts() -> None:
+    # Ctrl-C is for the command, which ends its processes.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
