@@ -88,7 +88,7 @@ def decode_report(data: bytes, community: Community) -> Report:
     if kept.community != community.id:
         raise Rejected(Reason.OTHER_COMMUNITY, "kept from an audit of another community")
     state = decode_state(community.genesis.raw, kept.common, kept.meters)
-    return Report(
+    report = Report(
         checkpoint=state.checkpoint,
         state=state,
         blocks=kept.blocks,
@@ -105,6 +105,9 @@ def decode_report(data: bytes, community: Community) -> Report:
         },
         authority=_pieces(kept.authority, HASH_BYTES),
     )
+    if encode_report(report) != data:
+        raise Rejected(Reason.MALFORMED, "what the audit kept is not as an audit keeps it")
+    return report
 
 
 def _counts(counter: Mapping[str, int]) -> tuple[_Count, ...]:

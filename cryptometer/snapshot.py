@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cryptometer import cbor, records
+from cryptometer.errors import Reason, Rejected
 from cryptometer.merkle import Frontier
 from cryptometer.records import DIGEST, NAME, STEP, Balance, Role
 from cryptometer.state import Meter, Party, Place, State, found
@@ -58,12 +59,16 @@ def encode_meter(meter: Meter) -> bytes:
 
 def decode_state(genesis: bytes, common: bytes | None, meters: Iterable[bytes]) -> State:
     """The state that the rows hold, one for each meter; as the genesis founds it where there is no
-    block yet."""
+    block yet.
+
+    Raises:
+        Rejected: they are not what a state was written as: they are damaged.
+    """
     state = found(records.decode(genesis))
     if common is None:
         return state
     row = decode_map(_Common, cbor.decode(common))
-    return State(
+    state = State(
         community=state.community,
         genesis=state.genesis,
         step=row.step,
@@ -74,6 +79,11 @@ def decode_state(genesis: bytes, common: bytes | None, meters: Iterable[bytes]) 
         meters={meter.name: meter for meter in map(_decode_meter, meters)},
         keys={owner.key_id: (owner.role, owner.name) for owner in row.owners},
     )
+    # A party or an owner that stands there twice, or a tree without all its peaks, would be found
+    # only where a block goes wrong.
+    if encode_common(state) != common or len(row.peaks) != row.size.bit_count():
+        raise Rejected(Reason.MALFORMED, "the rows are not those of a state")
+    return state
 
 
 def _decode_meter(raw: bytes) -> Meter:

@@ -221,7 +221,7 @@ class Outbox:
 
         Raises:
             OSError: stop, and recover.
-            Rejected: an entry is whole, but not of this version.
+            Rejected: an entry is whole, but not of this version, or not of this chain.
         """
         cuts: list[Cut] = []
         self._progress_ns = now_ns
@@ -536,6 +536,7 @@ class Outbox:
                 case _Skipped() as skipped:
                     self._pass_over(skipped)
                 case Record() as record:
+                    _check_continues(self.end, record)
                     self._advance(record, position)
 
     def _find_from(self, first: int, before: int = UINT_MAX) -> deque[_Kept]:
@@ -607,6 +608,20 @@ class Outbox:
         newest = self._kept[-1].position
         whole = (newest.segment - first.segment) * SEGMENT_BYTES
         return whole + newest.offset + newest.size - first.offset
+
+
+def _check_continues(end: End | None, record: Record) -> None:
+    """Refuses a record that does not stand behind the one before: a place that was signed already
+    would be signed again with other content, and the chain be forked by its own board."""
+    body = record.body
+    if (
+        end is None
+        or not isinstance(body, ChainRecord)
+        or (body.sequence, body.previous) != (end.sequence, end.previous)
+    ):
+        raise Rejected(
+            Reason.MALFORMED, f"the outbox holds a {body.KIND} that does not continue its chain"
+        )
 
 
 def _decode_entry(entry: bytes) -> End | _Acked | _Torn | _Skipped | Record:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -75,7 +76,7 @@ def load_key(path: Path) -> FileKey:
         raise ConfigurationError(f"{path} is readable by others: run chmod 600 {path}")
     try:
         private = load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         raise ConfigurationError(f"{path} is no unencrypted PEM private key") from None
     if not isinstance(private, Ed25519PrivateKey | ec.EllipticCurvePrivateKey):
         raise ConfigurationError(f"{path} is neither an Ed25519 nor an ECDSA key")

@@ -85,11 +85,11 @@ def parse_address(url: str) -> Address:
     Raises:
         ConfigurationError: it is none.
     """
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
-    except ValueError:
-        host, port = "", None
+    except ValueError:  # brackets without an address in them, a port that is no number
+        parts, host, port = urlsplit(""), "", None
     tls = parts.scheme == "mqtts"
     beside = (parts.username, parts.password, parts.path, parts.query, parts.fragment)
     if parts.scheme not in ("mqtt", "mqtts") or any(beside) or not _HOST.fullmatch(host):

@@ -684,6 +684,10 @@ def test_addresses(url: str, address: Address) -> None:
         "mqtt://h?x",
         "mqtt://a b",
         "mqtt://h\nlistener 1",
+        "mqtt://[",
+        "mqtt://[::1",
+        "mqtt://[h]",
+        "mqtt://[::9999999]",
     ],
 )
 def test_what_is_no_address_of_a_broker_is_refused(url: str) -> None:

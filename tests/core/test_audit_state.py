@@ -1,8 +1,10 @@
 """An audit that goes on where the last one ended: the same findings, only the new tiles read."""
 
+from hashlib import sha256
+
 import pytest
 
-from cryptometer import records
+from cryptometer import cbor, records
 from cryptometer.audit import Report, audit
 from cryptometer.audit_state import decode_report, encode_report
 from cryptometer.block import Checked
@@ -211,3 +213,13 @@ def test_what_is_kept_grows_by_forty_bytes_a_block() -> None:
             village.run((1,))
         sizes.append(len(encode_report(audit(village.files().get, village.community()))))
     assert 40 * 50 <= sizes[1] - sizes[0] < 41 * 50
+
+
+def test_a_whole_digest_over_other_content_than_an_audits_is_refused() -> None:
+    content = encode_report(WHOLE)[:-32]
+    mark, kept = content[:20], cbor.decode(content[20:])
+    assert isinstance(kept, dict)
+    assert isinstance(kept[3], bytes)
+    other = mark + cbor.encode({**kept, 3: kept[3] + b"\x00"})
+    with refusing(Reason.MALFORMED, "as an audit keeps it"):
+        decode_report(other + sha256(other).digest(), COMMUNITY)

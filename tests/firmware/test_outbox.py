@@ -421,6 +421,18 @@ def test_an_outbox_of_a_newer_version_is_refused_and_left_as_it_is() -> None:
     assert directory.read(FIRST_FILE) == before
 
 
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_a_record_that_does_not_continue_its_chain_is_refused(missing: int) -> None:
+    """An entry that is gone without a trace would have its place signed a second time."""
+    desk = Desk(3)
+    entries = [payload for _, payload in SegmentedLog(desk.directory, "outbox").entries(0)]
+    del entries[missing]
+    directory = SimulatedDirectory()
+    SegmentedLog(directory, "outbox").append(entries)
+    with pytest.raises(Rejected, match="does not continue its chain"):
+        Outbox(directory, limit_bytes=2**20, window=1).recover(0)
+
+
 def test_the_chains_end_can_be_read_beside_a_running_program() -> None:
     desk = connected(4)
     desk.hear(2)

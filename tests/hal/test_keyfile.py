@@ -127,6 +127,16 @@ def test_keys_of_other_kinds_are_refused(tmp_path: Path) -> None:
         assert why in refusal(put_pem(tmp_path / "key", pem))
 
 
+def test_a_key_of_a_kind_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    """PKCS #8 of Ed25519 (RFC 8410 §10.3), its algorithm 1.3.101.112 changed to 1.3.85.112."""
+    pem = (
+        "-----BEGIN PRIVATE KEY-----\n"
+        "MC4CAQAwBQYDK1VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n"
+        "-----END PRIVATE KEY-----\n"
+    )
+    assert "is no unencrypted PEM private key" in refusal(put_pem(tmp_path / "key", pem.encode()))
+
+
 def test_a_key_made_by_another_tool_is_read(tmp_path: Path) -> None:
     """RFC 8410 §10.3, the example of an Ed25519 private key."""
     pem = (
