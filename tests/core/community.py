@@ -200,10 +200,12 @@ class Village:
     `vpp` and meters `m0`, `m1`, ...; so the meters may speak from the second block on.
     """
 
-    def __init__(self, meters: int = 1, **parameters: Any) -> None:
-        """`parameters` replace those of the genesis."""
-        self.authority = Authority(signer(1), **parameters)
-        self.gateway = signer(2)
+    def __init__(self, meters: int = 1, *, keys: int = 0, **parameters: Any) -> None:
+        """`keys` moves on to other keys than the usual ones; `parameters` replace those of the
+        genesis."""
+        self._keys = keys
+        self.authority = Authority(signer(keys + 1), **parameters)
+        self.gateway = signer(keys + 2)
         self.state: State = found(self.authority.genesis)
         self.blocks: list[list[Record]] = []
         self.checked: list[Checked] = []
@@ -212,7 +214,7 @@ class Village:
         self.devices: list[Device] = []
         self.govern(self.authority.genesis)
         self.gateway_registration = self.authority.register(Role.GATEWAY, "gw", self.gateway.public)
-        self.vpp_registration = self.authority.register(Role.VPP, "vpp", signer(3).public)
+        self.vpp_registration = self.authority.register(Role.VPP, "vpp", signer(keys + 3).public)
         self.govern(self.gateway_registration, self.vpp_registration)
         for number in range(meters):
             self.add_meter(f"m{number}")
@@ -238,7 +240,7 @@ class Village:
 
     def add_meter(self, name: str, key: Signer | None = None, **changes: Any) -> Device:
         """Registers a meter; `changes` replace its details. It counts from the next block on."""
-        key = key or signer(10 + len(self.devices))
+        key = key or signer(self._keys + 10 + len(self.devices))
         details = replace(DETAILS, **changes)
         record = self.authority.register(Role.METER, name, key.public, details, self.next_step)
         device = Device(self.authority.genesis.identity, name, key, record)

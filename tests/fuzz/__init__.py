@@ -1,0 +1,1 @@
+"""Every decoder under bytes that nobody wrote: by property tests, and guided by coverage."""

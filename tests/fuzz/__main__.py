@@ -1,0 +1,179 @@
+"""All targets under the coverage-guided fuzzer, one after another; and what follows from it.
+
+    python -m tests.fuzz run --seconds 3600   the guided run (`make fuzz`), in .venv-fuzz
+    python -m tests.fuzz replay FILE ...      reads inputs again, in any environment
+    python -m tests.fuzz keep                 takes what the run found into the committed corpus
+
+A run ends with 1 when an input crashed a decoder or was let through wrongly.
+"""
+
+import argparse
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.fuzz.target import Target
+from tests.fuzz.targets import TARGETS
+
+KEPT = Path(__file__).with_name("corpus")
+FOUND = Path(".fuzz")  # corpus at work and crashes; git does not see it
+KEPT_BYTES_MAX = 7_000  # of one target; all together stay below 300 kB
+_INPUT_BYTES_MAX = 16_384
+_INPUT_S_MAX = 30
+_RSS_MB_MAX = 1_500
+_SLACK_S = 120  # to start, and to end a last input
+
+_UNITS = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
+_RAISED = re.compile(r"^[\w.]*(?:Error|Acceptance|Dear|Exception)\b.*$", re.MULTILINE)
+_COVER = re.compile(r"cov: (\d+) ft: (\d+) corp: (\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a target's share of the time brought.
+
+    Attributes:
+        coverage: edges of the project's code that its inputs reach.
+        fault: the last line of what was raised, empty if nothing was.
+    """
+
+    target: Target
+    executions: int
+    coverage: int
+    inputs: int
+    crashes: tuple[Path, ...]
+    fault: str
+
+
+def _run(seconds: int, names: list[str]) -> int:
+    chosen = [target for target in TARGETS if not names or target.name in names]
+    print(f"{len(chosen)} targets, {seconds} s of one process together", flush=True)
+    outcomes: list[Outcome] = []
+    end = time.monotonic() + seconds
+    for place, target in enumerate(chosen):
+        share_s = max(1, int((end - time.monotonic()) / (len(chosen) - place)))
+        outcome = _fuzz(target, share_s)
+        outcomes.append(outcome)
+        print(
+            f"{target.name:16} {outcome.executions:>9} executions {outcome.coverage:>6} edges"
+            f" {outcome.inputs:>5} inputs {len(outcome.crashes):>3} crashes  {outcome.fault}",
+            flush=True,
+        )
+    wrong = sum("FalseAcceptance" in one.fault for one in outcomes)
+    crashes = sum(len(one.crashes) for one in outcomes)
+    print(
+        f"{sum(one.executions for one in outcomes)} executions, {crashes - wrong} crashes,"
+        f" {wrong} false acceptances"
+    )
+    for outcome in outcomes:
+        for file in outcome.crashes:
+            print(f"replay with: .venv/bin/python -m tests.fuzz replay {file}")
+    return 1 if crashes else 0
+
+
+def _fuzz(target: Target, seconds: int) -> Outcome:
+    corpus = _seeded(target)
+    crashes = FOUND / "crashes" / target.name
+    crashes.mkdir(parents=True, exist_ok=True)
+    before = set(crashes.iterdir())
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "tests.fuzz.guided", target.name, str(corpus),
+            f"-max_total_time={seconds}", f"-max_len={_INPUT_BYTES_MAX}",
+            f"-timeout={_INPUT_S_MAX}", f"-rss_limit_mb={_RSS_MB_MAX}",
+            f"-artifact_prefix={crashes}/", "-print_final_stats=1",
+        ],
+        capture_output=True, text=True, errors="replace", check=False, timeout=seconds + _SLACK_S,
+    )  # fmt: skip
+    units, covers = _UNITS.findall(done.stderr), _COVER.findall(done.stderr)
+    new = tuple(sorted(set(crashes.iterdir()) - before))
+    fault = ""
+    if done.returncode:
+        said = done.stdout + done.stderr
+        (FOUND / f"{target.name}.log").write_text(said)
+        raised = _RAISED.search(said)
+        fault = raised[0][:200] if raised else f"ended with {done.returncode}"
+    reached = covers[-1] if covers else ("0", "0", "0")
+    return Outcome(
+        target, int(units[-1]) if units else 0, int(reached[0]), int(reached[2]), new, fault
+    )
+
+
+def _seeded(target: Target) -> Path:
+    """The folder of the corpus at work, with what is committed and what is valid in it."""
+    corpus = FOUND / "corpus" / target.name
+    corpus.mkdir(parents=True, exist_ok=True)
+    kept = [file.read_bytes() for file in sorted((KEPT / target.name).glob("*"))]
+    for data in [*kept, *target.seeds()]:
+        (corpus / _name(data)).write_bytes(data)
+    return corpus
+
+
+def _name(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _keep(names: list[str]) -> int:
+    """The smallest inputs that reach what the corpus at work reaches, within the limit."""
+    for target in TARGETS:
+        if names and target.name not in names:
+            continue
+        merged = FOUND / "merged" / target.name
+        shutil.rmtree(merged, ignore_errors=True)
+        merged.mkdir(parents=True)
+        subprocess.run(
+            [
+                sys.executable, "-m", "tests.fuzz.guided", target.name, "-set_cover_merge=1",
+                str(merged), str(_seeded(target)),
+            ],
+            capture_output=True, check=True, timeout=600,
+        )  # fmt: skip
+        kept = KEPT / target.name
+        kept.mkdir(parents=True, exist_ok=True)
+        # What mended faults have left stays; the rest is chosen anew.
+        for file in kept.iterdir():
+            if not file.name.startswith("mended-"):
+                file.unlink()
+        room = KEPT_BYTES_MAX - sum(file.stat().st_size for file in kept.iterdir())
+        for data in sorted((file.read_bytes() for file in merged.iterdir()), key=len):
+            room -= len(data)
+            if room < 0:
+                break
+            (kept / _name(data)).write_bytes(data)
+        print(f"{target.name:16} {len(list(kept.iterdir())):>4} inputs", flush=True)
+    return 0
+
+
+def _replay(files: list[Path]) -> int:
+    for file in files:
+        [target] = [one for one in TARGETS if one.name == file.parent.name]
+        accepted = target.accepts(file.read_bytes())
+        print(f"{file}: {'let through' if accepted else 'refused'}")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    commands = parser.add_subparsers(required=True, dest="command")
+    run = commands.add_parser("run")
+    run.add_argument("--seconds", type=int, default=3_600)
+    run.add_argument("targets", nargs="*")
+    keep = commands.add_parser("keep")
+    keep.add_argument("targets", nargs="*")
+    replay = commands.add_parser("replay")
+    replay.add_argument("files", nargs="+", type=Path)
+    given = parser.parse_args()
+    if given.command == "run":
+        return _run(given.seconds, given.targets)
+    if given.command == "keep":
+        return _keep(given.targets)
+    return _replay(given.files)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,9 @@
+"""The table of all that reads bytes or text from outside or from disk."""
+
+from tests.fuzz.board import BOARD
+from tests.fuzz.commands import COMMANDS
+from tests.fuzz.core import CORE
+from tests.fuzz.gate import GATEWAY
+from tests.fuzz.target import Target
+
+TARGETS: tuple[Target, ...] = (*CORE, *BOARD, *GATEWAY, *COMMANDS)

@@ -1,0 +1,90 @@
+"""The fuzzer can fail: each planted fault is found, by the same targets and changes."""
+
+import base64
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import cbor2
+import pytest
+
+from cryptometer import cbor, merkle, note, tiles
+from cryptometer.errors import Reason, Rejected
+from cryptometer.keys import PublicKey
+from cryptometer.records import Record
+from firmware import outbox
+from firmware.outbox import Outbox
+from gateway.door import Door, Verdicts
+from tests.fuzz.mutate import Mutator
+from tests.fuzz.scene import held
+from tests.fuzz.targets import TARGETS
+
+TRIES = 1_500
+
+
+def _any_cbor(data: bytes) -> Any:
+    try:
+        return cbor2.loads(data)
+    except Exception:  # noqa: BLE001 - the library raises many kinds on bad bytes
+        raise Rejected(Reason.MALFORMED, "no CBOR") from None
+
+
+def _any_base64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text + "==")
+    except ValueError:
+        raise Rejected(Reason.MALFORMED, "no base64") from None
+
+
+def _any_entries(data: bytes) -> list[bytes]:
+    entries, at = [], 0
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 2], "big")
+        entries.append(data[at + 2 : at + 2 + size])
+        at += 2 + size
+    return entries
+
+
+def _nothing(*_: object, **__: object) -> None:
+    pass
+
+
+def _true(*_: object) -> bool:
+    return True
+
+
+def _keep(_: Door, record: Record, *rest: Any) -> None:
+    verdicts: Verdicts = rest[-1]
+    verdicts.accepted.append(record)
+
+
+PLANTED: dict[str, tuple[str, object, str, Callable[..., object]]] = {
+    "CBOR of any form": ("cbor", cbor, "decode", _any_cbor),
+    "CBOR of any form in a record": ("record", cbor, "decode", _any_cbor),
+    "CBOR of any form in a journal": ("event", cbor, "decode", _any_cbor),
+    "base64 of any form": ("vkey", note, "_base64", _any_base64),
+    "entries that are cut off": ("bundle", tiles, "split_bundle", _any_entries),
+    "a path that is not followed": ("inclusion", merkle, "verify_inclusion", _nothing),
+    "a proof that is not followed": ("proof", merkle, "verify_inclusion", _nothing),
+    "an old root that is not compared": ("consistency", merkle, "verify_consistency", _nothing),
+    "a signature that nobody checks": ("door", PublicKey, "verify", _nothing),
+    "a note that nobody checks": ("checkpoint", PublicKey, "verify", _nothing),
+    "a place that is signed twice": ("outbox", outbox, "_check_continues", _nothing),
+    "a word on another chain": ("acknowledgement", Outbox, "_is_at", _true),
+    "a refused message that is kept": ("door", Door, "_answer_refused", _keep),
+}
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_a_planted_fault_is_found(planted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, place, attribute, fault = PLANTED[planted]
+    [target] = [one for one in TARGETS if one.name == name]
+    seeds, keys = target.seeds(), held()
+    for seed in seeds:
+        target.accepts(seed)
+    draws = map(Random, range(TRIES))
+    tries = [Mutator(draw, keys, seeds).mutate(draw.choice(seeds)) for draw in draws]
+    monkeypatch.setattr(place, attribute, fault)
+    # FalseAcceptance, or an assertion of the code itself.
+    with pytest.raises(AssertionError):
+        list(map(target.accepts, tries))
