@@ -142,7 +142,7 @@ def test_the_stranger_imports_only_general_libraries() -> None:
         )
     }
     standard = {"base64", "collections", "dataclasses", "fractions", "hashlib", "json", "pathlib"}
-    standard |= {"re", "sys"}
+    standard |= {"re", "sys", "urllib"}
     assert imported == standard | {"typing", "cbor2", "cryptography"}
 
 

@@ -210,6 +210,32 @@ def test_an_audit_over_it_finds_what_an_audit_of_the_folder_finds(
     assert again[-2].startswith("since last     0 blocks, 0 leaves")
 
 
+def test_a_tile_client_that_is_not_ours_verifies_the_ledger_over_it(tmp_path: Path) -> None:
+    """`tests/peers/stranger.py` knows the layout from C2SP tlog-tiles, and none of our code: tiles
+    of two levels, partial and full, all from the server."""
+    premises = Premises(tmp_path / "gateway", "[web]\nport = 0\n")
+    premises.enrol()
+    with closing(premises.folder.open_store()) as store:
+        site = premises.site(store)
+        site.found()
+        while site.node.state.frontier.size < 300:
+            site.run([1])
+        checkpoint = site.node.state.checkpoint
+    pub = tmp_path / "community.pub"
+    pub.write_text(encode_community(premises.community()))
+    with serving(premises.path) as web:
+        done = subprocess.run(
+            [ROOT / ".venv-peers/bin/python", "-I", ROOT / "tests/peers/stranger.py", pub, web.url],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert (said["size"], said["root"]) == (checkpoint.size, checkpoint.root.hex())
+
+
 # --- Blocks, records, proofs. --------------------------------------------------------------------
 
 

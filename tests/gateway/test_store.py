@@ -38,7 +38,7 @@ from gateway.store import (
 )
 from tests.core.community import FIRST_STEP, Village
 from tests.core.strategies import examples
-from tests.gateway.kit import content
+from tests.gateway.kit import Site, content
 
 EPOCH = 1_700_000_000
 
@@ -642,3 +642,41 @@ def test_what_a_copied_log_holds_is_part_of_the_store(
         shutil.copy(f"{path}{suffix}", stopped)
     with closing(SqliteStore(stopped / path.name)) as recovered:
         assert content(recovered) == content(store)
+
+
+def test_a_store_of_format_1_is_brought_up_and_owns_to_what_it_does_not_know(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "store.sqlite"
+    create_store(path, EPOCH)
+    site = Site(store=SqliteStore(path))
+    site.found()
+    site.run([8], [3])
+    before = content(site.store)
+    site.store.close()  # type: ignore[attr-defined]
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DROP TABLE set_aside")
+        connection.execute("PRAGMA user_version = 1")
+    # Whoever only reads leaves it as it is, and says what is not known.
+    with closing(SqliteStore(path, read_only=True)) as old:
+        assert content(old) == before
+        assert old.set_aside() == {}
+        with pytest.raises(LookupError):
+            old.verdict(0)
+    for _ in range(2):
+        with closing(SqliteStore(path)) as store:
+            assert content(store) == before
+            size = store.blocks(1)[0].size
+            with pytest.raises(LookupError, match=f"leaf {size - 1}"):
+                store.verdict(size - 1)
+            assert store.verdict(size) is None
+    site.store = SqliteStore(path)
+    site.start()
+    step = site.next_step
+    site.send(site.device.batch(step, 9), site.device.close(step))
+    site.seal()
+    assert site.store.set_aside() == {"lot-above-v": 1}
+    leaf = site.store.leaf_at("m0", site.device.sequence - 2)
+    assert leaf is not None
+    assert site.store.verdict(leaf) is Reason.LOT_ABOVE_V
+    site.store.close()

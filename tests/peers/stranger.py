@@ -1,11 +1,12 @@
 """Verifies a ledger by docs/formats.md alone, with none of the project's code.
 
-    stranger.py COMMUNITY_PUB LEDGER_FOLDER
+    stranger.py COMMUNITY_PUB LEDGER
 
-Writes what the ledger holds as JSON: size, root, and by step of the block the energy in µWh that
-its leaves registered, counted, quarantined and transferred; and for every leaf its verdict. What
-does not hold is said on standard error, with the place, and the exit code is 1. Numbers in brackets
-are sections of the page. Shapes of payloads are the CDDL's part and not checked again here.
+LEDGER is a folder, or the http address of one. Writes what it holds as JSON: size, root, and by
+step of the block the energy in µWh that its leaves registered, counted, quarantined and
+transferred; and for every leaf its verdict. What does not hold is said on standard error, with the
+place, and the exit code is 1. Numbers in brackets are sections of the page. Shapes of payloads are
+the CDDL's part and not checked again here.
 """
 
 import base64
@@ -18,6 +19,8 @@ from fractions import Fraction
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import cbor2
 from cryptography.exceptions import InvalidSignature
@@ -27,6 +30,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
 Key = dict[int, Any]
+Read = Callable[[str], bytes | None]  # the content of a ledger path, None where there is none
 P25519 = 2**255 - 19
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 AUTHORITY = ("genesis", "registration", "revocation", "re-anchor")
@@ -191,27 +195,49 @@ def unbase64(text: str) -> bytes:
     return data
 
 
-def read_tile(folder: Path, level: str, index: int, width: int) -> tuple[bytes, int]:
+def read_tile(ledger: Read, level: str, index: int, width: int) -> tuple[bytes, int]:
     """The file and how many items it has: the partial one, or the full one in its place."""
     digits = f"{index:03d}"
     digits = digits.zfill(-(-len(digits) // 3) * 3)
     *upper, last = re.findall("...", digits)
-    full = folder / "tile" / level / "/".join([*(f"x{one}" for one in upper), last])
-    partial = full.with_name(f"{full.name}.p") / str(width)
-    if width < 256 and partial.is_file():
-        return partial.read_bytes(), width
-    need(full.is_file(), f"tile {level}/{index} is missing")
-    return full.read_bytes(), 256
+    full = f"tile/{level}/" + "/".join([*(f"x{one}" for one in upper), last])
+    partial = ledger(f"{full}.p/{width}") if width < 256 else None
+    if partial is not None:
+        return partial, width
+    data = ledger(full)
+    if data is None:
+        raise Breach(f"tile {level}/{index} is missing")
+    return data, 256
 
 
-def read_hashes(folder: Path, level: int, index: int, width: int) -> list[bytes]:
-    data, held = read_tile(folder, str(level), index, width)
+def from_folder(folder: Path) -> Read:
+    def read(path: str) -> bytes | None:
+        return (folder / path).read_bytes() if (folder / path).is_file() else None
+
+    return read
+
+
+def from_server(address: str) -> Read:
+    def read(path: str) -> bytes | None:
+        try:
+            with urlopen(f"{address}/{path}", timeout=30) as answer:  # noqa: S310 - http, see main
+                data: bytes = answer.read()
+                return data
+        except HTTPError as error:
+            need(error.code == 404, f"{path}: the server answers {error.code}")
+            return None
+
+    return read
+
+
+def read_hashes(ledger: Read, level: int, index: int, width: int) -> list[bytes]:
+    data, held = read_tile(ledger, str(level), index, width)
     need(len(data) == 32 * held, f"tile {level}/{index} has another length")
     return [data[at : at + 32] for at in range(0, 32 * width, 32)]
 
 
-def read_entries(folder: Path, index: int, width: int) -> list[bytes]:
-    data, held = read_tile(folder, "entries", index, width)
+def read_entries(ledger: Read, index: int, width: int) -> list[bytes]:
+    data, held = read_tile(ledger, "entries", index, width)
     entries: list[bytes] = []
     while data:
         size = int.from_bytes(data[:2], "big")
@@ -228,12 +254,12 @@ def widths(size: int) -> Iterator[tuple[int, int]]:
         yield index, min(256, size - 256 * index)
 
 
-def read_leaves(folder: Path, size: int) -> list[bytes]:
+def read_leaves(ledger: Read, size: int) -> list[bytes]:
     """All leaves, each with the hash its tile states, and every upper tile as it must be."""
     leaves: list[bytes] = []
     for index, width in widths(size):
-        stated = read_hashes(folder, 0, index, width)
-        for offset, raw in enumerate(read_entries(folder, index, width)):
+        stated = read_hashes(ledger, 0, index, width)
+        for offset, raw in enumerate(read_entries(ledger, index, width)):
             need(leaf_hash(raw) == stated[offset], f"leaf {len(leaves)}: not what its tile states")
             leaves.append(raw)
     below, level = [leaf_hash(raw) for raw in leaves], 0
@@ -242,7 +268,7 @@ def read_leaves(folder: Path, size: int) -> list[bytes]:
         level += 1
         for index, width in widths(len(above)):
             expected = above[256 * index : 256 * index + width]
-            holds = read_hashes(folder, level, index, width) == expected
+            holds = read_hashes(ledger, level, index, width) == expected
             need(holds, f"tile {level}/{index} does not follow from those below")
         below = above
     return leaves
@@ -654,14 +680,17 @@ class Ledger:
             need(says[entry] == value, f"entry {entry} is {says[entry]}, recomputed {value}")
 
 
-def verify(community: str, folder: Path) -> dict[str, Any]:
+def verify(community: str, read: Read) -> dict[str, Any]:
     """[11]"""
     genesis, gateways = read_community(community)
     origin = f"cryptometer/1/{genesis.identity.hex()}"
-    size, root = open_checkpoint((folder / "checkpoint").read_text(), origin, gateways)
+    signed = read("checkpoint")
+    if signed is None:
+        raise Breach("there is no checkpoint")
+    size, root = open_checkpoint(signed.decode(), origin, gateways)
     ledger = Ledger(genesis)
     content: list[Record] = []
-    for at, raw in enumerate(read_leaves(folder, size)):
+    for at, raw in enumerate(read_leaves(read, size)):
         try:
             record = read_record(raw)
         except Breach as breach:
@@ -683,9 +712,10 @@ def verify(community: str, folder: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    _, community, folder = sys.argv
+    _, community, place = sys.argv
+    ledger = from_server(place) if place.startswith("http://") else from_folder(Path(place))
     try:
-        report = verify(Path(community).read_text(), Path(folder))
+        report = verify(Path(community).read_text(), ledger)
     except (Breach, KeyError, TypeError, ValueError, OSError) as error:
         sys.stderr.write(f"refused: {error}\n")
         return 1
