@@ -173,6 +173,34 @@ def test_status_is_text_for_people_and_json_for_programs(worked: Premises) -> No
     assert found["meters"][0]["expected_index_wh"] == 1_234_568
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_status_is_watched_while_blocks_are_made_until_it_is_told_to_end(
+    worked: Premises, number: signal.Signals
+) -> None:
+    words = program(GATEWAY, "status", "--watch", "0.2", "--config", worked.path)
+    with (
+        subprocess.Popen(
+            words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as watching,
+        closing(worked.folder.open_store()) as store,
+    ):
+        assert watching.stdout is not None
+        site = worked.site(store)
+
+        def seen(step: int) -> None:
+            for line in watching.stdout or []:
+                if line.startswith(f"newest block   step {step},"):
+                    return
+            pytest.fail(f"step {step} is not shown")
+
+        seen(SECOND + 2)
+        site.seal()
+        seen(SECOND + 3)
+        watching.send_signal(number)
+        _, error = watching.communicate(timeout=COMMAND_MAX_S)
+        assert (watching.returncode, error) == (0, "")
+
+
 def test_prove_writes_a_file_that_the_common_command_verifies(
     worked: Premises, tmp_path: Path
 ) -> None:

@@ -9,8 +9,10 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPResponse
@@ -554,6 +556,56 @@ def test_clients_that_rest_are_sent_away_and_do_not_keep_others_out(web: Web) ->
     for line in lines:
         line.close()
     assert web.get("/checkpoint").status == 200
+
+
+def test_a_flood_of_questions_does_not_keep_the_writer_from_its_blocks(tmp_path: Path) -> None:
+    """Twelve clients ask without pause for what costs most, while blocks are made beside them: each
+    answer is one of a whole block, and no commit waits for a reader or fails."""
+    works = Works(tmp_path / "gateway")
+    ended = threading.Event()
+    wrong: list[object] = []
+    answered: Counter[int] = Counter()
+
+    def ask(port: int, paths: Sequence[str]) -> None:
+        with closing(HTTPConnection("127.0.0.1", port, timeout=ANSWER_MAX_S)) as connection:
+            while not ended.is_set():
+                for path in paths:
+                    connection.request("GET", path)
+                    answer = answer_of(connection.getresponse())
+                    answered[answer.status] += 1
+                    if answer.status not in (200, 404, 503):
+                        wrong.append((path, answer))
+
+    with serving(works.folder.path) as web, works.site() as site:
+        clients = [
+            threading.Thread(target=ask, args=[web.port, paths])
+            for paths in (
+                ["/metrics", "/healthz"],
+                [f"/blocks/{SECOND}", "/blocks?newest=1000"],
+                ["/records/" + "0" * 64, "/records/m0/1"],
+                ["/proofs/m0/1", "/checkpoint"],
+            )
+            for _ in range(3)
+        ]
+        for client in clients:
+            client.start()
+        try:
+            before = site.node.state.step
+            longest_s = 0.0
+            while sum(answered.values()) < 400 or site.node.state.step < before + 20:
+                begun = time.monotonic()
+                site.seal()
+                longest_s = max(longest_s, time.monotonic() - begun)
+                assert longest_s < 4  # of SQLite's patience with a lock, which is five
+                found = web.get(f"/blocks/{site.node.state.step}")
+                assert found.json["step"] == site.node.state.step
+        finally:
+            ended.set()
+            for client in clients:
+                client.join()
+        assert not wrong
+        assert answered[200] > 100
+        assert site.audit().state == site.node.state
 
 
 def test_a_connection_is_kept_for_the_next_question(web: Web) -> None:
