@@ -14,13 +14,18 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptometer.errors import ConfigurationError, Rejected
 from firmware.channel import Channel, Log
 from firmware.device import Device
 from firmware.loop import Loop
+from hal.files import make_folder
 from hal.notify import Notifier
 from hal.program import EXIT_CONFIGURATION, EXIT_FAILED
+
+if TYPE_CHECKING:
+    from firmware.capture import Recorder
 
 RETRY_FIRST_S, RETRY_MAX_S = 2, 60
 STABLE_S = 60  # a life of so long begins the back-off anew
@@ -50,9 +55,24 @@ class _Seat:
 class Board:
     """All channels of one program."""
 
-    def __init__(self, configurations: Sequence[Path], log: Log) -> None:
+    def __init__(
+        self, configurations: Sequence[Path], log: Log, capture: Path | None = None
+    ) -> None:
+        """
+        Args:
+            configurations: of the channels.
+            log: takes what people should read.
+            capture: a file that records a single channel, a folder for those of several.
+
+        Raises:
+            ConfigurationError: nothing can be recorded there.
+        """
         is_named = len(configurations) > 1
-        self._seats = [_Seat(Channel(path, log, is_named=is_named)) for path in configurations]
+        recorders = _recorders(configurations, log, capture)
+        self._seats = [
+            _Seat(Channel(path, log, is_named=is_named, recorder=recorder))
+            for path, recorder in zip(configurations, recorders, strict=True)
+        ]
         self._loop: Loop[Device] = Loop(time.monotonic_ns, self._on_failure)
         self._started: queue.SimpleQueue[tuple[_Seat, Device | Exception]] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -211,3 +231,19 @@ class Board:
         for thread in threads:
             if thread is not None:
                 thread.join(max(0.0, until_s - time.monotonic()))
+
+
+def _recorders(
+    configurations: Sequence[Path], log: Log, capture: Path | None
+) -> "list[Recorder | None]":
+    if capture is None:
+        return [None] * len(configurations)
+    from firmware.capture import Recorder  # noqa: PLC0415 - the rare case
+
+    if len(configurations) == 1:
+        return [Recorder(capture, log)]
+    make_folder(capture)
+    return [
+        Recorder(capture / f"{number}-{path.stem}.tape", log)
+        for number, path in enumerate(configurations)
+    ]

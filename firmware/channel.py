@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptometer.errors import ConfigurationError
 from cryptometer.records import Role
@@ -16,6 +17,9 @@ from hal.drivers import open_clock, open_source
 from hal.files import DiskDirectory, hold
 from hal.mqtt import Link
 
+if TYPE_CHECKING:
+    from firmware.capture import Recorder
+
 Log = Callable[[str], None]
 
 
@@ -23,12 +27,16 @@ class Channel:
     """A meter with its own folder, key, chain and connection. Its device lives until it is told to
     end, fails, or the authority says something new; then another life may begin."""
 
-    def __init__(self, path: Path, log: Log, *, is_named: bool) -> None:
+    def __init__(
+        self, path: Path, log: Log, *, is_named: bool, recorder: "Recorder | None" = None
+    ) -> None:
         """
         Args:
             path: the configuration.
             log: takes what people should read, with the meter's name before it if `is_named`.
+            recorder: takes down what the device is told.
         """
+        self._recorder = recorder
         self._path = path
         self._write = log
         self._is_named = is_named
@@ -68,7 +76,7 @@ class Channel:
                 on_registration=lambda update: folder.keep_update(state, key.public, update),
                 log=self.say,
             )
-            device = Device(parts, config, folder.SOFTWARE)
+            device = self._make_device(parts, config)
             self._life.callback(device.abandon)
             device.begin()
             if link is not None:
@@ -102,9 +110,16 @@ class Channel:
         """Leaves, and lets another program have the folder."""
         self.leave()
         self._folder.close()
+        if self._recorder is not None:
+            self._recorder.close()
 
     def say(self, text: str) -> None:
         self._write(f"{self.name}: {text}" if self._is_named else text)
+
+    def _make_device(self, parts: Parts, config: Config) -> Device:
+        if self._recorder is None:
+            return Device(parts, config, folder.SOFTWARE)
+        return self._recorder.make_device(parts, config)
 
     def _hold(self, state: Path) -> None:
         if self._state is None:

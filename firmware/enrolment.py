@@ -1,5 +1,6 @@
 """What a device knows of its community: from the bundle, and from what the authority sent since."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -107,6 +108,17 @@ def read_bundle(raw: bytes, update: bytes | None, key: PublicKey) -> Enrolment:
         raise Rejected(Reason.UNKNOWN_KEY, "the bundle is not signed by the authority")
     bundle.envelope.verify(community.parameters.authority)
     return _enrol(community, body, key)
+
+
+def enrolment_of(name: str, genesis: bytes, others: Sequence[bytes], key: PublicKey) -> Enrolment:
+    """A device's place in a community by the authority's records alone, without a broker.
+
+    Raises:
+        Rejected: they are not one authority's, or not meant for this key.
+    """
+    ordered = sorted(dict.fromkeys(others), key=_sequence)
+    bundle = Bundle(name, genesis, tuple(ordered), Broker("mqtt://nowhere.invalid"))
+    return _enrol(trust(genesis, ordered), bundle, key)
 
 
 def check_meter(enrolment: Enrolment) -> None:

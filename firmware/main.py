@@ -54,6 +54,12 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="count, sign and publish")
     _add_config(run)
+    run.add_argument(
+        "--capture",
+        type=Path,
+        metavar="FILE",
+        help="record what the device is told, too; with several meters a folder",
+    )
     run.set_defaults(act=_run)
 
     status = commands.add_parser("status", help="what the device knows and holds")
@@ -68,6 +74,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.set_defaults(act=_doctor)
+
+    capture = commands.add_parser("capture", help="record what a line brings, without counting")
+    capture.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="meter.toml")
+    capture.add_argument("--out", type=Path, required=True, metavar="FILE", help="the recording")
+    capture.add_argument("--seconds", type=float, help="how long (until Ctrl-C)")
+    capture.set_defaults(act=_capture)
+
+    replay = commands.add_parser("replay", help="let the device do again what was recorded")
+    replay.add_argument("recording", type=Path, metavar="FILE")
+    replay.add_argument("--key", type=Path, help="the device's private key; else nothing is signed")
+    replay.add_argument("--out", type=Path, metavar="FOLDER", help="keep journal and outbox here")
+    replay.set_defaults(act=_replay)
 
     from firmware import simulate  # noqa: PLC0415 - light, and only a parser here
 
@@ -151,11 +169,26 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return 1 if verdict is Verdict.WRONG else 0
 
 
+def _capture(arguments: argparse.Namespace) -> int:
+    from firmware.capture import capture  # noqa: PLC0415
+
+    print(capture(arguments.config, arguments.out, arguments.seconds))
+    return 0
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from firmware.capture import replay_file, summary  # noqa: PLC0415
+
+    outcome = replay_file(arguments.recording, arguments.key, arguments.out, print)
+    print("\n".join(summary(outcome)))
+    return 1 if outcome.differing else 0
+
+
 def _run(arguments: argparse.Namespace) -> int:
     from firmware import folder  # noqa: PLC0415
     from firmware.board import Board  # noqa: PLC0415
 
-    board = Board(folder.find_configurations(arguments.config), _log)
+    board = Board(folder.find_configurations(arguments.config), _log, arguments.capture)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: board.stop())
     return board.run()

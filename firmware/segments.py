@@ -11,7 +11,7 @@ from zlib import crc32
 
 from hal.ports import Directory
 
-_HEAD_BYTES = 8
+HEAD_BYTES = 8
 _DAMAGED = ".damaged"  # a copy of what was cut off, for whoever investigates; never read again
 _COPY_ROOM = 4  # times a copy's size that must be free for it: the next snapshot goes first
 DAMAGED_KEPT = 8  # such copies; the oldest go first, so that a dying card does not fill itself
@@ -32,6 +32,24 @@ class Cut:
 
     name: str
     size: int
+
+
+def frame(payload: bytes) -> bytes:
+    """An entry as it stands in a file."""
+    length = len(payload).to_bytes(4, "big")
+    return length + crc32(payload, crc32(length)).to_bytes(4, "big") + payload
+
+
+def payload_size(head: bytes) -> int:
+    """How many bytes follow the first HEAD_BYTES of an entry."""
+    return int.from_bytes(head[:4], "big")
+
+
+def is_whole(head: bytes, payload: bytes) -> bool:
+    """Whether an entry is what was written."""
+    check = int.from_bytes(head[4:], "big")
+    # An empty payload is no entry: a hole of zeros after a power cut would be many.
+    return 0 < len(payload) == payload_size(head) and check == crc32(payload, crc32(head[:4]))
 
 
 class SegmentedLog:
@@ -104,11 +122,9 @@ class SegmentedLog:
         positions: list[Position] = []
         offset = self._sizes[segment]
         for payload in payloads:
-            length = len(payload).to_bytes(4, "big")
-            check = crc32(payload, crc32(length)).to_bytes(4, "big")
-            frames += (length, check, payload)
-            positions.append(Position(segment, offset, _HEAD_BYTES + len(payload)))
-            offset += _HEAD_BYTES + len(payload)
+            frames.append(frame(payload))
+            positions.append(Position(segment, offset, HEAD_BYTES + len(payload)))
+            offset += HEAD_BYTES + len(payload)
         self._directory.append(self._name(segment), b"".join(frames))
         self._sizes[segment] = offset
         self._dirty.add(segment)
@@ -148,13 +164,11 @@ class SegmentedLog:
         return None
 
     def _frames(self, segment: int, data: bytes, offset: int) -> Iterator[tuple[Position, bytes]]:
-        while offset + _HEAD_BYTES <= len(data):
-            length = data[offset : offset + 4]
-            size = _HEAD_BYTES + int.from_bytes(length, "big")
-            payload = data[offset + _HEAD_BYTES : offset + size]
-            check = int.from_bytes(data[offset + 4 : offset + 8], "big")
-            # An empty payload is no entry: a hole of zeros after a power cut would be many.
-            if not payload or offset + size > len(data) or check != crc32(payload, crc32(length)):
+        while offset + HEAD_BYTES <= len(data):
+            head = data[offset : offset + HEAD_BYTES]
+            size = HEAD_BYTES + payload_size(head)
+            payload = data[offset + HEAD_BYTES : offset + size]
+            if not is_whole(head, payload):
                 return
             yield Position(segment, offset, size), payload
             offset += size

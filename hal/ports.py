@@ -1,7 +1,7 @@
 """What the programs may ask of a machine: one Protocol per capability, each with its guarantee."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from cryptometer.steps import Instant
@@ -17,12 +17,14 @@ class Taken:
             and every pulse came between the look before and this one.
         noise: received bytes or edges that were no pulse.
         lost: pulses or edges the kernel says it dropped.
+        raw: the bytes as received, where the line gives bytes: all else follows from them.
     """
 
     pulses: int
     captured_ns: tuple[int, ...] = ()
     noise: int = 0
     lost: int = 0
+    raw: bytes = field(default=b"", compare=False, repr=False)
 
 
 class LineLost(Exception):  # noqa: N818 - a state of the line, for the loop to act on

@@ -20,7 +20,7 @@ from cryptometer.errors import ConfigurationError
 from cryptometer.settings import setting
 from cryptometer.steps import NS_PER_MS, NS_PER_S
 from hal.ports import LineLost, Taken
-from hal.uart import IS_S0_PULSE, S0_BAUD, S0_BOUNCE_NS
+from hal.uart import S0_BAUD, S0_BOUNCE_NS, s0_pulses
 
 BAUD_MIN, BAUD_MAX = 300, 115_200
 _READ_MAX = 65_536
@@ -98,10 +98,10 @@ class SerialLine:
 
     def take(self) -> Taken:
         data = self._read_waiting()
-        pulses = sum(data.translate(IS_S0_PULSE)) if self._is_s0 else len(data)
+        pulses = s0_pulses(data) if self._is_s0 else len(data)
         overruns = self._count_overruns()
         lost, self._overruns = max(0, overruns - self._overruns), overruns
-        return Taken(pulses, noise=len(data) - pulses, lost=lost)
+        return Taken(pulses, noise=len(data) - pulses, lost=lost, raw=data)
 
     def _read_waiting(self) -> bytes:
         # One read brings at most the 4,095 bytes of the terminal's buffer; more may wait behind it.

@@ -39,6 +39,12 @@ S0_BITS = 6
 _S0_MASK = (1 << S0_BITS) - 1
 IS_S0_PULSE = bytes(not value & _S0_MASK for value in range(256))  # for bytes.translate
 
+
+def s0_pulses(received: bytes) -> int:
+    """How many of the characters that were received at S0_BAUD are pulses."""
+    return sum(received.translate(IS_S0_PULSE))
+
+
 _BOUNCES_MAX = 6  # pairs of edges within one transition
 
 

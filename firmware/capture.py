@@ -1,0 +1,359 @@
+"""Tapes in files: recorded beside a run or from a line alone, and replayed into a folder."""
+
+import fcntl
+import os
+import select
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
+from dataclasses import asdict
+from json import dumps
+from pathlib import Path
+
+from cryptometer import cbor
+from cryptometer.errors import ConfigurationError, Rejected
+from cryptometer.keys import PublicKey
+from cryptometer.records import Batch, ChainRecord, Mark, Record, RunStart, StepClose
+from firmware import folder
+from firmware.config import Config
+from firmware.device import Device, Parts
+from firmware.enrolment import Enrolment
+from firmware.replay import Outcome, replay
+from firmware.segments import HEAD_BYTES, is_whole, payload_size
+from firmware.tape import VERSION, Answer, Life, Tape, TapedDevice, Work, files_of, put_taken
+from hal.drivers import open_clock, open_source
+from hal.files import DiskDirectory, is_held
+from hal.keyfile import load_key
+from hal.ports import Clock, Directory, LineLost, PulseSource
+
+TAPE_BYTES_MAX = 2**30  # some weeks of a board; a forgotten capture must not grow for ever
+ROOM_BYTES_MIN = 128 * 2**20  # what a capture leaves free: the journal goes first
+GATHER_S = 0.05  # between two looks: one that never rests must not take a core
+_FRAME_MAX = 2**31
+
+
+class TapeFile:
+    """A tape's file, which a run may go on with; whatever fails here, the run goes on without."""
+
+    def __init__(self, path: Path, log: Callable[[str], None]) -> None:
+        """
+        Raises:
+            ConfigurationError: it cannot be written, is no tape, or another program writes it.
+        """
+        self._path = path
+        self._log = log
+        self._descriptor: int | None = None
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            size = _whole_bytes(path)
+            os.ftruncate(descriptor, size)  # what a kill has torn
+        except BlockingIOError:
+            os.close(descriptor)
+            raise ConfigurationError(f"another program writes {path}") from None
+        except ConfigurationError:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+        self._size = size
+        self.is_fresh = size == 0
+
+    def write(self, data: bytes) -> None:
+        """Appends; after the first failure nothing more, and says so once."""
+        if self._descriptor is None:
+            return
+        room = os.fstatvfs(self._descriptor)
+        if self._size + len(data) > TAPE_BYTES_MAX:
+            self._stop("it is full")
+        elif room.f_bavail * room.f_frsize < ROOM_BYTES_MIN:
+            self._stop("the disk is nearly full")
+        else:
+            self._append(data)
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _append(self, data: bytes) -> None:
+        assert self._descriptor is not None  # noqa: S101 - the caller's condition
+        try:
+            written = os.write(self._descriptor, data)
+        except OSError as error:
+            self._stop(str(error.strerror))
+            return
+        self._size += written
+        if written < len(data):
+            self._stop("a short write")
+
+    def _stop(self, why: str) -> None:
+        self._log(f"the capture ends: {self._path}: {why}")
+        self.close()
+
+
+def _whole_bytes(path: Path) -> int:
+    """Length of the frames at the beginning of a file.
+
+    Raises:
+        ConfigurationError: it is no tape.
+    """
+    size = 0
+    for payload in read_frames(path):
+        if not size:
+            _check_first(path, payload)
+        size += HEAD_BYTES + len(payload)
+    if not size and path.stat().st_size:
+        raise ConfigurationError(f"{path} is no capture: name a new file")
+    return size
+
+
+def _check_first(path: Path, payload: bytes) -> None:
+    try:
+        is_life = isinstance(cbor.decode(payload), dict)
+    except Rejected:
+        is_life = False
+    if not is_life:
+        raise ConfigurationError(f"{path} is no capture: name a new file")
+
+
+def read_frames(path: Path) -> Iterator[bytes]:
+    """The payloads of a tape's frames, up to the first that is torn."""
+    with path.open("rb") as file:
+        left = path.stat().st_size
+        while len(head := file.read(HEAD_BYTES)) == HEAD_BYTES:
+            left -= HEAD_BYTES
+            size = payload_size(head)
+            if size > left:
+                return
+            payload = file.read(size)
+            if not is_whole(head, payload):
+                return
+            left -= size
+            yield payload
+
+
+def life_of(
+    config: Config,
+    clock: Clock,
+    key: PublicKey,
+    enrolment: Enrolment | None,
+    folders: tuple[Directory, ...],
+    *,
+    is_first: bool,
+    software: str = folder.SOFTWARE,
+) -> Life:
+    """What a life of the program is made of; to be asked before the device recovers.
+
+    Args:
+        folders: of journal and outbox; none for a line that nobody counts.
+        is_first: this life is the first on its tape.
+    """
+    settings = {name: value for name, value in asdict(config).items() if name != "broker"}
+    authority: tuple[bytes, ...] = ()
+    if enrolment is not None:
+        community = enrolment.community
+        authority = (community.genesis.raw, *(record.raw for record in community.records))
+    return Life(
+        VERSION,
+        software,
+        dumps(settings),
+        clock.boot_id,
+        clock.now().source,
+        clock.community_ns(1) - clock.community_ns(0),
+        cbor.encode(key.to_cose()),
+        "" if enrolment is None else enrolment.meter,
+        authority,
+        files_of(folders, is_first=is_first),
+    )
+
+
+class Recorder:
+    """Records the lives of one device, from the parts it is made of to its end."""
+
+    def __init__(self, path: Path, log: Callable[[str], None]) -> None:
+        """
+        Raises:
+            ConfigurationError: the file cannot be written, is no tape, or another program's.
+        """
+        self._file = TapeFile(path, log)
+        self._tape = Tape(self._file.write)
+        self._is_first = self._file.is_fresh
+
+    def make_device(self, parts: Parts, config: Config) -> Device:
+        """A device like any other, whose answers are taken down."""
+        folders = (parts.journal_directory, parts.outbox_directory)
+        key = parts.signer.public
+        life = life_of(config, parts.clock, key, parts.enrolment, folders, is_first=self._is_first)
+        self._is_first = False
+        self._tape.begin(life)
+        return TapedDevice(parts, config, folder.SOFTWARE, self._tape)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+# --- From a line alone. --------------------------------------------------------------------------
+
+
+def capture(path: Path, out: Path, seconds: float | None) -> str:
+    """Records what a line brings, without counting it, until the time is over or a signal comes.
+
+    Args:
+        path: of `meter.toml`.
+        out: the tape; a new file, or one to go on with.
+        seconds: how long; None: until SIGINT or SIGTERM.
+
+    Raises:
+        ConfigurationError: the firmware has the line, or a file cannot be used.
+    """
+    config = folder.load_config(path)
+    state = path.parent / config.state
+    if is_held(state / "device.lock"):
+        raise ConfigurationError(
+            f"the firmware runs on {state} and has the line: stop it, or let it record itself with"
+            " run --capture FILE"
+        )
+    key = folder.load_device_key(state).public
+    enrolment = folder.read_enrolment(state, key)
+    clock = open_clock(config.clock)
+    with closing(TapeFile(out, print)) as file:
+        tape = Tape(file.write)
+        tape.begin(life_of(config, clock, key, enrolment, (), is_first=True))
+        pulses, noise, lost = _record(tape, clock, config, seconds)
+    said = f"captured {pulses} pulses, {noise} of noise, {lost} dropped by the kernel: {out}"
+    return f"{said}\nnobody counts them; replay it with cryptometer-firmware replay {out}"
+
+
+def _record(
+    tape: Tape, clock: Clock, config: Config, seconds: float | None
+) -> tuple[int, int, int]:
+    stop: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _frame: stop.append(received))
+    sums = (0, 0, 0)
+    until_s = None if seconds is None else time.monotonic() + seconds
+    tape.mark(Work.BEGIN)
+    tape.put_machine(clock.machine_ns())
+    tape.put_now(clock.now())
+    try:
+        line = open_source(config.source)
+    except LineLost as error:
+        raise ConfigurationError(str(error)) from None
+    with closing(line), suppress(LineLost):
+        tape.put(Answer.OPENED, line.latency_ns)
+        poll = select.poll()
+        poll.register(line.fileno(), select.POLLIN)
+        work: Work | None = None
+        while True:
+            sums = _look(tape, clock, line, sums, work)
+            work = Work.TURN
+            left_s = 1.0 if until_s is None else until_s - time.monotonic()
+            if stop or left_s <= 0:
+                break
+            poll.poll(1000 * min(left_s, 1.0))
+            time.sleep(min(left_s, GATHER_S))
+    tape.mark(Work.END)
+    tape.put_now(clock.now())
+    tape.mark(Work.ENDED)
+    tape.flush()
+    return sums
+
+
+def _look(
+    tape: Tape, clock: Clock, line: PulseSource, sums: tuple[int, int, int], work: Work | None
+) -> tuple[int, int, int]:
+    """One look at the line, in the order in which a device asks."""
+    if work is not None:
+        tape.mark(work)
+    tape.put_machine(clock.machine_ns())
+    tape.put_now(clock.now())
+    try:
+        taken = line.take()
+    except LineLost as lost:
+        tape.put(Answer.LOST, str(lost))
+        print(lost)
+        raise
+    put_taken(tape, taken)
+    tape.put_now(clock.now())
+    tape.flush()
+    return (sums[0] + taken.pulses, sums[1] + taken.noise, sums[2] + taken.lost)
+
+
+# --- Replay. -------------------------------------------------------------------------------------
+
+
+def replay_file(
+    path: Path, key: Path | None, out: Path | None, say: Callable[[str], None]
+) -> Outcome:
+    """Replays a tape into a folder of its own.
+
+    Args:
+        path: of the tape.
+        key: the device's private key; None: records stay unsigned.
+        out: a folder that does not exist yet or is empty; None: one that does not stay.
+        say: takes a line for each record, and what the device says.
+
+    Raises:
+        ConfigurationError: a file cannot be used.
+        Rejected: it is no tape, or of another version.
+    """
+    if not path.is_file():
+        raise ConfigurationError(f"there is no file {path}")
+    if out is not None and out.exists() and any(out.iterdir()):
+        raise ConfigurationError(f"{out} is not empty: a replay goes into a folder of its own")
+    signer = None if key is None else load_key(key)
+    with ExitStack() as stack:
+        place = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folders = (DiskDirectory(place / "journal"), DiskDirectory(place / "outbox"))
+        for directory in folders:
+            stack.callback(directory.close)
+        return replay(
+            read_frames(path),
+            folders,
+            signer,
+            lambda record: say(describe(record)),
+            lambda text: say(f"# {text}"),
+        )
+
+
+def describe(record: Record) -> str:
+    """A record of a chain in one line."""
+    body = record.body
+    match body:
+        case RunStart():
+            rest = f"register={body.register} ending={body.ending}"
+        case Batch():
+            rest = (
+                f"register={body.register} lots={len(body.lots) // 2} pulses={sum(body.lots[::2])}"
+            )
+        case StepClose():
+            rest = f"register={body.register}..{body.register_after}"
+        case _:
+            return f"{body.KIND} identity={record.identity.hex()}"
+    assert isinstance(body, ChainRecord)  # noqa: S101 - each of the three is one
+    pairs = zip(body.marks[::2], body.marks[1::2], strict=True)
+    marks = "".join(f" {Mark(mark).name.lower()}={amount}" for mark, amount in pairs)
+    return (
+        f"{body.sequence} {body.KIND} step={body.step} {rest}{marks}"
+        f" identity={record.identity.hex()}"
+    )
+
+
+def summary(outcome: Outcome) -> list[str]:
+    """What a replay brought, for people."""
+    lines = [f"lives {outcome.lives}, turns {outcome.turns}: {outcome.status}"]
+    if outcome.is_cut:
+        lines.append("the tape ends before the program did: it was killed, or the capture cut off")
+    if outcome.differing:
+        lines.append(
+            f"NOT as recorded: {outcome.differing} of {outcome.written} writes differ, the first in"
+            f" turn {outcome.first_difference}"
+        )
+    elif outcome.written:
+        lines.append(f"as recorded: {outcome.written} writes are the same, byte for byte")
+    return lines
