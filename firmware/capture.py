@@ -103,7 +103,7 @@ def _whole_bytes(path: Path) -> int:
         ConfigurationError: it is no tape.
     """
     size = 0
-    for payload in read_frames(path):
+    for payload in payloads_in(path):
         if not size:
             _check_first(path, payload)
         size += HEAD_BYTES + len(payload)
@@ -121,7 +121,7 @@ def _check_first(path: Path, payload: bytes) -> None:
         raise ConfigurationError(f"{path} is no capture: name a new file")
 
 
-def read_frames(path: Path) -> Iterator[bytes]:
+def payloads_in(path: Path) -> Iterator[bytes]:
     """The payloads of a tape's frames, up to the first that is torn."""
     with path.open("rb") as file:
         left = path.stat().st_size
@@ -313,7 +313,7 @@ def replay_file(
         for directory in folders:
             stack.callback(directory.close)
         return replay(
-            read_frames(path),
+            payloads_in(path),
             folders,
             signer,
             lambda record: say(describe(record)),
