@@ -1,6 +1,6 @@
 """Measures, prints each figure beside its limit, and says in its exit code whether all hold.
 
-python -m tests.bench [processes] [card] [signing] [ingest] [blocks] [audit]
+python -m tests.bench [processes] [card] [signing] [ingest] [blocks] [audit] [punctuality]
 """
 
 import argparse
@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
-from tests.bench import audits, blocks, card, ingest, processes, signing
+from tests.bench import audits, blocks, card, ingest, processes, punctuality, signing
 from tests.bench.figures import Area, Figure
 
-AREAS = ("processes", "card", "signing", "ingest", "blocks", "audit")
+AREAS = ("processes", "card", "signing", "ingest", "blocks", "audit", "punctuality")
 
 
 def main() -> int:
@@ -38,6 +38,7 @@ def _figures(chosen: list[str]) -> Iterator[Figure]:
         pending = card.measure(pool) if "card" in chosen else None
         areas: dict[str, Area] = {"processes": processes.figures, "signing": signing.figures}
         areas |= {"ingest": ingest.figures, "blocks": blocks.figures, "audit": audits.figures}
+        areas["punctuality"] = punctuality.figures
         if pending is not None:
             areas["card"] = pending.figures
         for name in AREAS:

@@ -4,7 +4,6 @@ hundred thousand leaves makes of a gateway's start, of its memory and of a proof
 
 import statistics
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +11,6 @@ from pathlib import Path
 from cryptometer import note, records
 from cryptometer.block import Slot, check_block, due, propose
 from cryptometer.commands.demo.broker import HOST
-from cryptometer.commands.demo.processes import GATEWAY, Child, program
 from cryptometer.proof import verify_proof
 from cryptometer.steps import NS_PER_MS, step_start_ms
 from gateway.filing import file_block
@@ -21,7 +19,15 @@ from gateway.ledger import Ledger
 from gateway.prove import prove
 from gateway.service import collect_seldom
 from gateway.store import Changes
-from tests.bench.crowd import START_MAX_S, crowd, deliver, in_turn, mosquitto, timed, whole_step
+from tests.bench.crowd import (
+    crowd,
+    deliver,
+    in_turn,
+    mosquitto,
+    served,
+    timed,
+    whole_step,
+)
 from tests.bench.figures import (
     MS_PER_S,
     US_PER_S,
@@ -126,23 +132,12 @@ def _start(premises: Premises, site: Site, how: str) -> Iterator[Figure]:
     step_ms = step_start_ms(site.next_step, STEP_S)
     # Community time stands where the step of what waits has just begun: no block is due.
     assert at_ms >= step_ms - GRACE_MS
-    premises.folder.file.write_text(
-        f'[clock]\ndriver = "scaled"\nspeed = 1\norigin_ms = {step_ms}\n'
-        f"anchor_ms = {time.monotonic_ns() // NS_PER_MS}\n"
-    )
     log = premises.path.parent / f"start-{site.node.pending_count}.log"
     size = site.node.state.frontier.size
     watch = Stopwatch()
-    child = Child("gateway", program(GATEWAY, "run", "--config", premises.path), log)
-    try:
-        while "connected" not in log.read_text():
-            child.check()
-            assert watch.wall_s < START_MAX_S, log.read_text()
-            time.sleep(0.005)
+    with served(premises, log, step_ms) as child:
         started_s = watch.wall_s
         memory_mb = process_memory_mb(child.pid)
-    finally:
-        assert child.end() == 0, child.last_lines()
     assert "block step" not in log.read_text()
     yield Figure(f"gateway: start, {size:,} leaves {how}", started_s, "s", most=30)
     yield Figure(f"gateway: memory, {METERS:,} meters {how}", memory_mb, "MB", most=400)

@@ -8,13 +8,14 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from cryptometer.commands.demo.broker import HOST
-from cryptometer.commands.demo.processes import Child
+from cryptometer.commands.demo.processes import GATEWAY, Child, program
 from cryptometer.records import Record
+from cryptometer.steps import NS_PER_MS
 from gateway.service import MESSAGES_MAX
 from tests.bench.figures import Stopwatch
 from tests.brokers import find_mosquitto, free_ports, listens
@@ -28,15 +29,17 @@ T = TypeVar("T")
 
 @contextmanager
 def crowd(
-    path: Path, meters: int, url: str = f"mqtt://{HOST}:1"
+    path: Path, meters: int, url: str = f"mqtt://{HOST}:1", **parameters: Any
 ) -> Iterator[tuple[Premises, Site]]:
-    """A gateway with a thousand meters or so, whose runs have started; its node in this process."""
-    premises = Premises(path, meters=meters)
+    """A gateway with many meters, whose runs have started; its node in this process. `parameters`
+    replace those of the genesis."""
+    premises = Premises(path, meters=meters, **parameters)
     premises.enrol(url=url)
     with closing(premises.folder.open_store()) as store:
         site = premises.site(store)
-        site.found()
-        site.send(*(device.run_start(site.next_step) for device in site.devices))
+        site.at(site.next_step + 1, site.node.state.genesis.grace_ms)
+        site.tick()
+        deliver(site, [device.run_start(site.next_step) for device in site.devices])
         yield premises, site
 
 
@@ -107,6 +110,26 @@ def bare(site: Site, sent: Sequence[Record]) -> Took:
     for verify, signature, signed in work:
         verify(signature, signed)
     return Took(watch.cpu_s, watch.wall_s)
+
+
+@contextmanager
+def served(premises: Premises, log: Path, origin_ms: int, speed: int = 1) -> Iterator[Child]:
+    """The gateway as a process on its folder, once it hears the broker. Community time stands at
+    `origin_ms` when it is started."""
+    premises.folder.file.write_text(
+        f'[clock]\ndriver = "scaled"\nspeed = {speed}\norigin_ms = {origin_ms}\n'
+        f"anchor_ms = {time.monotonic_ns() // NS_PER_MS}\n"
+    )
+    child = Child("gateway", program(GATEWAY, "run", "--config", premises.path), log)
+    try:
+        deadline = time.monotonic() + START_MAX_S
+        while "connected" not in log.read_text():
+            child.check()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.005)
+        yield child
+    finally:
+        assert child.end() == 0, child.last_lines()
 
 
 @contextmanager

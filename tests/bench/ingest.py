@@ -12,14 +12,13 @@ from pathlib import Path
 
 from cryptometer import records
 from cryptometer.commands.demo.broker import HOST
-from cryptometer.commands.demo.processes import GATEWAY, Child, program
 from cryptometer.records import Acknowledgement, Record
-from cryptometer.steps import NS_PER_MS, step_start_ms
+from cryptometer.steps import step_start_ms
 from gateway.service import MESSAGES_MAX, collect_seldom
 from gateway.store import Changes, Contact
 from hal.broker import BrokerSettings
 from hal.ports import Message
-from tests.bench.crowd import START_MAX_S, at_once, bare, batches, crowd, deliver, mosquitto
+from tests.bench.crowd import START_MAX_S, at_once, bare, batches, crowd, deliver, mosquitto, served
 from tests.bench.figures import US_PER_S, Figure, Stopwatch, process_cpu_s
 from tests.brokers import party
 from tests.core.community import STEP_S
@@ -108,24 +107,11 @@ def _broker(path: Path, port: int) -> Iterator[Figure]:
         sent = [at_once(batches(site, EACH, 1)) for _ in range(BROKER_ROUNDS)]
         last = {device.name: device.sequence for device in site.devices}
         alone_s = sum(bare(site, some).cpu_s for some in sent)
-    premises.folder.file.write_text(
-        f'[clock]\ndriver = "scaled"\nspeed = 1\norigin_ms = {step_ms}\n'
-        f"anchor_ms = {time.monotonic_ns() // NS_PER_MS}\n"
-    )
-    log = path.parent / "gateway.log"
-    child = Child("gateway", program(GATEWAY, "run", "--config", premises.path), log)
-    try:
-        deadline = time.monotonic() + START_MAX_S
-        while "connected" not in log.read_text():
-            child.check()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.01)
+    with served(premises, path.parent / "gateway.log", step_ms) as child:
         time.sleep(QUIET_S)
         began_s = process_cpu_s(child.pid)
         wall_s = _publish(site, sent, last, url)
         cpu_s = process_cpu_s(child.pid) - began_s
-    finally:
-        assert child.end() == 0, child.last_lines()
     count = sum(map(len, sent))
     name = f"through Mosquitto: {METERS} meters, 1 lot a record"
     yield Figure(name, count / cpu_s, "/s", least=200)
