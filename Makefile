@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 JOBS = 4
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: demo test check test-captures test-deep fuzz fuzz-keep bench vectors clean
+.PHONY: demo test check test-captures test-deep simulate fuzz fuzz-keep bench vectors clean
 
 demo:
 	@sh scripts/environment.sh demo
@@ -33,10 +33,9 @@ test-captures:
 	@sh scripts/environment.sh test
 	$(PYTEST) tests/captures/test_*.py
 
-# Slower proofs: many more seeds of the simulated community, a thousand kills of real processes.
+# Slower proofs: more seeds of the simulated community, a thousand kills of real processes.
 test-deep:
-	@sh scripts/environment.sh test
-	$(BIN)/python -m tests.simulation.chaos --seeds 0:500
+	@$(MAKE) --no-print-directory simulate SEEDS=1000
 	CRYPTOMETER_KILLS=1000 $(BIN)/python -m pytest tests/system/test_kill.py
 
 # Every decoder under a fuzzer guided by coverage, in an environment of its own (x86-64). Ends with
@@ -50,6 +49,13 @@ fuzz:
 fuzz-keep:
 	@sh scripts/fuzz.sh
 	.venv-fuzz/bin/python -m tests.fuzz keep
+
+# The worst days of so many simulated communities, on all cores; names each seed that fails, with
+# the command that replays it.
+SEEDS = 10000
+simulate:
+	@sh scripts/environment.sh test
+	$(BIN)/python -m tests.simulation.chaos --seeds 0:$(SEEDS)
 
 # Figures, each beside its limit.
 bench:

@@ -338,6 +338,8 @@ class Lots:
 
     def pass_by(self, utc_ms: int, clock: ClockReading) -> None:
         """Time went on while nobody watched: what was counted before need not wait for the line."""
+        # A killed run has said no word of its end, and the line may be gone at the next start.
+        self._watching = False
         self._advance(utc_ms, clock)
         self._cut_when_due(utc_ms, clock)
 

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from copy import copy
 from dataclasses import replace
 
 from cryptometer.errors import Reason
@@ -41,23 +40,47 @@ class MemoryStore:
         self._set_aside: dict[int, Reason] = {}
 
     def commit(self, changes: Changes) -> None:
-        # Written to a copy that then takes this one's place: all or none.
-        after = copy(self)
-        for name, content in vars(self).items():
-            setattr(after, name, copy(content))
-        after._write(changes)  # noqa: SLF001 - its own copy
-        vars(self).update(vars(after))
+        # All that can refuse it is asked before the first write: all or none, and no copy.
+        founded = self._check(changes)
+        self._state = founded or self._state
+        self._write(changes)
 
-    def _write(self, changes: Changes) -> None:
+    def _check(self, changes: Changes) -> State | None:
+        """What the changes' genesis founds, None if they hold none.
+
+        Raises:
+            StoreFailed: a place is taken, in a chain or of a step.
+            Rejected: the genesis is none.
+        """
+        freed = {_place(record) for record in changes.dropped}
+        taken = set(self._pending.keys() & {_place(one) for one in changes.accepted}) - freed
+        for record in changes.accepted:
+            if _place(record) in taken:
+                raise StoreFailed(f"the place {_place(record)} is taken")
+            taken.add(_place(record))
+        if changes.block is not None:
+            self._check_block(changes.block)
+        founded = None
         for record in changes.authority:
             if isinstance(record.body, Genesis):
-                self._state = found(record)
-            self._authority.append(record.raw)
+                founded = found(record)
+        return founded
+
+    def _check_block(self, block: NewBlock) -> None:
+        if block.row.step in self._blocks:
+            raise StoreFailed(f"the step {block.row.step} has its block")
+        filed: set[tuple[str, int]] = set()
+        for record in block.leaves:
+            if isinstance(record.body, ChainRecord):
+                if _place(record) in self._leaves or _place(record) in filed:
+                    raise StoreFailed(f"the place {_place(record)} is taken")
+                filed.add(_place(record))
+
+    def _write(self, changes: Changes) -> None:
+        self._authority += [record.raw for record in changes.authority]
         for record in changes.dropped:
             self._pending.pop(_place(record), None)
         for record in changes.accepted:
-            if _place(record) in self._pending:
-                raise StoreFailed(f"the place {_place(record)} is taken")
             self._pending[_place(record)] = record
         for refusal in changes.refusals:
             self._refuse(refusal)
@@ -142,14 +165,10 @@ class MemoryStore:
             self._evidence.append(refusal)
 
     def _add_block(self, block: NewBlock) -> None:
-        if block.row.step in self._blocks:
-            raise StoreFailed(f"the step {block.row.step} has its block")
         for offset, record in enumerate(block.leaves):
             self._staged[block.row.first + offset] = record.raw
             if isinstance(record.body, ChainRecord):
                 self._pending.pop(_place(record), None)
-                if _place(record) in self._leaves:
-                    raise StoreFailed(f"the place {_place(record)} is taken")
                 self._leaves[_place(record)] = (record.identity, block.row.first + offset)
         for tally in block.tallies:
             before = self._tallies.get(tally.meter)

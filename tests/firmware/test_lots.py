@@ -562,6 +562,16 @@ def test_a_run_whose_step_is_signed_as_closed_opens_no_later_step_when_met_again
     assert (run.step, run.unwatched_ms) == (FIRST_STEP + 7, START_MS + STEP_MS + 300_000)
 
 
+def test_time_that_passes_after_a_killed_run_is_not_called_watched() -> None:
+    meter = Meter()
+    meter.give(3, 10_000)
+    # The kill left no word of the run's end, and at the next start the line is gone.
+    meter.lots.pass_by(START_MS + STEP_MS + 5_000, CLOCK)
+    close = meter.take()[-1]
+    assert isinstance(close, CloseDraft)
+    assert close.watched == (0, 10_000)
+
+
 def test_a_run_met_again_in_an_open_step_leaves_its_gap_unwatched() -> None:
     again = Meter(state=BLANK, began_ms=None)
     again.lots.resume(Signed(0, None, 0, START_MS + 100_000))

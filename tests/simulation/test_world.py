@@ -1,4 +1,4 @@
-"""A whole community in one process: from seeds, and through the outages it was made for."""
+"""A whole community in one process, through the outages it was made for."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,6 @@ from gateway.store import RefusalCount
 from hal.ports import Message
 from tests.core.community import FIRST_STEP, STEP_S, flip
 from tests.keys import signer
-from tests.simulation import chaos
 from tests.simulation.world import Wire, World
 
 TICK_S = 10
@@ -90,21 +89,6 @@ def receive(world: World, messages: Sequence[Message]) -> None:
 def refusals(world: World) -> dict[tuple[str, str], int]:
     counts: list[RefusalCount] = world.store.refusals()
     return {(one.meter, one.reason): one.count for one in counts}
-
-
-# --- Seeds ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_in_any_community_what_the_meters_gave_is_in_blocks(seed: int) -> None:
-    outcome = chaos.run(seed)
-    assert outcome.faults.total() > 20
-    assert min(outcome.in_blocks.values()) > 1_000
-
-
-def test_the_same_seed_gives_the_same_days() -> None:
-    first, second = chaos.run(5, steps=3), chaos.run(5, steps=3)
-    assert first == second
 
 
 # --- Outages -------------------------------------------------------------------------------------

@@ -1,0 +1,629 @@
+"""A community on simulated machines: boards with their meters, a broker, a gateway, an authority.
+The programs are the real ones; this module starts them, wakes them, and lets them end as their
+shells would. What must hold of it all is told in `promises`, what happens to it in `chaos`.
+"""
+
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from heapq import heappop, heappush
+from typing import TypeAlias
+
+from cryptometer import records
+from cryptometer.records import Broker, Bundle, ChainPlace, Record, Revocation, Role
+from cryptometer.steps import NS_PER_MS, NS_PER_S, ClockState, step_of, step_start_ms
+from firmware.config import Config
+from firmware.device import Device, Parts
+from firmware.enrolment import Enrolment, read_bundle
+from gateway.ledger import Ledger
+from gateway.node import Confirm, Effect, Node, Policy, Publish, Sealed, found_store
+from gateway.store import StoreFailed
+from hal.ports import Connected, Disconnected, LineLost, Message, PulseSource, Taken
+from tests.core.community import DETAILS, FIRST_STEP, STEP_S, Authority
+from tests.keys import signer
+from tests.simulation.machines import (
+    WIRE_FD,
+    Card,
+    Died,
+    FailingMemory,
+    FailingSqlite,
+    Fault,
+    Line,
+    Machine,
+    MachineClock,
+    Shelf,
+)
+
+STEP_NS = STEP_S * NS_PER_S
+START_NS = step_start_ms(FIRST_STEP + 1, STEP_S) * NS_PER_MS
+JUMP_NS = 200 * NS_PER_MS  # a correction beyond it is no discipline: what is near it is doubtful
+LIE_NS = STEP_NS  # a clock may be wrong by so much and say that it is synchronised
+ROUND = 1_000  # messages the gateway judges at once
+AnyStore: TypeAlias = FailingMemory | FailingSqlite
+
+
+class Broken(AssertionError):  # noqa: N818 - what it says is a sentence about a promise
+    """A promise of DESIGN section 2 does not hold."""
+
+    def __init__(self, promise: str, what: str) -> None:
+        super().__init__(f"promise {promise}: {what}")
+        self.promise = promise
+
+
+def true_step(at_ns: int) -> int:
+    return step_of(at_ns // NS_PER_MS, STEP_S)
+
+
+class Wire:
+    """One party's connection to the broker; a `hal.ports.Connection`."""
+
+    def __init__(self, post: "Post", machine: Machine, exact: set[str], level: str) -> None:
+        """
+        Args:
+            exact: topics subscribed to.
+            level: the beginning of topics of which one more level is subscribed to, or "meters"
+                for the records of all meters.
+        """
+        self._post = post
+        self._machine = machine
+        self._exact = exact
+        self._level = level
+        self.inbox: deque[Message | Connected | Disconnected] = deque()
+        self.is_up = False
+        post.wires.append(self)
+
+    def fileno(self) -> int:
+        return WIRE_FD
+
+    def drain(self, most: int) -> list[Message | Connected | Disconnected]:
+        return [self.inbox.popleft() for _ in range(min(most, len(self.inbox)))]
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
+        fault = self._machine.passing()
+        if self.is_up:
+            self._post.take(topic, payload, retain=retain)
+        if fault is Fault.DIES_AFTER:
+            raise Died
+        return self.is_up
+
+    def confirm(self, token: tuple[int, int]) -> None:
+        pass
+
+    def wants(self, topic: str) -> bool:
+        if topic in self._exact:
+            return True
+        if self._level == "meters":
+            return topic.endswith("/record")
+        return topic.startswith(self._level)
+
+    def close(self) -> None:
+        self._post.wires.remove(self)
+        self.is_up = False
+
+
+@dataclass
+class Post:
+    """A broker that is trusted with nothing but delivery, and hardly with that.
+
+    Attributes:
+        lose, repeat: chances of a message.
+        delay_s: the longest way; each message draws its own, so that they overtake each other.
+    """
+
+    draw: random.Random
+    now_ns: int = START_NS
+    lose: float = 0.0
+    repeat: float = 0.0
+    delay_s: float = 0.0
+    wires: list[Wire] = field(default_factory=list)
+    retained: dict[str, bytes] = field(default_factory=dict)
+    heard: deque[tuple[str, bytes]] = field(default_factory=lambda: deque(maxlen=400))
+    on_way: list[tuple[int, int, Wire, Message]] = field(default_factory=list)
+    count: int = 0
+
+    def connect(self, wire: Wire) -> None:
+        wire.is_up = True
+        wire.inbox.append(Connected())
+        for topic, payload in self.retained.items():
+            if wire.wants(topic):
+                wire.inbox.append(Message(topic, payload, True, (0, 0)))
+
+    def disconnect(self, wire: Wire) -> None:
+        wire.is_up = False
+        wire.inbox.append(Disconnected("simulated"))
+
+    def wipe(self) -> None:
+        """Forgets everything, and every connection breaks."""
+        self.retained.clear()
+        self.on_way.clear()
+        for wire in self.wires:
+            wire.inbox.clear()
+            if wire.is_up:
+                self.disconnect(wire)
+
+    def take(self, topic: str, payload: bytes, *, retain: bool) -> None:
+        self.heard.append((topic, payload))
+        if retain:
+            self.retained[topic] = payload
+        for wire in self.wires:
+            if not wire.is_up or not wire.wants(topic) or self.draw.random() < self.lose:
+                continue
+            message = Message(topic, payload, False, (0, 0))
+            for _ in range(2 if self.draw.random() < self.repeat else 1):
+                late_ns = int(self.draw.random() * self.delay_s * NS_PER_S)
+                self.count += 1
+                heappush(self.on_way, (self.now_ns + late_ns, self.count, wire, message))
+
+    def deliver(self, now_ns: int) -> None:
+        self.now_ns = now_ns
+        while self.on_way and self.on_way[0][0] <= now_ns:
+            _, _, wire, message = heappop(self.on_way)
+            if wire.is_up:
+                wire.inbox.append(message)
+
+
+@dataclass(slots=True)
+class Run:
+    """A time in which a board watched its line: true times, ns."""
+
+    boot: bytes
+    open_ns: int
+    look_ns: int
+    before: "Run | None"
+    is_durable: bool = False
+
+
+@dataclass
+class Truth:
+    """What really happened at a meter: seen from its hardware, never from its program.
+
+    Attributes:
+        in_hand: taken from the line by a read whose journal write has not returned.
+        unsure: what was in hand when a program died.
+        given: pulses whose journal write has returned.
+        durable: of them, those that a sync interval has passed over.
+        takes: register after each take, its true time, its boot.
+        dated_ns: when a boot's time came to be known.
+        dated: boots of which it is known durably.
+        doubtful: steps in which its clock lied while it said it was synchronised, or was set right.
+        lost: pulses that died with data nobody had synced.
+        noise, swallowed: what its line declared.
+        has_lost_marks: of that, something died unsynced, or in a read in progress.
+    """
+
+    in_hand: int = 0
+    unsure: int = 0
+    given: int = 0
+    durable: int = 0
+    lost: int = 0
+    noise: int = 0
+    swallowed: int = 0
+    has_marks_in_hand: bool = False
+    has_lost_marks: bool = False
+    takes: list[tuple[int, int, bytes]] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    dated_ns: dict[bytes, int] = field(default_factory=dict)
+    dated: set[bytes] = field(default_factory=set)
+    doubtful: set[int] = field(default_factory=set)
+
+
+class Board:
+    """A meter with its board: line, card, clock, and the program while it runs."""
+
+    def __init__(
+        self, site: "Site", name: str, key: int, registration: Record, config: Config
+    ) -> None:
+        self.site = site
+        self.name = name
+        self.key = signer(key)
+        self.config = config
+        self.registration = registration
+        self.machine = Machine(site.draw)
+        self.clock = MachineClock(site.now_ns, site.draw.randint(-100, 100), bytes([key, 0]) * 8)
+        self.line = Line()
+        self.line.on_take = self._taken
+        self.journal = Card(self.machine, self._given)
+        self.outbox = Card(self.machine)
+        self.truth = Truth()
+        self.updates: list[bytes] = []
+        self.wire: Wire | None = None
+        self.device: Device | None = None
+        self.is_misled = False  # its program may go by a clock that lied, or was set right
+        self.is_revoked = False
+        self.is_away = False  # brought to the authority, which is about to revoke it
+        self.acknowledged = 0
+        bundle = Bundle(
+            name,
+            site.authority.genesis.raw,
+            (site.gateway_registration.raw, registration.raw),
+            Broker("mqtt://127.0.0.1:1883"),
+        )
+        self.bundle = records.seal(bundle, site.id, site.authority.signer).raw
+        self._enrolled: tuple[int, Enrolment] | None = None
+
+    # --- The program. ---
+
+    def enrolment(self) -> Enrolment:
+        if self._enrolled is None or self._enrolled[0] != len(self.updates):
+            update = self.updates[-1] if self.updates else None
+            read = read_bundle(self.bundle, update, self.key.public)
+            self._enrolled = (len(self.updates), read)
+        return self._enrolled[1]
+
+    def start(self) -> None:
+        """Starts the program; a fault of the machine may end it at once."""
+        if self.is_away:
+            return
+        self.clock.move_to(self.site.now_ns)
+        topic = self.site.topic
+        own = f"{topic}/meter/{self.name}"
+        exact = {f"{own}/registration", f"{topic}/checkpoint"}
+        self.wire = Wire(self.site.post, self.machine, exact, f"{own}/ack/")
+        parts = Parts(
+            self.clock,
+            self._open_line,
+            self.journal,
+            self.outbox,
+            self.key,
+            self.enrolment(),
+            self.wire,
+            self._hear_registration,
+            lambda said: self.site.say(f"{self.name} says: {said}"),
+        )
+        try:
+            device = Device(parts, self.config, "simulated 1.0")
+            self._check_recovered(device)
+            self.device = device
+            device.begin()
+        except (OSError, Died) as fault:
+            self._fall(fault)
+            return
+        self._note_look()
+        self.site.post.connect(self.wire)
+        self._watch_program()
+
+    def work(self) -> None:
+        """One turn of the program."""
+        self.clock.move_to(self.site.now_ns)
+        device = self.device
+        if device is None:
+            return
+        try:
+            device.work()
+        except (OSError, Died) as fault:
+            self._fall(fault)
+            return
+        self._note_look()
+        self._note_durable()
+        self._watch_program()
+        if device.wants_restart:
+            self.stop()
+            if self.device is None and self.wire is None:
+                self.start()
+
+    def stop(self) -> None:
+        """An orderly end."""
+        self.clock.move_to(self.site.now_ns)
+        if self.device is None:
+            return
+        try:
+            self._note_look()
+            self.device.end()
+        except (OSError, Died) as fault:
+            self._fall(fault)
+            return
+        self._gone()
+
+    def kill(self) -> None:
+        """The program dies; what the kernel holds stays."""
+        self._gone()
+
+    def cut_power(self) -> None:
+        """The machine stops: what was not synced is lost, and a new boot begins."""
+        self.clock.move_to(self.site.now_ns)
+        self._gone()
+        self.journal.lose()
+        self.outbox.lose()
+        self.line.waiting = self.line.noise = self.line.lost = 0
+        days = self.site.draw.choice((0, 0, 3, 40))
+        self.clock.boot(0 if not days and self.site.draw.random() < 0.5 else self._off(days))
+
+    def _off(self, days: int) -> int:
+        return self.site.now_ns + days * 96 * STEP_NS
+
+    def _fall(self, fault: BaseException) -> None:
+        """A fault of the machine, or a kill, ended the program."""
+        self.site.say(f"{self.name} ends: {str(fault) or self.machine.sprung}")
+        self._note_look()  # it may have looked, and journalled, before it fell
+        self._gone()
+
+    def _gone(self) -> None:
+        if self.wire is not None:
+            self.wire.close()
+        self.wire = self.device = None
+        self.truth.unsure += self.truth.in_hand
+        self.truth.in_hand = 0
+
+    # --- The truth. ---
+
+    def give(self, pulses: int) -> None:
+        """The meter gives pulses."""
+        if not self.line.is_unplugged:
+            self.line.waiting += pulses
+
+    def set_clock(self, lie_ns: int = 0) -> None:
+        """A time source answers, truly or not."""
+        self.clock.move_to(self.site.now_ns)
+        lied = bool(self.clock.lie_ns or lie_ns)
+        self.is_misled |= abs(self.clock.synchronise(lie_ns)) > JUMP_NS or lied
+
+    def _doubt(self) -> None:
+        """What its program dates about now is as wrong as the clock was. It goes on so until the
+        program has looked at a clock that is right."""
+        truth, now_ns = self.truth, self.site.now_ns
+        since_ns = now_ns
+        if self.clock.boot_id not in truth.dated:  # what waits of this boot is dated by it, too
+            since_ns = min(
+                (run.open_ns for run in truth.runs if run.boot == self.clock.boot_id),
+                default=now_ns,
+            )
+        steps = range(true_step(since_ns - LIE_NS) - 1, true_step(now_ns + LIE_NS) + 2)
+        truth.doubtful.update(steps)
+        is_right = self.clock.state is ClockState.SYNCHRONISED and not self.clock.lie_ns
+        if is_right and self.device is not None and self.device._line is not None:
+            self.is_misled = False
+
+    def _open_line(self) -> PulseSource:
+        if self.line.is_unplugged:
+            raise LineLost("unplugged")
+        runs, now_ns = self.truth.runs, self.site.now_ns
+        runs.append(Run(self.clock.boot_id, now_ns, now_ns, runs[-1] if runs else None))
+        return self.line
+
+    def _taken(self, taken: Taken) -> None:
+        self.truth.in_hand += taken.pulses
+        self.truth.noise += taken.noise
+        self.truth.swallowed += taken.lost
+        self.truth.has_marks_in_hand |= bool(taken.noise or taken.lost)
+
+    def _given(self) -> None:
+        truth = self.truth
+        truth.has_marks_in_hand = False
+        if truth.in_hand:
+            truth.given += truth.in_hand
+            truth.in_hand = 0
+            truth.takes.append((truth.given, self.site.now_ns, self.clock.boot_id))
+
+    def _note_look(self) -> None:
+        device, runs = self.device, self.truth.runs
+        if device is not None and device._line is not None and not self.line.is_unplugged:
+            runs[-1].look_ns = self.site.now_ns
+        if self.is_misled:
+            self._doubt()
+
+    def _note_durable(self) -> None:
+        """A turn of the program makes durable what was given a sync interval before it."""
+        truth, now_ns = self.truth, self.site.now_ns
+        # In true time: a crystal that is slow makes a longer interval.
+        interval_ns = self.config.journal.sync_machine_ms * NS_PER_MS * 1001 // 1000
+        for register, taken_ns, _ in reversed(truth.takes):
+            if taken_ns <= now_ns - interval_ns:
+                truth.durable = max(truth.durable, register)
+                break
+        if self.clock.state is ClockState.SYNCHRONISED and not self.line.is_unplugged:
+            since_ns = truth.dated_ns.setdefault(self.clock.boot_id, now_ns)
+            if since_ns <= now_ns - interval_ns:
+                truth.dated.add(self.clock.boot_id)
+        if truth.runs and truth.runs[-1].open_ns <= now_ns - interval_ns:
+            truth.runs[-1].is_durable = True
+
+    def _check_recovered(self, device: Device) -> None:
+        """Promise C, at every start."""
+        truth, register = self.truth, device._counter.register
+        lost_data = self.journal.has_lost or self.outbox.has_lost
+        low = truth.durable if lost_data else truth.given
+        high = truth.given + truth.unsure
+        if not low <= register <= high:
+            raise Broken(
+                "C",
+                f"{self.name} begins with {register} pulses; {low} to {high} were given"
+                f" ({'data was lost' if lost_data else 'killed'})",
+            )
+        truth.lost += high - register
+        truth.has_lost_marks |= lost_data or truth.has_marks_in_hand
+        truth.has_marks_in_hand = False
+        self.journal.has_lost = self.outbox.has_lost = False
+        while truth.takes and truth.takes[-1][0] > register:
+            _, at_ns, boot = truth.takes.pop()
+            before = truth.takes[-1][0] if truth.takes else 0
+            if before < register:
+                truth.takes.append((register, at_ns, boot))
+        if register > (truth.takes[-1][0] if truth.takes else 0):
+            truth.takes.append((register, self.site.now_ns, b""))  # the read in progress
+        truth.given, truth.unsure = register, 0
+
+    def _watch_program(self) -> None:
+        """What must hold of the program after each of its turns."""
+        device = self.device
+        if device is None:
+            return
+        given = self.truth.given
+        if device._counter.register != given:
+            counted = device._counter.register
+            raise Broken("A", f"{self.name} counts {counted} pulses, and {given} were given")
+        end = device._outbox.end
+        if end is None:
+            return
+        if end.register - end.offset > given:
+            raise Broken("A", f"{self.name} has signed pulses that were never given")
+        stop = device._outbox.stop
+        if stop is not None and not (self.name in self.site.revoked and stop.reason == "revoked"):
+            raise Broken("D", f"{self.name} was stopped: {stop.reason} at {stop.sequence}")
+        if end.acknowledged > self.acknowledged:
+            self.acknowledged = end.acknowledged
+            kept = self.site.store.identity_at(self.name, end.acknowledged - 1)
+            if kept is None:
+                raise Broken(
+                    "D", f"{self.name} was told {end.acknowledged} are durable, and none is stored"
+                )
+
+    def _hear_registration(self, update: bytes) -> bool:
+        before = {record.identity for record in self.enrolment().community.records}
+        fresh = read_bundle(self.bundle, update, self.key.public)
+        if {record.identity for record in fresh.community.records} <= before:
+            return False
+        self.updates.append(update)
+        return True
+
+
+class Site:
+    """The whole community and its one gateway."""
+
+    def __init__(
+        self,
+        draw: random.Random,
+        store: AnyStore,
+        configs: Sequence[Config],
+        say: Callable[[str], None],
+    ) -> None:
+        """`configs`: of each board there is at first."""
+        self.draw = draw
+        self.say = say
+        self.now_ns = START_NS
+        self.authority = Authority(signer(1))
+        self.id = self.authority.genesis.identity
+        self.topic = f"cryptometer/1/{self.id.hex()}"
+        self.gateway_key = signer(2)
+        self.post = Post(draw)
+        self.machine = Machine(draw)
+        self.clock = MachineClock(START_NS, draw.randint(-100, 100))
+        self.store = store
+        store.machine = self.machine
+        self.shelf = Shelf(self.machine)
+        self.gateway_registration = self.authority.register(
+            Role.GATEWAY, "gw", self.gateway_key.public
+        )
+        self.orders: list[Record] = []  # of the authority, which the gateway has not imported yet
+        self.boards: list[Board] = []
+        self.limits: dict[bytes, int] = {}  # pulses of a lot, by registration
+        self.revoked: set[str] = set()  # meters that are or were
+        founding = [self.authority.genesis, self.gateway_registration]
+        founding += [self.register(config).registration for config in configs]
+        self.orders.clear()
+        found_store(store, [record.raw for record in founding])
+        self.node: Node | None = None
+        self.wire: Wire | None = None
+        self.start_gateway()
+
+    def board(self, name: str) -> Board:
+        return self.boards[int(name[1:])]
+
+    # --- The authority. ---
+
+    def register(self, config: Config) -> Board:
+        """The authority registers a meter, whose board stands ready."""
+        number = len(self.boards)
+        name, key = f"m{number}", 10 + number
+        pulses = self.draw.choice((3, 5, DETAILS.lot_pulses))
+        details = replace(DETAILS, lot_pulses=pulses)
+        record = self.authority.register(Role.METER, name, signer(key).public, details)
+        board = Board(self, name, key, record, config)
+        self.boards.append(board)
+        self.limits[record.identity] = pulses
+        self.orders.append(record)
+        return board
+
+    def register_again(self, board: Board, from_step: int) -> None:
+        """A larger V for a meter, from a step on; a meter that was revoked is in again. A smaller
+        one would quarantine what a board counted before it heard of it, and rightly so."""
+        details = DETAILS
+        record = self.authority.register(
+            Role.METER, board.name, board.key.public, details, from_step
+        )
+        self.limits[record.identity] = details.lot_pulses
+        self.orders.append(record)
+        board.is_revoked = False
+
+    def revoke(self, board: Board) -> bool:
+        """Takes a meter out from where its chain stands; only where nothing of it is on its way.
+        What a gateway has taken in behind that place would be lost to the community, by the
+        authority's word: so the board stays away until the revocation acts."""
+        known = None if self.node is None else self.node.state.meters.get(board.name)
+        end = None if board.device is None else board.device._outbox.end
+        if known is None or end is None or known.head.sequence != end.sequence:
+            return False
+        if not end.sequence or end.acknowledged != end.sequence:
+            return False
+        place = ChainPlace(end.sequence - 1, end.previous)
+        chain = (self.authority.next, self.authority.previous)
+        self.orders.append(
+            self.authority.sign(Revocation(*chain, Role.METER, board.name, "on leave", place))
+        )
+        self.revoked.add(board.name)
+        board.kill()
+        board.is_away = True
+        return True
+
+    def let_back(self) -> None:
+        """Boards may run again whose revocation acts: what they send is refused."""
+        for board in self.boards:
+            if board.is_away and self.node is not None:
+                meter = self.node.state.meters[board.name]
+                board.is_away = meter.terms[-1].valid_to is None
+
+    # --- The gateway. ---
+
+    def start_gateway(self) -> None:
+        self.clock.move_to(self.now_ns)
+        try:
+            self.node = Node(self.store, Ledger(self.shelf), self.gateway_key, Policy("gw"))
+        except (OSError, StoreFailed, Died) as fault:
+            self.say(f"the gateway does not start: {fault or 'killed'}")
+            self.stop_gateway()
+            return
+        self.wire = Wire(self.post, self.machine, {f"{self.topic}/checkpoint"}, "meters")
+        self.post.connect(self.wire)
+
+    def stop_gateway(self) -> None:
+        if self.wire is not None:
+            self.wire.close()
+        self.node = self.wire = None
+
+    def gateway_work(self) -> None:
+        """One turn of the gateway's program."""
+        self.clock.move_to(self.now_ns)
+        if self.node is None or self.wire is None:
+            return
+        try:
+            self._gateway_turn(self.node, self.wire)
+        except (OSError, StoreFailed, Died) as fault:
+            self.say(f"the gateway ends: {fault or 'killed'}")
+            self.stop_gateway()
+
+    def _gateway_turn(self, node: Node, wire: Wire) -> None:
+        now = self.clock.now()
+        if self.orders:
+            node.take_authority([record.raw for record in self.orders])
+            self.orders.clear()
+        messages: list[Message] = []
+        for event in wire.drain(ROUND):
+            if isinstance(event, Message):
+                messages.append(event)
+            elif isinstance(event, Connected):
+                self._perform(node, wire, node.connected(now))
+        if messages:
+            self._perform(node, wire, node.receive(messages, now))
+        while effects := node.tick(now):
+            self._perform(node, wire, effects)
+        self.let_back()
+
+    def _perform(self, node: Node, wire: Wire, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Publish(topic=topic, payload=payload, retain=retain):
+                    wire.publish(topic, payload, retain=retain)
+                case Confirm(token=token):
+                    wire.confirm(token)
+                case Sealed():
+                    node.published(effect, self.clock.now())
