@@ -56,7 +56,8 @@ GATHER_S = 0.05  # between two looks at the line: one that never rests must not 
 _TORN_S = 0.5  # a running program's write is seen whole after it
 _MESSAGES_MAX = 1_000
 _SETTINGS = "see docs/operations.md, section 7"
-_AS_SERVICE = "run it as the service's user: sudo -u cryptometer"
+_AS_SERVICE = "run it as the service's user and group: sudo -u cryptometer -g dialout (or gpio)"
+_LINE = "see docs/operations.md, sections 1 and 13"
 
 
 def examine(path: Path, seconds: float) -> list[Finding]:
@@ -288,7 +289,8 @@ def _guarded(about: str, act: Callable[[], list[Finding]]) -> list[Finding]:
     except PermissionError as error:
         return [wrong(about, f"{error.filename}: permission denied", _AS_SERVICE)]
     except LineLost as error:
-        return [wrong(about, str(error), "see docs/operations.md, sections 1 and 13")]
+        do = _AS_SERVICE if "permission denied" in str(error) else _LINE
+        return [wrong(about, str(error), do)]
     except Rejected as error:
         do = "another version wrote it, or the card is dying: docs/operations.md, section 13"
         return [wrong(about, f"cannot be read: {error}", do)]

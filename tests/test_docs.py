@@ -158,7 +158,9 @@ def _typed(document: Path) -> Iterator[list[str]]:
                 end = next((at for at, word in enumerate(words) if word in ("&&", "|")), len(words))
                 command, words = words[:end], words[end + 1 :]
                 if command[:1] == ["sudo"]:
-                    command = command[3:] if command[1] == "-u" else command[1:]
+                    command = command[1:]
+                    while command[0] in ("-u", "-g"):
+                        command = command[2:]
                 program = Path(command[0]).name
                 if re.fullmatch(_PROGRAM, program):
                     yield [program, *command[1:]]

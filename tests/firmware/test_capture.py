@@ -17,6 +17,7 @@ from cryptometer.keys import Algorithm
 from cryptometer.records import Broker
 from cryptometer.steps import step_start_ms
 from firmware import capture, folder
+from firmware.board import Board
 from firmware.capture import TapeFile
 from firmware.segments import frame
 from hal.files import hold
@@ -31,7 +32,7 @@ LIMIT_S = 60.0
 
 
 @dataclass
-class Board:
+class Place:
     """A board's folder, and the far end of its line."""
 
     path: Path
@@ -83,9 +84,9 @@ class Board:
 
 
 @pytest.fixture
-def board(tmp_path: Path) -> Iterator[Board]:
+def board(tmp_path: Path) -> Iterator[Place]:
     master, slave = pty.openpty()
-    one = Board(tmp_path, master)
+    one = Place(tmp_path, master)
     (tmp_path / "run.log").touch()
     folder.initialise(one.state, Algorithm.EDDSA)
     broker = Broker(f"mqtt://127.0.0.1:{free_ports()}")  # nobody is there
@@ -101,7 +102,7 @@ def board(tmp_path: Path) -> Iterator[Board]:
     os.close(slave)
 
 
-def test_a_run_that_was_killed_is_replayed_to_the_same_bytes(board: Board) -> None:
+def test_a_run_that_was_killed_is_replayed_to_the_same_bytes(board: Place) -> None:
     """Over steps' ends, with noise and a burst, killed once and ended once."""
     process = board.start()
     board.give(b"\x00", 40, 0.05)
@@ -142,7 +143,7 @@ def test_a_run_that_was_killed_is_replayed_to_the_same_bytes(board: Board) -> No
     assert len(identities) > 3
 
 
-def test_a_line_alone_is_captured_and_a_device_replays_it(board: Board) -> None:
+def test_a_line_alone_is_captured_and_a_device_replays_it(board: Place) -> None:
     """What a user sends in: pulses that nobody counted, and what would have been made of them."""
     with subprocess.Popen(
         [*PROGRAM, "capture", "--config", board.config, "--out", board.tape, "--seconds", "2.5"],
@@ -164,17 +165,24 @@ def test_a_line_alone_is_captured_and_a_device_replays_it(board: Board) -> None:
     assert "the tape ends before" not in again.stdout
 
 
-def test_the_firmware_s_line_is_not_taken_from_it(board: Board) -> None:
+def test_the_firmware_s_line_is_not_taken_from_it(board: Place) -> None:
     with hold(board.state / "device.lock"), pytest.raises(ConfigurationError, match="stop it"):
         capture.capture(board.config, board.tape, 0.1)
     assert not board.tape.exists()
 
 
-def test_a_line_that_cannot_be_opened_is_told(board: Board) -> None:
+def test_a_line_that_cannot_be_opened_is_told(board: Place) -> None:
     text = board.config.read_text().replace("/dev/pts/", "/dev/none/")
     board.config.write_text(text)
     with pytest.raises(ConfigurationError, match="no such device"):
         capture.capture(board.config, board.tape, 0.1)
+
+
+def test_each_of_several_meters_has_a_tape_of_its_own(tmp_path: Path) -> None:
+    paths = [tmp_path / "a" / "meter.toml", tmp_path / "b" / "meter.toml"]
+    tapes = tmp_path / "tapes"
+    Board(paths, print, tapes)
+    assert sorted(one.name for one in tapes.iterdir()) == ["0-meter.tape", "1-meter.tape"]
 
 
 # --- The file. -----------------------------------------------------------------------------------

@@ -1,7 +1,10 @@
 """A device that is recorded and replayed: the same bytes, whatever happened to it and wherever it
 was killed. In one process, with the simulated community's broker, gateway, disks and clocks."""
 
+import random
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -300,6 +303,32 @@ def test_what_is_no_tape_is_refused(
     life = next(frames(story[0]))
     with pytest.raises(Rejected):
         Replayed(frame(life) + frame(cbor.encode([*answers, [int(Answer.MARK), int(Work.TURN)]])))
+
+
+def spoilt(value: Any, draw: random.Random) -> Any:
+    """Another value in the place of one."""
+    if isinstance(value, int):
+        return draw.choice([0, -1, 2**63, -(2**63), value + 1, -value, 1000 * value, "x"])
+    if isinstance(value, bytes):
+        return draw.choice([b"", value + b"\0", value[:-1], 5])
+    return draw.choice(["", 5, [], f"{value}x"])
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_tape_that_was_tampered_with_is_refused_or_replayed(
+    story: tuple[bytes, list[Record], int], seed: int
+) -> None:
+    draw = random.Random(seed)
+    values = [cbor.decode(payload) for payload in frames(story[0])]
+    for _ in range(1 + seed % 3):
+        place = draw.choice(values)
+        if isinstance(place, list):
+            place = draw.choice(place)
+        assert isinstance(place, list | dict)
+        at = draw.choice(list(place) if isinstance(place, dict) else range(len(place)))
+        place[at] = spoilt(place[at], draw)
+    with suppress(Rejected, ConfigurationError):
+        Replayed(b"".join(frame(cbor.encode(value)) for value in values))
 
 
 def test_a_life_of_another_form_is_refused(story: tuple[bytes, list[Record], int]) -> None:
