@@ -66,13 +66,17 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
-        return socket.create_server(address[:2], family=family, backlog=CONNECTIONS_MAX)
+        listening = socket.create_server(address[:2], family=family, backlog=CONNECTIONS_MAX)
     except (OSError, OverflowError) as error:
         number = getattr(error, "errno", None)
         reason = os.strerror(number) if number is not None and number > 0 else str(error)
         raise ConfigurationError(
             f"cannot listen on {host}, port {port}: {reason}; see [web] in gateway.toml"
         ) from None
+    # Inherited by each connection: an answer's head and body are written one after the other, and
+    # the second must not wait 40 ms for the first one's receipt.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def run(app: Any, listening: socket.socket) -> None:

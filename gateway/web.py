@@ -393,8 +393,10 @@ def _too_long(_request: Request, error: Exception) -> Response:
     return _problem(503, f"{error}; ask for it as METER/SEQUENCE", {"Retry-After": "10"})
 
 
-def _unavailable(_request: Request, error: Exception) -> Response:
-    return _problem(503, str(error), {"Retry-After": "10"})
+def _unavailable(_request: Request, _error: Exception) -> Response:
+    # What it is in detail names places on this machine.
+    detail = "the gateway's store or files cannot be read now; /healthz says why"
+    return _problem(503, detail, {"Retry-After": "10"})
 
 
 def _damaged(_request: Request, error: Exception) -> Response:

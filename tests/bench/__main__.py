@@ -1,6 +1,6 @@
 """Measures, prints each figure beside its limit, and says in its exit code whether all hold.
 
-python -m tests.bench [processes] [card] [signing] [ingest] [blocks] [audit] [punctuality]
+python -m tests.bench [processes] [card] [signing] [ingest] [blocks] [audit] [punctuality] [web]
 """
 
 import argparse
@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
-from tests.bench import audits, blocks, card, ingest, processes, punctuality, signing
+from tests.bench import audits, blocks, card, ingest, processes, punctuality, signing, web
 from tests.bench.figures import Area, Figure
 
-AREAS = ("processes", "card", "signing", "ingest", "blocks", "audit", "punctuality")
+AREAS = ("processes", "card", "signing", "ingest", "blocks", "audit", "punctuality", "web")
 
 
 def main() -> int:
@@ -39,6 +39,7 @@ def _figures(chosen: list[str]) -> Iterator[Figure]:
         areas: dict[str, Area] = {"processes": processes.figures, "signing": signing.figures}
         areas |= {"ingest": ingest.figures, "blocks": blocks.figures, "audit": audits.figures}
         areas["punctuality"] = punctuality.figures
+        areas["web"] = web.figures
         if pending is not None:
             areas["card"] = pending.figures
         for name in AREAS:
