@@ -23,6 +23,8 @@ class DiskDirectory:
         make_folder(path)
         self._open: dict[str, int] = {}
         self._fresh: set[str] = set()  # names not yet durable in the folder
+        self._named: set[str] = set()  # names that this run has made durable
+        self._unsynced: set[str] = set()  # appended to since their last sync
 
     def names(self) -> list[str]:
         return sorted(
@@ -44,6 +46,7 @@ class DiskDirectory:
         descriptor = self._open.get(name)
         if descriptor is None:
             descriptor = self._open_file(name, os.O_CREAT)
+        self._unsynced.add(name)
         view = memoryview(data)
         while view:  # a short write is legal; the rest follows or the next call says why not
             view = view[os.write(descriptor, view) :]
@@ -56,7 +59,13 @@ class DiskDirectory:
             os.fdatasync(self._open_file(name, 0) if descriptor is None else descriptor)
         if self._fresh:
             sync_folder(self.path)
+            self._named |= self._fresh
             self._fresh.clear()
+        self._unsynced.difference_update(names)
+        # Of what is durable only the newest stays open: a log of many files, as after weeks
+        # offline, would take all the descriptors that a process may have.
+        for name in sorted(self._open.keys() - self._unsynced - set(names[-1:])):
+            self._forget(name)
         passing(Point.FILE_SYNCED)
 
     def truncate(self, name: str, size: int) -> None:
@@ -74,6 +83,7 @@ class DiskDirectory:
 
     def remove(self, name: str) -> None:
         self._forget(name)
+        self._named.discard(name)
         (self.path / name).unlink(missing_ok=True)
         sync_folder(self.path)
         passing(Point.FILE_REMOVED)
@@ -91,10 +101,12 @@ class DiskDirectory:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | create
         self._open[name] = os.open(self.path / name, flags, 0o600)
         # Also a name that stands there already may not be durable: who made it may have died.
-        self._fresh.add(name)
+        if name not in self._named:
+            self._fresh.add(name)
         return self._open[name]
 
     def _forget(self, name: str) -> None:
+        self._unsynced.discard(name)
         descriptor = self._open.pop(name, None)
         if descriptor is not None:
             os.close(descriptor)
@@ -280,7 +292,7 @@ class DiskTree:
             beside.replace(target)
             folders.add(target.parent)
         # The deepest folder first: a name is durable only when the folders above it are.
-        for folder in sorted(folders, key=lambda one: len(one.parts), reverse=True):
+        for folder in sorted(folders, key=lambda one: (len(one.parts), one), reverse=True):
             sync_folder(folder)
 
     def remove_under(self, path: str) -> None:

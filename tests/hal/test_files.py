@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -324,6 +325,31 @@ def test_a_file_is_durable_before_its_name_is(
     again.sync(["c"])  # who made the name may have died before it was durable
     assert recorded.calls == [("fdatasync", "c"), ("fsync", "state")]
     again.close()
+
+
+def test_a_log_of_many_files_keeps_only_its_newest_open(tmp_path: Path) -> None:
+    disk = DiskDirectory(tmp_path / "log")
+    for number in range(50):
+        disk.append(f"{number:02}", b"old")
+        disk.append(f"{number + 1:02}", b"new")
+        disk.sync([f"{number:02}", f"{number + 1:02}"])
+        assert open_below(disk.path) == [f"{number + 1:02}"]
+    disk.append("00", b"er")  # not durable yet: whether its sync fails must be heard
+    disk.sync(["50"])
+    assert open_below(disk.path) == ["00", "50"]
+    disk.sync(["00"])
+    assert open_below(disk.path) == ["00"]
+    disk.close()
+    assert open_below(disk.path) == []
+
+
+def open_below(folder: Path) -> list[str]:
+    """Names of the files in a folder that this process has open."""
+    open_now = []
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the listing's own
+            open_now.append(link.readlink())
+    return sorted(path.name for path in open_now if path.parent == folder)
 
 
 def test_a_new_folder_is_durable_in_those_above_it(
