@@ -1,5 +1,6 @@
 """The store in SQLite: write-ahead log, synchronous FULL: a commit is durable once it returns."""
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
@@ -96,29 +97,10 @@ class SqliteStore:
         if not path.exists():
             raise ConfigurationError(f"there is no store at {path}; run cryptometer-gateway init")
         try:
-            self._connection = _connect_reader(path) if read_only else connect(path)
+            self._connection, self._format, self.epoch = _open(path, read_only=read_only)
         except sqlite3.Error as error:
-            raise ConfigurationError(f"cannot open the store {path}: {error}") from None
+            raise _failure(path, error) from None
         self._find_max_s = find_max_s
-        try:
-            self._connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
-            self._format = _check_format(self._connection, path)
-            if not read_only:
-                _make_durable(self._connection, path)
-                _bring_up(self._connection)
-                self._format = SCHEMA_VERSION
-            self.epoch = int(self._meta("epoch") or b"0")
-        except sqlite3.Error as error:
-            self._connection.close()
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _MACHINE_FAILS:
-                raise StoreFailed(f"the store {path} cannot be opened now: {error}") from None
-            raise ConfigurationError(
-                f"cannot read the store {path}: {error}. If it is damaged: cryptometer-gateway"
-                " restore, from a backup"
-            ) from None
-        except ConfigurationError:
-            self._connection.close()
-            raise
 
     def close(self) -> None:
         self._connection.close()
@@ -248,7 +230,8 @@ class SqliteStore:
         try:
             yield
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            if self._connection.in_transaction:  # a full disk has ended it already
+                self._connection.execute("ROLLBACK")
             raise
         passing(Point.STORE_COMMIT)
         self._connection.execute("COMMIT")
@@ -430,6 +413,54 @@ def _bring_up(connection: sqlite3.Connection) -> None:
     connection.execute("INSERT INTO meta VALUES ('verdicts_from', ?)", (str(size).encode(),))
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     connection.execute("COMMIT")
+
+
+def _open(path: Path, *, read_only: bool) -> tuple[sqlite3.Connection, int, int]:
+    """A connection to a store of ours, the store's format and its epoch."""
+    try:
+        return _open_once(path, read_only=read_only)
+    except sqlite3.DatabaseError as error:
+        if _code(error) != sqlite3.SQLITE_CORRUPT:
+            raise
+        # SQLite says the same of damage and of a read that failed (EIO); reads are tried again.
+        return _open_once(path, read_only=read_only)
+
+
+def _open_once(path: Path, *, read_only: bool) -> tuple[sqlite3.Connection, int, int]:
+    connection = _connect_reader(path) if read_only else connect(path)
+    try:
+        connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+        version = _check_format(connection, path)
+        if not read_only:
+            _make_durable(connection, path)
+            _bring_up(connection)
+            version = SCHEMA_VERSION
+        row = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection, version, int(row[0]) if row else 0
+
+
+def _failure(path: Path, error: sqlite3.Error) -> Exception:
+    """What is said when a store cannot be opened: whether a person must act."""
+    if not _may_open(path):
+        return ConfigurationError(f"cannot open the store {path}: {error}")
+    if _code(error) in _MACHINE_FAILS:
+        return StoreFailed(f"the store {path} cannot be opened now: {error}")
+    return ConfigurationError(
+        f"cannot read the store {path}: {error}. If it is damaged: cryptometer-gateway restore,"
+        " from a backup"
+    )
+
+
+def _code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _may_open(path: Path) -> bool:
+    """Whether it is a file that this program may open, as far as its owner and mode say."""
+    return path.is_file() and os.access(path, os.R_OK)
 
 
 def set_epoch(connection: sqlite3.Connection, epoch: int) -> None:

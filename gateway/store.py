@@ -24,7 +24,7 @@ class SearchTooLong(Exception):  # noqa: N818 - an answer, not a failure
 
 
 class StoreFailed(OSError):  # noqa: N818 - the machine failed; said as every failed write is
-    """A commit failed, and nothing of it is stored. Stop; the next start recovers."""
+    """A commit failed: all of it or nothing is stored, and the next start will know. Stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ class Store(Protocol):
         `accepted` is filed: a place in a chain is taken once.
 
         Raises:
-            StoreFailed: nothing of it is stored; the program stops.
+            StoreFailed: the program stops; all of it or nothing is stored.
         """
         ...
 
