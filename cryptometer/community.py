@@ -12,7 +12,15 @@ from textwrap import wrap
 from cryptometer import cbor, note, records
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import Algorithm, PublicKey
-from cryptometer.records import AuthorityRecord, Checkpoint, Genesis, Record, Registration, Role
+from cryptometer.records import (
+    AuthorityRecord,
+    Checkpoint,
+    Genesis,
+    Record,
+    Registration,
+    Revocation,
+    Role,
+)
 from cryptometer.state import State, found
 
 _BEGIN = "-----BEGIN CRYPTOMETER COMMUNITY-----"
@@ -48,16 +56,21 @@ class Community:
         """Name of the ledger and of the key that signs its checkpoints."""
         return f"cryptometer/1/{self.id.hex()}"
 
-    def keys_of(self, role: Role) -> list[PublicKey]:
-        """Keys registered for a role, the newest first."""
-        return [
-            record.body.key
-            for record in reversed(self.records)
-            if isinstance(record.body, Registration) and record.body.role is role
-        ]
+    def keys_of(self, role: Role, *, revoked: bool = False) -> list[PublicKey]:
+        """Keys registered for a role, the newest first; replaced ones too, since what they signed
+        stands. Those that a revocation has ended only with `revoked`."""
+        found: list[tuple[str, PublicKey]] = []
+        for record in self.records:
+            match record.body:
+                case Registration() as body if body.role is role:
+                    found.append((body.name, body.key))
+                case Revocation() as body if body.role is role and not revoked:
+                    found = [one for one in found if one[0] != body.name]
+        return [key for _, key in reversed(found)]
 
-    def open_checkpoint(self, signed: bytes) -> Checkpoint:
-        """Reads a checkpoint that one of the community's gateways has signed.
+    def open_checkpoint(self, signed: bytes, *, revoked: bool = False) -> Checkpoint:
+        """Reads a checkpoint that one of the community's gateways has signed; one whose key a
+        revocation has ended only with `revoked`.
 
         Raises:
             Rejected: why it is none.
@@ -65,7 +78,7 @@ class Community:
         refused = Rejected(
             Reason.UNKNOWN_KEY, "the community names no gateway that signs checkpoints"
         )
-        for key in self.keys_of(Role.GATEWAY):
+        for key in self.keys_of(Role.GATEWAY, revoked=revoked):
             if key.algorithm is not Algorithm.EDDSA:
                 continue  # such a gateway makes blocks, but notes are Ed25519 only
             try:

@@ -98,6 +98,7 @@ def signed_so_far(end: End) -> Signed:
         end.closed_step,
         max(0, end.closed_from - end.offset),
         end.run_ms,
+        end.step,
     )
 
 

@@ -7,11 +7,12 @@ boot and the monotonic time they came at; once both are known they are counted a
 from dataclasses import dataclass, replace
 
 from cryptometer.records import REGISTER, Ending, Mark
-from cryptometer.steps import NS_PER_S
+from cryptometer.steps import NS_PER_MS, NS_PER_S
 from cryptometer.wire import UINT_MAX, Bytes, Choice, Many, Map, Row, Uint, wire, wire_optional
 from firmware.events import (
     BOOT,
     EVENT_MAX,
+    Anchored,
     Began,
     Dated,
     Ended,
@@ -91,6 +92,8 @@ class Counter:
         self._waiting: list[tuple[bytes, Event, Ending]] = [
             (one.boot, decode_event(one.event), one.ending) for one in snapshot.waiting
         ]
+        ends = {boot: _end_ns(event) for boot, event, _ in self._waiting if boot != self._boot}
+        self._undated_ns = sum(ends.values())  # how long earlier boots lasted that wait for a date
         self._datings = {one.boot: one.dating for one in snapshot.datings}
         self._blank_lots = snapshot.lots
         self._lots = None if terms is None else Lots(snapshot.lots, terms, limits)
@@ -146,16 +149,16 @@ class Counter:
                 if boot != self._boot:
                     if self.dating is not None and self._waiting:
                         self._datings[self._boot] = self.dating
+                    if self.dating is None:
+                        self._undated_ns += self._mono_ns
                     self.dating = None
                 self._boot, self._mono_ns = boot, mono_ns
                 if cut:
                     self._notice(Mark.CUT, cut)
             case Dated(dating=dating):
-                if self.dating is not None:
-                    jump_ms = dating.utc_ms(dating.mono_ns) - self.dating.utc_ms(dating.mono_ns)
-                    if abs(jump_ms) > STEPPED_MS:
-                        self._notice(Mark.CLOCK_STEPPED, abs(jump_ms))
-                self.dating = dating
+                before, self.dating = self.dating, dating
+                if before is not None:
+                    self._step_clock(before, dating)
             case Pulses(register=register, to_ns=to_ns):
                 self.register = max(self.register, register)
                 self._mono_ns = to_ns
@@ -166,6 +169,10 @@ class Counter:
                 return
             case Kept():
                 return
+            case Anchored(mono_ns=mono_ns):
+                if self._lots is not None and self.dating is not None:
+                    self._lots.come_back(self.dating.utc_ms(mono_ns))
+                return
         if not isinstance(event, Dated):
             self._wait(event)
         if isinstance(event, Ended):
@@ -174,6 +181,37 @@ class Counter:
             self._ending = Ending.UNKNOWN
         if self._lots is not None and self.dating is not None:
             self._count_waiting(self._lots, self.dating)
+
+    def known_ms(self, mono_ns: int) -> int | None:
+        """The latest that it can be by what is known at a monotonic time of this boot, UTC: the
+        dating carried on or, in a boot without one, the newest moment watched before, and as long
+        after it as this and earlier boots without one have lasted. How long the power was off
+        nobody here knows."""
+        if self.dating is not None:
+            return self.dating.utc_ms(mono_ns) + self.dating.error_ms(mono_ns)
+        seen_ms = None if self._lots is None else self._lots.seen_ms
+        return None if seen_ms is None else seen_ms + (self._undated_ns + mono_ns) // NS_PER_MS
+
+    def is_far_ahead(self, mono_ns: int) -> bool:
+        """Whether a wrong clock has led the chain so far ahead that nobody counts its steps."""
+        return (
+            self._lots is not None
+            and self.dating is not None
+            and self._lots.is_far_ahead(self.dating.utc_ms(mono_ns))
+        )
+
+    def _step_clock(self, before: Dating, dating: Dating) -> None:
+        utc_ms = dating.utc_ms(dating.mono_ns)
+        jump_ms = utc_ms - before.utc_ms(dating.mono_ns)
+        if abs(jump_ms) <= STEPPED_MS:
+            return
+        self._notice(Mark.CLOCK_STEPPED, abs(jump_ms))
+        if self._lots is None:
+            return
+        if jump_ms > 0:
+            self._lots.leap(utc_ms, dating.reading(dating.mono_ns))
+        else:
+            self._lots.put_back(utc_ms)
 
     def _notice(self, mark: int, amount: int) -> None:
         if self._lots is not None:
@@ -242,6 +280,7 @@ class Counter:
             else:
                 _count_undated(lots, event, ending, dating, first_ns)
         self._datings.clear()
+        self._undated_ns = 0
 
 
 def _count(lots: Lots, event: Event, ending: Ending, dating: Dating) -> None:
@@ -300,6 +339,10 @@ def _merge_group(group: list[tuple[bytes, Event, Ending]]) -> list[tuple[bytes, 
         to_ns = max(begin_ns, given[-1].to_ns)
         merged.append((boot, Pulses(given[-1].register, begin_ns, to_ns, 1), ending))
     return merged
+
+
+def _end_ns(event: Event) -> int:
+    return event.to_ns if isinstance(event, Pulses) else _begin_ns(event)
 
 
 def _begin_ns(event: Event) -> int:

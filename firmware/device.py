@@ -12,7 +12,7 @@ from cryptometer import records
 from cryptometer.errors import Rejected
 from cryptometer.keys import Signer
 from cryptometer.records import Checkpoint, Ending, Mark, ReAnchor, Record
-from cryptometer.steps import NS_PER_MS, NS_PER_S, Instant, step_start_ms
+from cryptometer.steps import NS_PER_MS, NS_PER_S, ClockState, Instant, step_start_ms
 from firmware.chain import (
     Chain,
     aligned,
@@ -25,11 +25,22 @@ from firmware.chain import (
 from firmware.config import Config
 from firmware.counter import BLANK_SNAPSHOT, Counter, Snapshot
 from firmware.enrolment import Enrolment, open_acknowledgement
-from firmware.events import Began, Dated, Ended, Event, Kept, Noticed, Passed, Pulses, Watched
+from firmware.events import (
+    Anchored,
+    Began,
+    Dated,
+    Ended,
+    Event,
+    Kept,
+    Noticed,
+    Passed,
+    Pulses,
+    Watched,
+)
 from firmware.journal import Journal, Recovered
 from firmware.lots import BLANK, CloseDraft, Draft, Limits, RunDraft, Signed
 from firmware.outbox import FREE_BYTES_MIN, End, Outbox, chain_start
-from firmware.timekeeping import adopt
+from firmware.timekeeping import AHEAD_STEPS, Claim, adopt, doubt
 from hal.faults import Point, passing
 from hal.ports import (
     Clock,
@@ -44,6 +55,7 @@ from hal.ports import (
 
 MESSAGES_MAX = 100  # taken from the broker in one turn, so that the line is never kept waiting
 LINE_RETRY_NS = 2 * NS_PER_S
+SLEPT_NS = NS_PER_S // 10  # a suspension takes longer; two clocks differ by less when read in turn
 WAIT_MAX_NS = NS_PER_S  # the clock is looked at, at least so often
 # Before a step ends the line does not rest: a pulse that came before the end is taken before it, as
 # far as the line's latency allows. Long enough for a busy board to be back at its work.
@@ -110,6 +122,8 @@ class Device:
         )
         self._line: PulseSource | None = None
         self._line_retry_ns = 0
+        self._claim: Claim | None = None  # a time far ahead that is not believed yet
+        self._slept_ns = 0  # suspended in all, as of the beginning of the run
         self._looked_ns = 0  # monotonic community time before which every pulse has been taken
         self._look_ns = 0  # machine time of the newest look, and what it brought
         self._look_pulses = 0
@@ -124,9 +138,11 @@ class Device:
         self._refused = 0  # messages from outside that said nothing we may believe
         self._said = ""
         self._chain: Chain | None = None
+        self._ahead_ms = 0
         enrolment = parts.enrolment
         if enrolment is not None:
             self._topic = f"cryptometer/1/{enrolment.community.id.hex()}"
+            self._ahead_ms = AHEAD_STEPS * enrolment.terms.step_ms
             self._chain = Chain(
                 enrolment.meter,
                 enrolment.community.id,
@@ -296,6 +312,20 @@ class Device:
         if withheld:
             said += f"; not signed anew, since the gateway may have them: {withheld}"
         self._parts.log(said)
+        self._come_back()
+
+    def _come_back(self) -> None:
+        """Where a wrong clock had led the chain into the far future, it goes on in the present."""
+        now = self._clock.now()
+        if not self._counter.is_far_ahead(now.mono_ns):
+            return
+        self._parts.log("the chain goes on in the present")
+        self._give([Anchored(now.mono_ns)])
+        # What was journalled before is of that wrong time: it is not applied again after this.
+        self._begin_segment(self._counter)
+        if self._line is not None:
+            self._give([Ended(self._looked_ns, Ending.UNKNOWN)])
+            self._begin_run(now)
 
     @property
     def _is_signing_anew(self) -> bool:
@@ -324,17 +354,34 @@ class Device:
             self._line_retry_ns = self._clock.machine_ns() + LINE_RETRY_NS
             return
         self._say("watching")
+        self._begin_run(now)
+        self._look(waited=True)
+
+    def _begin_run(self, now: Instant) -> None:
+        self._slept_ns = self._clock.slept_ns()
         began = Began(self._clock.boot_id, now.mono_ns, self._software, self._cut_bytes)
         self._cut_bytes = 0
         self._looked_ns = now.mono_ns
         self._give([began])
         # A dating belongs to a boot, hence after the word that this one has begun.
         self._give(self._dated(now))
-        self._look(waited=True)
+
+    def _has_slept(self) -> bool:
+        """Whether the machine was suspended since the run began: nobody watched meanwhile."""
+        slept_ns = self._clock.slept_ns() - self._slept_ns
+        if slept_ns <= SLEPT_NS:
+            return False
+        self._parts.log(f"the machine was suspended: seconds={slept_ns // NS_PER_S}")
+        return True
 
     def _look(self, *, waited: bool = False) -> None:
         """Takes what waits at the line, journals it, counts it."""
         before = self._clock.now()
+        has_slept = self._line is not None and self._has_slept()
+        if has_slept:
+            # As a run that ended with the newest look, and one that begins now.
+            self._give([Ended(self._looked_ns, Ending.UNKNOWN)])
+            self._begin_run(before)
         events: list[Event] = list(self._dated(before))
         if self._line is None:
             due_ns = self._counter.next_due_ns()
@@ -356,14 +403,14 @@ class Device:
             events.append(Noticed.of(Mark.NOISE, taken.noise))
         if taken.lost:
             events.append(Noticed.of(Mark.LOST, taken.lost))
-        if taken.captured_ns:
+        if taken.captured_ns and not has_slept:
             times = [self._clock.community_ns(at) for at in taken.captured_ns]
             first = self._counter.register + 1
             events += [Pulses(first + i, at, at, int(waited)) for i, at in enumerate(times)]
         elif taken.pulses:
             register = self._counter.register + taken.pulses
             since = min(self._looked_ns, after.mono_ns)
-            events.append(Pulses(register, since, after.mono_ns, int(waited)))
+            events.append(Pulses(register, since, after.mono_ns, int(waited or has_slept)))
         self._note_rate(taken.pulses)
         # What was emitted before this look began has been taken now, but for the line's latency.
         latency_ns = self._clock.community_ns(self._line.latency_ns) - self._clock.community_ns(0)
@@ -396,6 +443,16 @@ class Device:
     def _dated(self, now: Instant) -> list[Event]:
         if not self._counter.has_begun_in(self._clock.boot_id):
             return []
+        before = self._claim
+        known_ms = self._counter.known_ms(now.mono_ns)
+        self._claim = doubt(known_ms, self._ahead_ms, before, now)
+        if self._claim is not None:
+            if before is None:
+                self._parts.log(
+                    "the clock says that it is much later than known; it is believed once it has"
+                    f" said so for an hour: utc_ms={now.utc_ns // NS_PER_MS} known_ms={known_ms}"
+                )
+            now = replace(now, state=ClockState.UNKNOWN)
         dating = adopt(self._counter.dating, now)
         return [] if dating is None else [Dated(dating)]
 
@@ -520,7 +577,8 @@ class Device:
                 self._wants_restart |= self._parts.on_registration(message.payload)
             elif kind.startswith(f"meter/{enrolment.meter}/ack/"):
                 word = open_acknowledgement(message.payload, enrolment)
-                if self._awaited and is_acting(self._awaited[-1], word):
+                is_free = not self._is_signing_anew  # of an earlier one
+                if is_free and self._awaited and is_acting(self._awaited[-1], word):
                     self._re_anchor(self._awaited)
                     self._awaited = ()
                 self._outbox.acknowledge(word, now_ns)

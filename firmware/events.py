@@ -99,9 +99,27 @@ class Kept:
     end: End = wire(0, Map(End))
 
 
-Event: TypeAlias = Began | Dated | Pulses | Watched | Noticed | Ended | Passed | Kept
+@dataclass(frozen=True, slots=True)
+class Anchored:
+    """At this monotonic time a re-anchor acted. A chain that a wrong clock has led far ahead comes
+    back to the present with it."""
 
-_KINDS: tuple[type[Event], ...] = (Began, Dated, Pulses, Watched, Noticed, Ended, Passed, Kept)
+    mono_ns: int = wire(0, Uint())
+
+
+Event: TypeAlias = Began | Dated | Pulses | Watched | Noticed | Ended | Passed | Kept | Anchored
+
+_KINDS: tuple[type[Event], ...] = (
+    Began,
+    Dated,
+    Pulses,
+    Watched,
+    Noticed,
+    Ended,
+    Passed,
+    Kept,
+    Anchored,
+)
 _CODECS = {kind: (number, Row(kind)) for number, kind in enumerate(_KINDS)}
 
 

@@ -7,6 +7,7 @@ from collections import Counter as Amounts
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from cryptometer.block import FUTURE_STEPS
 from cryptometer.records import (
     LABEL,
     LOTS_MAX,
@@ -128,6 +129,9 @@ class LotState:
         watching: whether a run is on.
         step: the open step.
         seen_ms: the newest moment up to which the line was watched.
+        told_step: the step of the newest draft.
+        back_step: the step in which the chain goes on after it was led into the far future, until
+            a run start there says so.
         held_software, held_ending: of a run that began before the registration's first step: the
             chain begins with it once that step has come.
     """
@@ -147,6 +151,8 @@ class LotState:
     seen_ms: int | None = wire_optional(12, MS)
     held_software: str | None = wire_optional(13, LABEL)
     held_ending: Ending | None = wire_optional(14, Choice(Ending))
+    told_step: int | None = wire_optional(15, STEP)
+    back_step: int | None = wire_optional(16, STEP)
 
 
 BLANK = LotState(0, 0, 0, 0, 0, 0, (), 0, (), watching=False, marks=())
@@ -161,12 +167,14 @@ class Signed:
         closed_step: the newest step closed, or None.
         closed_from: the register at that close, or at the chain's start.
         run_ms: when the newest signed run began.
+        step: of the newest record, or None.
     """
 
     register: int
     closed_step: int | None
     closed_from: int
     run_ms: int
+    step: int | None = None
 
 
 class Lots:
@@ -195,6 +203,13 @@ class Lots:
         if state.held_software is not None and state.held_ending is not None:
             self._first_run = (state.held_software, state.held_ending)
         self._signed_run_ms = 0
+        self._told_step = state.told_step
+        self._back_step = state.back_step
+
+    @property
+    def seen_ms(self) -> int | None:
+        """The newest moment up to which the line was watched."""
+        return self._seen_ms
 
     @property
     def register(self) -> int:
@@ -225,6 +240,8 @@ class Lots:
             self._seen_ms,
             software,
             ending,
+            self._told_step,
+            self._back_step,
         )
 
     def resume(self, signed: Signed) -> None:
@@ -236,12 +253,17 @@ class Lots:
         self._lot_from = max(self._lot_from, signed.register)
         self._register = max(self._register, signed.register)
         self._closed_from = max(self._closed_from, signed.closed_from)
+        back, step = self._back_step, signed.step
+        if back is not None and step is not None and step > back + FUTURE_STEPS:
+            return  # what is signed speaks of the far future still, and the chain has come back
         if signed.closed_step is not None:
             self._next_step = max(self._next_step, signed.closed_step + 1)
             if self._step is not None and self._step <= signed.closed_step:
                 self._step = None
                 self._watched = []
         self._signed_run_ms = signed.run_ms
+        if signed.step is not None:
+            self._told_step = signed.step
 
     def caught_up(self) -> None:
         """All journalled events were applied again: a run that begins now is a new one, even if
@@ -290,7 +312,7 @@ class Lots:
         if not is_signed:
             marks = self._take_marks(clock, 0)
             unwatched = self._seen_ms
-            self.drafts.append(
+            self._tell(
                 RunDraft(self._register, step, clock, marks, at_ms, software, ending, unwatched)
             )
         self._run_ms = at_ms
@@ -342,6 +364,55 @@ class Lots:
         self._watching = False
         self._advance(utc_ms, clock)
         self._cut_when_due(utc_ms, clock)
+
+    def leap(self, utc_ms: int, clock: ClockReading) -> None:
+        """The clock was set forward to `utc_ms`: of the time between nobody can say that he
+        watched."""
+        if self._step is None or not self._watching:
+            return
+        if utc_ms >= step_start_ms(self._step + 1, self.terms.step_s):
+            self._close_step(clock)
+            self._open(utc_ms)
+        self._watch_from(utc_ms)
+
+    def put_back(self, utc_ms: int) -> None:
+        """The clock was set back to `utc_ms`: the open step goes with it as long as nothing of it
+        is signed. What is signed stays: steps only advance."""
+        if self._step is None or (self._told_step is not None and self._told_step >= self._step):
+            return
+        earliest = 0 if self._told_step is None else self._told_step + 1
+        step = max(step_of(utc_ms, self.terms.step_s), earliest)
+        if step < self._step:
+            self._reopen(step, utc_ms)
+
+    def is_far_ahead(self, utc_ms: int) -> bool:
+        """Whether the chain can go on only in steps that a gateway sets aside at `utc_ms`."""
+        open_step = self._next_step if self._step is None else self._step
+        return open_step > step_of(utc_ms, self.terms.step_s) + FUTURE_STEPS
+
+    def come_back(self, utc_ms: int) -> None:
+        """The authority has the chain go on at `utc_ms`: where a wrong clock had led it so far
+        ahead that nobody has counted those steps, they are begun anew from the present."""
+        if not self.is_far_ahead(utc_ms):
+            return
+        self._told_step = None
+        self._signed_run_ms = 0
+        self._run_ms = min(self._run_ms, utc_ms)
+        self._back_step = step_of(utc_ms, self.terms.step_s)
+        self._reopen(self._back_step, utc_ms)
+
+    def _reopen(self, step: int, utc_ms: int) -> None:
+        """Has the open step, with what is not signed of it, be another."""
+        self._seen_ms = min(utc_ms, self._seen_ms or 0)
+        if self._step is None:
+            self._next_step = step
+            return
+        self._step, self._next_step = step, step + 1
+        self._lots[1::2] = [self._offset(utc_ms)] * (len(self._lots) // 2)
+        self._lots_ms = min(self._lots_ms, utc_ms)
+        self._watched = []
+        if self._watching:
+            self._watch_from(utc_ms)
 
     def _reach(self, utc_ms: int, pulses: int) -> bool:
         """Sees to it that a step is open; False for a moment whose step is signed as closed, met
@@ -450,7 +521,7 @@ class Lots:
             return
         lots = tuple(self._lots)
         marks = self._take_marks(clock, sum(lots[::2]))
-        self.drafts.append(BatchDraft(self._batch_from, self._step, clock, marks, lots))
+        self._tell(BatchDraft(self._batch_from, self._step, clock, marks, lots))
         self._lots = []
         self._batch_from = self._lot_from
 
@@ -459,7 +530,7 @@ class Lots:
             return
         self._close_lot(step_start_ms(self._step + 1, self.terms.step_s))
         self._cut(clock)
-        self.drafts.append(
+        self._tell(
             CloseDraft(
                 self._closed_from,
                 self._step,
@@ -472,6 +543,12 @@ class Lots:
         self._closed_from = self._register
         self._step = None
         self._watched = []
+
+    def _tell(self, draft: Draft) -> None:
+        self.drafts.append(draft)
+        self._told_step = draft.step
+        if isinstance(draft, RunDraft):
+            self._back_step = None
 
     def _take_marks(self, clock: ClockReading, pulses: int) -> tuple[int, ...]:
         if self._acting.coarse:

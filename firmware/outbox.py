@@ -84,6 +84,7 @@ class End:
         torn: the first record that may stand where another was signed before, because damage took
             both logs' word on it; a suspicion, void once the gateway has acknowledged it.
         forked: the first record that the gateway's signed word shows to be none of its own.
+        step: of the newest record.
     """
 
     sequence: int = wire(0, Uint())
@@ -99,6 +100,7 @@ class End:
     anew: Anew | None = wire_optional(10, Row(Anew))
     torn: int | None = wire_optional(11, Uint())
     forked: int | None = wire_optional(12, Uint())
+    step: int | None = wire_optional(13, STEP)
 
     @property
     def offset(self) -> int:
@@ -123,10 +125,17 @@ def follow(end: End, record: Record) -> End:
     """The end of the chain with one more record of ours."""
     anew = None if end.anew is None else end.anew.after(end.anew.first + 1)
     end = replace(end, sequence=end.sequence + 1, previous=record.identity, anew=anew)
+    if isinstance(record.body, ChainRecord):
+        end = replace(end, step=record.body.step)
     match record.body:
         case RunStart() as run:
             first = run.register if end.run_ms == 0 else end.closed_from
-            return replace(end, register=run.register, run_ms=run.at_ms, closed_from=first)
+            closed = end.closed_step
+            if closed is not None and closed >= run.step:
+                closed = None  # of the far future: the chain has come back to the present
+            return replace(
+                end, register=run.register, run_ms=run.at_ms, closed_from=first, closed_step=closed
+            )
         case StepClose() as close:
             after = close.register_after
             return replace(end, register=after, closed_from=after, closed_step=close.step)

@@ -268,6 +268,7 @@ class _Reel:
         self.outcome = outcome
         self.now = Instant(0, 0, 0, ClockState.UNKNOWN, life.source)
         self.machine_ns = 0
+        self.slept_ns = 0
         self.room_bytes = ROOM_BYTES
 
     def advance(self) -> Work | None:
@@ -308,6 +309,7 @@ class _Reel:
             self.take_now()
         while self._queues.get(Answer.MACHINE):
             self.take_machine()
+        self.take_slept()
         self._queues = {kind: self._queues.get(kind, deque()) for kind in _CARRIED}
 
     def take_now(self) -> Instant:
@@ -327,6 +329,11 @@ class _Reel:
             self.machine_ns += _integer(answer, 1)
         return self.machine_ns
 
+    def take_slept(self) -> int:
+        while (answer := self.next(Answer.SLEPT, is_needed=False)) is not None:
+            self.slept_ns = _integer(answer, 1)
+        return self.slept_ns
+
 
 # --- Ports that answer from the tape. ------------------------------------------------------------
 
@@ -338,9 +345,10 @@ class _Clock:
         self.boot_id = life.boot
         self.now = reel.take_now
         self.machine_ns = reel.take_machine
+        self.slept_ns = reel.take_slept
 
     def community_ns(self, machine_ns: int) -> int:
-        return machine_ns * self._speed
+        return machine_ns * self._speed + self._reel.slept_ns
 
     def machine_wait_s(self, community_ns: int) -> float:
         return community_ns / self._speed / NS_PER_S

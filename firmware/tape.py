@@ -54,6 +54,7 @@ class Answer(IntEnum):
     PUBLISHED = 9  # 1 if the connection took it
     ROOM = 10  # free bytes
     WROTE = 11  # CRC-32 of what was appended to a file: not an answer, but what must come again
+    SLEPT = 13  # how long the machine has been suspended since its boot (ns), where it has changed
     REGISTERED = (
         12  # 1 if the authority said something new, 0 if not; 2, reason and detail: refused
     )
@@ -194,7 +195,8 @@ class _TapedClock:
         self._inner = inner
         self._tape = tape
         self.boot_id = inner.boot_id
-        # A function of its argument alone: nothing to take down.
+        self._slept_ns = 0
+        # Functions of their arguments and of what was taken down: nothing to add.
         self.community_ns = inner.community_ns
         self.machine_wait_s = inner.machine_wait_s
 
@@ -207,6 +209,13 @@ class _TapedClock:
         machine_ns = self._inner.machine_ns()
         self._tape.put_machine(machine_ns)
         return machine_ns
+
+    def slept_ns(self) -> int:
+        slept_ns = self._inner.slept_ns()
+        if slept_ns != self._slept_ns:
+            self._slept_ns = slept_ns
+            self._tape.put(Answer.SLEPT, slept_ns)
+        return slept_ns
 
 
 class _TapedLine:

@@ -38,7 +38,15 @@ from gateway.store import Changes
 from hal.files import DiskTree, make_folder, put_file, sync_folder
 
 _TOML, _STORE = "gateway.toml", "store.sqlite"
-_KEPT = ("gateway.key", "vpp.key", "gateway.request", "vpp.request", "gateway.bundle")
+_KEPT = (
+    "gateway.key",
+    "gateway-next.key",
+    "vpp.key",
+    "gateway.request",
+    "gateway-next.request",
+    "vpp.request",
+    "gateway.bundle",
+)
 _KEPT_FOLDERS = ("broker", "imports")
 _LEDGER = "ledger"
 _TOGETHER = 256  # ledger files written together: their folders are synced once, memory is bounded

@@ -54,6 +54,11 @@ class Folder:
         return self.state / "gateway.key"
 
     @property
+    def next_key(self) -> Path:
+        """The key that takes the other's place, once its registration acts."""
+        return self.state / "gateway-next.key"
+
+    @property
     def vpp_key(self) -> Path:
         return self.state / "vpp.key"
 
@@ -75,6 +80,9 @@ class Folder:
 
     def load_key(self) -> FileKey:
         return load_key(self.key)
+
+    def load_next_key(self) -> FileKey | None:
+        return load_key(self.next_key) if self.next_key.exists() else None
 
     def open_store(self, *, read_only: bool = False) -> SqliteStore:
         return SqliteStore(self.store, read_only=read_only)
@@ -111,17 +119,55 @@ def initialise(path: Path) -> str:
     folder = open_folder(toml)
     lines = []
     for role, key_path in ((Role.GATEWAY, folder.key), (Role.VPP, folder.vpp_key)):
-        key = create_key(key_path)
-        now_ms = time.time_ns() // 1_000_000
-        request = EnrolmentRequest(role, key.public, platform.node()[:120], SOFTWARE, now_ms)
-        target = key_path.with_suffix(".request")
-        put_file(target, records.seal(request, None, key).raw, mode=0o644)
-        lines.append(f"{role:8} {key.public.thumbprint.hex()}  {target}")
+        lines.append(_make_request(role, key_path))
     # The epoch is a time, so that a restored store's is greater whatever it was copied from.
     create_store(folder.store, epoch=int(time.time()))
     folder.imports.mkdir(mode=0o700, exist_ok=True)
     lines.append("Give both requests to the authority; then: cryptometer-gateway import BUNDLE")
     return "\n".join(lines)
+
+
+def _make_request(role: Role, key_path: Path) -> str:
+    """Makes a key and the request that goes with it; returns a line on them."""
+    key = create_key(key_path)
+    now_ms = time.time_ns() // 1_000_000
+    request = EnrolmentRequest(role, key.public, platform.node()[:120], SOFTWARE, now_ms)
+    target = key_path.with_suffix(".request")
+    put_file(target, records.seal(request, None, key).raw, mode=0o644)
+    return f"{role:8} {key.public.thumbprint.hex()}  {target}"
+
+
+def prepare_successor(folder: Folder) -> str:
+    """Makes the key that is to take the place of this gateway's.
+
+    Raises:
+        ConfigurationError: there is one already; it is left as it is.
+    """
+    line = _make_request(Role.GATEWAY, folder.next_key)
+    return (
+        f"{line}\n"
+        "Restart the service; it goes on signing with the key it has. Have the authority register\n"
+        "the request under this gateway's name, and import its records."
+    )
+
+
+def settle_successor(folder: Folder, store: SqliteStore) -> bool:
+    """Puts the successor's key in the place of the old one if its registration acts: from then on
+    the old one signs nothing. Whether it did."""
+    key, state = folder.load_next_key(), store.state()
+    if key is None or state is None:
+        return False
+    acts = any(
+        role is Role.GATEWAY and party.key == key.public
+        for (role, _), party in state.parties.items()
+    )
+    if acts:
+        # The request first: were the key alone moved, the next start would find nothing to move.
+        request = folder.next_key.with_suffix(".request")
+        if request.exists():
+            request.replace(folder.key.with_suffix(".request"))
+        folder.next_key.replace(folder.key)
+    return acts
 
 
 def import_file(folder: Folder, source: Path) -> str:
@@ -147,8 +193,10 @@ def import_file(folder: Folder, source: Path) -> str:
     if known and records.decode(known[0]).identity != community.id:
         raise Rejected(Reason.OTHER_COMMUNITY, f"{source} is of another community")
     if bundle is not None:
-        own = folder.load_key().public
-        if own not in community.keys_of(Role.GATEWAY):
+        own = {folder.load_key().public}
+        if (successor := folder.load_next_key()) is not None:
+            own.add(successor.public)
+        if own.isdisjoint(community.keys_of(Role.GATEWAY)):
             raise Rejected(Reason.UNKNOWN_KEY, f"{source} does not register this gateway's key")
         install_broker(folder.broker, bundle.broker)
         put_file(folder.bundle, data)

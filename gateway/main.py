@@ -10,7 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cryptometer.errors import ConfigurationError
-from gateway.folder import Folder, import_file, initialise, open_folder, read_community
+from gateway.folder import (
+    Folder,
+    import_file,
+    initialise,
+    open_folder,
+    prepare_successor,
+    read_community,
+)
 from hal import faults, screen
 from hal.files import DiskTree, put_file
 from hal.program import EXIT_FAILED, run
@@ -46,6 +53,10 @@ def _parser() -> argparse.ArgumentParser:
     init = commands.add_parser("init", help="make a gateway's folder, keys and requests")
     init.add_argument("folder", type=Path)
     init.set_defaults(act=lambda arguments: _print(initialise(arguments.folder)))
+
+    successor = commands.add_parser("successor", help="make the key that is to replace this one")
+    _add_config(successor)
+    successor.set_defaults(act=lambda arguments: _print(prepare_successor(_folder(arguments))))
 
     imported = commands.add_parser("import", help="take a bundle, or the authority's records")
     imported.add_argument("files", type=Path, nargs="+")

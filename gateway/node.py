@@ -20,6 +20,7 @@ from cryptometer.records import (
     ClockReading,
     Record,
     Registration,
+    Revocation,
     Role,
     StepClose,
     Stop,
@@ -71,8 +72,20 @@ class Policy:
 class Node:
     """One gateway. Time and messages are arguments; store and ledger are injected."""
 
-    def __init__(self, store: Store, ledger: Ledger, signer: Signer, policy: Policy) -> None:
+    def __init__(
+        self,
+        store: Store,
+        ledger: Ledger,
+        signer: Signer,
+        policy: Policy,
+        successor: Signer | None = None,
+    ) -> None:
         """Recovers from whatever the last run left.
+
+        Args:
+            signer: this gateway's key.
+            successor: the key that takes its place from the block on after the one that holds its
+                registration under the same name.
 
         Raises:
             Behind: the published ledger is newer than the store.
@@ -84,13 +97,13 @@ class Node:
         self._store = store
         self._ledger = ledger
         self._signer = signer
+        self._successor = successor
         self._policy = policy
         self._state = state
         self._authority = [records.decode(raw) for raw in store.authority()]
         self._community: Community = trust(
             self._authority[0].raw, [record.raw for record in self._authority[1:]]
         )
-        self._verifier = note.Verifier(self._community.origin, signer.public)
         self._topic = f"cryptometer/1/{state.community.hex()}"
         self._waiting = Waiting()
         self._door = Door(self._topic, store, self._waiting)
@@ -103,6 +116,8 @@ class Node:
         self._may_seal_ms: int | None = None
         self._missed_step = 0
         self._told: dict[str, list[bytes]] = {}  # each meter's authority records that act
+        self._told_all: list[bytes] = []  # those on gateways, whose words meters believe
+        self._hand_over()
         self._note_acting(self._acting(0, state))
         self._recover()
 
@@ -140,7 +155,8 @@ class Node:
         published = Checkpoint(0, b"")
         if signed is not None:
             try:
-                published = self._community.open_checkpoint(signed)
+                # Whoever had signed it before his key was revoked: it is our own folder.
+                published = self._community.open_checkpoint(signed, revoked=True)
             except Rejected as refused:
                 raise Rejected(
                     refused.reason, f"the ledger's checkpoint file: {refused.detail}"
@@ -228,17 +244,22 @@ class Node:
                 added.append(record)
         self._commit(Changes(authority=tuple(added)))
         self._authority += added
+        self._community = trust(
+            self._authority[0].raw, [record.raw for record in self._authority[1:]]
+        )
         return len(added)
 
     def _check_retained(self, signed: bytes) -> None:
         try:
-            checkpoint = note.open_checkpoint(signed, self._verifier)
+            # Of every gateway, or of this one under an earlier key: whoever signed it, a newer
+            # ledger is there. Not of a revoked key: its thief could stop us with it.
+            checkpoint = self._community.open_checkpoint(signed)
         except Rejected:
             return  # the broker is trusted with nothing but delivery
         ours = self._state.checkpoint
         if checkpoint.size > ours.size or (checkpoint.size == ours.size and checkpoint != ours):
             raise Behind(
-                f"the broker keeps our checkpoint of {checkpoint.size} leaves, and the store has"
+                f"the broker keeps a checkpoint of {checkpoint.size} leaves, and the store has"
                 f" {ours.size}. Restore a newer backup: cryptometer-gateway restore"
             )
 
@@ -344,6 +365,11 @@ class Node:
         effects.append(Sealed(new.row, since_ms))
         for meter in governed:
             effects += self._tell_governed(meter)
+        if any(map(_is_on_gateway, acting)):
+            self._hand_over()
+            for meter in checked.state.meters.values():
+                stop = self._door.stops.get(meter.name)
+                effects += [self._tell_registration(meter.name), self._acknowledge(meter, stop)]
         return effects + self._say_refusals(list(changes.refusals))
 
     # --- What is sent ----------------------------------------------------------------------------
@@ -356,6 +382,14 @@ class Node:
         for record in acting:
             if name := meter_of(record):
                 self._told.setdefault(name, []).append(record.raw)
+            elif _is_on_gateway(record):
+                self._told_all.append(record.raw)
+
+    def _hand_over(self) -> None:
+        """The successor signs once its registration acts; what the old key has signed stands."""
+        ours = self._state.parties.get((Role.GATEWAY, self._policy.name))
+        if self._successor is not None and ours and ours.key == self._successor.public:
+            self._signer, self._successor = self._successor, None
 
     def _tell_governed(self, meter: Meter) -> list[Effect]:
         """Authority records act on a meter: its chain may stand elsewhere, and it is told."""
@@ -374,7 +408,7 @@ class Node:
 
     def _tell_registration(self, name: str) -> Publish:
         topic = f"{self._topic}/meter/{name}/registration"
-        return Publish(topic, cbor.encode(self._told.get(name, [])))
+        return Publish(topic, cbor.encode([*self._told_all, *self._told.get(name, [])]))
 
     def _acknowledge(self, meter: Meter, stop: Stop | None) -> Publish:
         head = self._waiting.head(meter)
@@ -404,6 +438,11 @@ def _drop(outlived: Iterable[tuple[Record, Rejected]], at_ms: int) -> Changes:
             for record, refused in outlived
         ),
     )
+
+
+def _is_on_gateway(record: Record) -> bool:
+    body = record.body
+    return isinstance(body, Registration | Revocation) and body.role is Role.GATEWAY
 
 
 def found_store(store: Store, raws: Sequence[bytes]) -> None:

@@ -14,6 +14,7 @@ from gateway.folder import (
     read_community,
     read_import,
     read_own_bundle,
+    settle_successor,
     waiting_imports,
 )
 from gateway.ledger import Ledger
@@ -87,6 +88,8 @@ class Service:
         self._imports_at = 0.0
         self._alive_at = 0.0
         bundle = read_own_bundle(folder)
+        if settle_successor(folder, store):
+            _log("the new key has taken the place of the old one")
         key = folder.load_key()
         if not store.authority():
             self._found(store)
@@ -98,7 +101,9 @@ class Service:
             )
         settle_ms = round(SETTLE_MACHINE_MS / self._clock.machine_wait_s(NS_PER_S))
         policy = Policy(name, folder.config.accept_unsynchronised, settle_ms)
-        self._node = Node(store, Ledger(DiskTree(folder.ledger)), key, policy)
+        self._node = Node(
+            store, Ledger(DiskTree(folder.ledger)), key, policy, folder.load_next_key()
+        )
         base = f"cryptometer/1/{community.id.hex()}"
         self._link = Link(
             broker_settings(folder.broker, bundle.broker, folder.config.broker),

@@ -18,6 +18,7 @@ from cryptometer.steps import (
 _STA_UNSYNC, _STA_CLOCKERR = 0x0040, 0x1000  # linux/timex.h
 _TIME_ERROR = 5
 _NS_PER_US = 1000
+NAP_NS = 10 * NS_PER_MS  # a suspension takes longer than to read one clock after the other
 SCALED_ERROR_MS = 1  # machine milliseconds: two processes read one CLOCK_MONOTONIC
 
 
@@ -63,19 +64,30 @@ def kernel_clock() -> KernelClock:
     return KernelClock(not failed, timex.maxerror * _NS_PER_US)
 
 
+def boottime_ns() -> int:
+    """CLOCK_BOOTTIME: monotonic, and it goes on while the machine is suspended."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
 class SystemClock:
-    """The machine's own clocks; driver name `system`."""
+    """The machine's own clocks; driver name `system`.
+
+    Its monotonic time is CLOCK_BOOTTIME, so that what was counted before a suspension is still
+    dated rightly after it; the machine's own, for time-outs, is CLOCK_MONOTONIC.
+    """
 
     def __init__(self) -> None:
         self.boot_id = read_boot_id()
+        self._slept_ns = 0
+        self.slept_ns()
 
     def now(self) -> Instant:
         kernel = kernel_clock()
         # The monotonic clock is read on both sides: a program held up between two reads must not
         # pair a time with another moment.
-        before = time.monotonic_ns()
+        before = boottime_ns()
         utc = time.time_ns()
-        after = time.monotonic_ns()
+        after = boottime_ns()
         error = kernel.error_ns + (after - before)
         state = state_of(error // NS_PER_MS) if kernel.synchronised else ClockState.UNKNOWN
         return Instant((before + after) // 2, utc, error, state, ClockSource.SYSTEM)
@@ -83,8 +95,16 @@ class SystemClock:
     def machine_ns(self) -> int:
         return time.monotonic_ns()
 
+    def slept_ns(self) -> int:
+        # In this order a program held up in between understates it, and takes no pause for a sleep.
+        boot = boottime_ns()
+        slept_ns = boot - time.monotonic_ns()
+        if slept_ns > self._slept_ns + NAP_NS:
+            self._slept_ns = slept_ns
+        return self._slept_ns
+
     def community_ns(self, machine_ns: int) -> int:
-        return machine_ns
+        return machine_ns + self._slept_ns
 
     def machine_wait_s(self, community_ns: int) -> float:
         return community_ns / NS_PER_S
@@ -112,6 +132,9 @@ class ScaledClock:
     def machine_ns(self) -> int:
         return time.monotonic_ns()
 
+    def slept_ns(self) -> int:
+        return 0  # its time stands still with the machine, and the simulated meters with it
+
     def community_ns(self, machine_ns: int) -> int:
         return machine_ns * self._speed
 
@@ -126,6 +149,7 @@ class SimulatedClock:
         self.boot_id = boot_id
         self.mono_ns = 0
         self.utc_ns = utc_ns
+        self.asleep_ns = 0
         self.error_ns = NS_PER_MS
         self.state = ClockState.SYNCHRONISED
 
@@ -134,14 +158,22 @@ class SimulatedClock:
         self.mono_ns += ns
         self.utc_ns += ns
 
+    def sleep(self, ns: int) -> None:
+        """The machine is suspended for so long: nothing on it runs."""
+        self.advance(ns)
+        self.asleep_ns += ns
+
     def now(self) -> Instant:
         return Instant(self.mono_ns, self.utc_ns, self.error_ns, self.state, ClockSource.SIMULATED)
 
     def machine_ns(self) -> int:
-        return self.mono_ns
+        return self.mono_ns - self.asleep_ns
+
+    def slept_ns(self) -> int:
+        return self.asleep_ns
 
     def community_ns(self, machine_ns: int) -> int:
-        return machine_ns
+        return machine_ns + self.asleep_ns
 
     def machine_wait_s(self, community_ns: int) -> float:
         return community_ns / NS_PER_S

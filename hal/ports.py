@@ -75,8 +75,13 @@ class Clock(Protocol):
         """Monotonic time of the machine itself, for time-outs and intervals of its own."""
         ...
 
+    def slept_ns(self) -> int:
+        """For how long the machine has been suspended since its boot, and watched no line. The
+        community's monotonic time goes on meanwhile, the machine's own does not."""
+        ...
+
     def community_ns(self, machine_ns: int) -> int:
-        """The community's monotonic time at a machine time."""
+        """The community's monotonic time at a machine time since the newest suspension."""
         ...
 
     def machine_wait_s(self, community_ns: int) -> float:

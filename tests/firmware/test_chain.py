@@ -116,7 +116,7 @@ def test_a_chain_signed_in_parts_is_the_chain_signed_at_once() -> None:
 def test_what_is_signed_so_far_is_told_in_the_counters_registers() -> None:
     _, end = sign([run(20), batch(20, 5), close(20, 25), batch(25, 3, step=FIRST_STEP + 1)])
     run_ms = run().at_ms
-    assert signed_so_far(end) == Signed(28, FIRST_STEP, 25, run_ms)
+    assert signed_so_far(end) == Signed(28, FIRST_STEP, 25, run_ms, FIRST_STEP + 1)
     assert signed_so_far(chain_start(REGISTRATION)) == Signed(0, None, 0, 0)
 
 
@@ -125,6 +125,15 @@ def test_a_close_looks_back_to_the_first_run_and_not_to_a_later_one() -> None:
     body = signed[-1].body
     assert isinstance(body, StepClose)
     assert (body.register, body.register_after) == (20, 25)
+
+
+def test_a_run_of_an_earlier_step_than_one_closed_has_the_steps_begin_anew() -> None:
+    """Only behind a re-anchor, when a wrong clock had led the chain into the far future."""
+    _, end = sign([run(), *steps(1, FIRST_STEP + 9_000)])
+    assert end.closed_step == FIRST_STEP + 9_000
+    _, end = sign([run(5, FIRST_STEP + 1)], end)
+    assert (end.closed_step, end.step) == (None, FIRST_STEP + 1)
+    assert (end.run_ms, end.closed_from) == (run(5, FIRST_STEP + 1).at_ms, 5)
 
 
 # --- Re-anchors ----------------------------------------------------------------------------------
@@ -241,7 +250,7 @@ def test_a_new_board_goes_on_from_the_re_anchor() -> None:
     assert (fresh.sequence, fresh.register, fresh.acknowledged) == (40, 7_000, 40)
     signed, end = sign([run(), *steps(1)], fresh)
     assert registers(signed, 7_000) == 7_005
-    assert signed_so_far(end) == Signed(5, FIRST_STEP, 5, run().at_ms)
+    assert signed_so_far(end) == Signed(5, FIRST_STEP, 5, run().at_ms, FIRST_STEP)
 
 
 def test_a_new_board_that_counted_before_its_first_step_goes_on_without_those_pulses() -> None:

@@ -456,6 +456,168 @@ def test_after_a_backward_jump_the_open_step_stays_open_and_is_marked(
     assert steps == sorted(set(steps))
 
 
+DAY_NS = 86_400 * NS_PER_S
+
+
+@pytest.mark.parametrize("ahead_ns", [2 * 3_600 * NS_PER_S, 3 * DAY_NS, 10 * 365 * DAY_NS])
+def test_a_synchronised_clock_that_was_wrong_for_a_while_moves_nothing(
+    world: World, board: Board, ahead_ns: int
+) -> None:
+    world.run(STEP_S + 300, TICK_S)
+    board.clock.utc_ns += ahead_ns
+    world.run(STEP_S, TICK_S)
+    board.kill()
+    board.start()
+    world.run(STEP_S, TICK_S)
+    board.clock.utc_ns -= ahead_ns
+    world.run(STEP_S, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert ledger.pulses == board.emitted
+    assert Mark.CLOCK_STEPPED not in ledger.marks
+    steps = [close.step for close in ledger.closes]
+    assert steps == list(range(steps[0], steps[0] + len(steps)))
+    assert any("believed once it has said so" in line for line in board.log)
+
+
+def test_a_boot_that_did_not_know_the_time_for_hours_need_not_wait_for_it_once_it_does(
+    world: World, board: Board
+) -> None:
+    world.run(STEP_S, TICK_S)
+    board.stop()
+    board.cut_power()
+    board.clock.state = ClockState.UNKNOWN
+    board.start()
+    world.run(3 * 3_600, 10 * TICK_S)
+    board.clock.state = ClockState.SYNCHRONISED
+    world.run(STEP_S, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert ledger.pulses == board.emitted
+
+
+def test_after_weeks_without_power_a_clock_is_believed_in_the_end_and_nothing_is_lost(
+    world: World, board: Board
+) -> None:
+    world.run(STEP_S, TICK_S)
+    board.stop()
+    board.cut_power()
+    world.clock.advance(20 * DAY_NS)
+    board.clock.utc_ns += 20 * DAY_NS
+    board.start()
+    started_ms = now_ms(board)
+    world.run(3_590, TICK_S)
+    assert board.device is not None
+    assert board.device._counter.dating is None
+    world.run(STEP_S, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert ledger.pulses == board.emitted
+    assert ledger.runs[-1].at_ms == started_ms
+    assert Mark.UNDATED not in ledger.marks
+
+
+def lead_astray(world: World, board: Board) -> None:
+    """The clock is three days ahead until the chain has followed it, and right again."""
+    board.clock.utc_ns += 3 * DAY_NS
+    world.run(3_600 + 60, TICK_S)
+    world.run(STEP_S, TICK_S)
+    board.clock.utc_ns -= 3 * DAY_NS
+    world.run(STEP_S, TICK_S)
+
+
+@pytest.mark.parametrize("dies_after_s", [None, 0, 100])
+def test_a_chain_that_has_followed_a_wrong_clock_comes_back_behind_a_re_anchor(
+    world: World, board: Board, dies_after_s: int | None
+) -> None:
+    world.run(STEP_S + 300, TICK_S)
+    lead_astray(world, board)
+    assert set(read_ledger(world).quarantined) == {"far-future"}
+    board.stop()
+    world.run(30, TICK_S, pulses=0)
+    re_anchor(world)
+    world.run(STEP_S, TICK_S, pulses=0)
+    board.start()
+    came_back_ms = now_ms(board)
+    world.run(10, TICK_S)
+    before = board.emitted
+    assert "the chain goes on in the present" in board.log
+    if dies_after_s is not None:
+        world.run(dies_after_s, TICK_S)
+        board.kill()
+        board.start()
+    world.run(3 * STEP_S, TICK_S)
+    set_aside = len(read_ledger(world).quarantined)
+    board.stop()
+    board.start()
+    world.run(STEP_S, TICK_S)
+    ledger = settle(world)
+    assert not is_stopped(board)
+    assert len(ledger.quarantined) == set_aside
+    assert set(ledger.quarantined) == {"far-future"}
+    assert board.device is not None
+    assert ledger.pulses == board.device._counter.register
+    present = step_of(came_back_ms, STEP_S)
+    counted = sum(sum(one.pulses) for one in ledger.batches if present <= one.step < present + 100)
+    assert counted >= board.emitted - before
+    closed = [close.step for close in ledger.closes if close.step < present + 100]
+    assert closed[-5:] == list(range(closed[-5], closed[-5] + 5))
+
+
+def test_a_suspended_machine_says_that_nobody_watched(world: World, board: Board) -> None:
+    world.run(100, TICK_S)
+    slept_ms = now_ms(board)
+    world.clock.advance(300 * NS_PER_S)
+    board.clock.sleep(300 * NS_PER_S)
+    board.give(4)  # in the line's buffer, before the sleep or after it
+    world.run(STEP_S, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert ledger.pulses == board.emitted
+    _, again = ledger.runs
+    assert again.ending is Ending.UNKNOWN
+    assert again.unwatched_ms == slept_ms
+    assert slept_ms + 300_000 <= again.at_ms <= slept_ms + 300_000 + TICK_S * 1_000
+    assert ledger.marks[Mark.BURST] >= 4
+    assert Mark.CLOCK_STEPPED not in ledger.marks
+    assert ledger.closes[0].watched == (0, 100_000, again.at_ms - START_MS, STEP_S * 1_000)
+
+
+def test_a_machine_suspended_before_it_knew_the_time_is_dated_back_across_the_sleep(
+    world: World, board: Board
+) -> None:
+    world.run(100, TICK_S)
+    board.cut_power()
+    board.clock.state = ClockState.UNKNOWN
+    board.start()
+    world.run(100, TICK_S)
+    world.clock.advance(300 * NS_PER_S)
+    board.clock.sleep(300 * NS_PER_S)
+    world.run(50, TICK_S)
+    board.clock.state = ClockState.SYNCHRONISED
+    world.run(STEP_S, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert [run.at_ms - START_MS for run in ledger.runs] == [0, 100_000, 505_000]
+    assert ledger.closes[0].watched == (0, 100_000, 100_000, 200_000, 505_000, STEP_S * 1_000)
+
+
+def test_a_clock_set_forward_within_a_step_leaves_a_gap_in_what_was_watched(
+    world: World, board: Board
+) -> None:
+    world.run(100, TICK_S)
+    board.clock.utc_ns += 300 * NS_PER_S
+    world.run(STEP_S, TICK_S)
+    board.clock.utc_ns -= 300 * NS_PER_S
+    world.run(STEP_S, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    watched = ledger.closes[0].watched
+    assert watched[:2] == (0, 100_000)
+    assert 400_000 <= watched[2] <= 410_000
+    assert watched[3] == STEP_S * 1_000
+
+
 def test_a_doubtful_clock_is_marked_and_its_pulses_count(world: World, board: Board) -> None:
     world.run(100, TICK_S)
     board.clock.error_ns = 6_000 * NS_PER_MS

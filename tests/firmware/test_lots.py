@@ -338,6 +338,67 @@ def test_after_a_backward_jump_the_open_step_stays_open() -> None:
     assert batch.lots == (3, STEP_MS)
 
 
+def test_a_clock_set_forward_leaves_a_gap_in_what_was_watched() -> None:
+    meter = Meter()
+    meter.watch(200_000)
+    meter.lots.leap(START_MS + 500_000, CLOCK)
+    meter.watch(700_000)
+    meter.lots.leap(START_MS + STEP_MS + 100_000, CLOCK)
+    meter.watch(2 * STEP_MS + 1)
+    closes = [draft for draft in meter.take() if isinstance(draft, CloseDraft)]
+    assert [close.watched for close in closes] == [
+        (0, 200_000, 500_000, 700_000),
+        (100_000, STEP_MS),
+    ]
+
+
+def test_a_step_of_which_nothing_is_signed_goes_back_with_the_clock() -> None:
+    meter = Meter()
+    meter.give(LOT_PULSES + 3, 100_000)
+    far_ms = 9_000 * STEP_MS
+    meter.lots.leap(START_MS + far_ms, CLOCK)
+    meter.take()
+    meter.give(LOT_PULSES + 1, far_ms + 5_000)
+    restored = Meter(state=meter.lots.state(), began_ms=None)
+    restored.register = meter.register
+    for one in (meter, restored):
+        one.lots.put_back(START_MS + STEP_MS + 200_000)
+        one.give(2, STEP_MS + 230_000)
+        one.watch(2 * STEP_MS)
+        drafts = one.take()
+        assert {draft.step for draft in drafts} == {FIRST_STEP + 1}
+        [batch] = [draft for draft in drafts if isinstance(draft, BatchDraft)]
+        assert batch.lots == (LOT_PULSES, 200_000, 3, STEP_MS)
+        [close] = [draft for draft in drafts if isinstance(draft, CloseDraft)]
+        assert close.watched == (200_000, STEP_MS)
+
+
+def test_a_step_of_which_something_is_signed_stays_when_the_clock_goes_back() -> None:
+    meter = Meter(lots=1)
+    meter.give(2, 100_000)
+    far_ms = 9_000 * STEP_MS
+    meter.lots.leap(START_MS + far_ms, CLOCK)
+    meter.give(LOT_PULSES, far_ms + 5_000)
+    meter.take()
+    meter.lots.put_back(START_MS + STEP_MS + 200_000)
+    meter.give(LOT_PULSES, STEP_MS + 300_000)
+    assert {draft.step for draft in meter.take()} == {FIRST_STEP + 9_000}
+    # With the authority's word it comes back all the same.
+    meter.lots.come_back(START_MS + STEP_MS + 400_000)
+    meter.give(LOT_PULSES, STEP_MS + 500_000)
+    assert {draft.step for draft in meter.take()} == {FIRST_STEP + 1}
+
+
+def test_with_the_authoritys_word_a_chain_that_is_not_far_ahead_stays_where_it_is() -> None:
+    meter = Meter(lots=1)
+    meter.lots.leap(START_MS + 4 * STEP_MS, CLOCK)
+    meter.give(LOT_PULSES, 4 * STEP_MS + 100)
+    meter.take()
+    meter.lots.come_back(START_MS)
+    meter.give(LOT_PULSES, 1_000)
+    assert {draft.step for draft in meter.take()} == {FIRST_STEP + 4}
+
+
 def test_times_of_lots_never_go_back_within_a_batch() -> None:
     meter = Meter(lots=2)
     meter.give(LOT_PULSES, 500_000)

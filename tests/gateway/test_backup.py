@@ -245,7 +245,7 @@ def test_a_restored_store_refuses_to_run_behind_the_newest_checkpoint(
         with pytest.raises(Behind, match="cryptometer-gateway restore"):
             Node(store, Ledger(DiskTree(works.folder.ledger)), folder.load_key(), POLICY)
         site = works.premises.site(store, folder)
-        with pytest.raises(Behind, match="broker keeps our checkpoint"):
+        with pytest.raises(Behind, match="broker keeps a checkpoint"):
             site.receive([Message(f"{site.topic}/checkpoint", newest, True, (1, 1))])
 
 
@@ -342,7 +342,7 @@ def test_a_restored_gateway_of_real_processes_loses_nothing(tmp_path: Path) -> N
         backup_command("restore", str(out), str(gateway))
         behind = plant.start_gateway()
         assert behind.wait(60) == EXIT_BEHIND
-        assert "broker keeps our checkpoint" in behind.last_lines()
+        assert "broker keeps a checkpoint" in behind.last_lines()
 
         # A mirror has kept the ledger's files.
         gateway.rename(tmp_path / "behind")

@@ -530,7 +530,8 @@ def test_the_broker_is_told_everything_anew_on_each_connection() -> None:
     assert all(isinstance(effect, Publish) and effect.retain for effect in effects)
     registration = effects[1]
     assert isinstance(registration, Publish)
-    assert cbor.decode(registration.payload) == [site.founding[3].raw]
+    gateway = site.gateway_registration.raw
+    assert cbor.decode(registration.payload) == [gateway, site.founding[3].raw]
 
 
 def test_a_block_comes_out_as_its_checkpoint_and_then_what_was_sealed() -> None:
@@ -831,7 +832,8 @@ def test_a_registration_stands_in_the_next_block_and_acts_from_the_one_after() -
         "m1", 1, 0, record.identity, 0
     )
     told = {e.topic: e.payload for e in effects if isinstance(e, Publish)}
-    assert cbor.decode(told[f"{site.topic}/meter/m1/registration"]) == [record.raw]
+    gateway = site.gateway_registration.raw
+    assert cbor.decode(told[f"{site.topic}/meter/m1/registration"]) == [gateway, record.raw]
     assert f"{site.topic}/meter/m0/registration" not in told
     site.devices[1] = Device(site.id, "m1", signer(11), record)
     word = acknowledgements(site.send(site.devices[1].run_start(SECOND + 1)), site.key)["m1"]
@@ -906,7 +908,8 @@ def test_a_meter_registered_anew_before_its_first_block_begins_anew() -> None:
     effects = site.seal()
     assert acknowledgements(effects, site.key)["m0"].previous == record.identity
     told = [e for e in effects if isinstance(e, Publish) and e.topic.endswith("/registration")]
-    assert cbor.decode(told[0].payload) == [site.founding[-1].raw, record.raw]
+    gateway = site.gateway_registration.raw
+    assert cbor.decode(told[0].payload) == [gateway, site.founding[-1].raw, record.raw]
     new = site.devices[1].run_start(SECOND + 2)
     assert acknowledgements(site.send(new), site.key)["m0"].sequence == 1
     assert list(site.store.pending()) == [new.raw]
@@ -1016,7 +1019,7 @@ def test_a_newer_checkpoint_of_ours_at_the_broker_stops_the_gateway() -> None:
     site.start()
     before = content(site.store)
     record = site.device.batch(SECOND, 1)
-    with pytest.raises(Behind, match=r"broker keeps our checkpoint of 12 leaves, .* 5\. .*restore"):
+    with pytest.raises(Behind, match=r"broker keeps a checkpoint of 12 leaves, .* 5\. .*restore"):
         site.receive([site.message(record), retained(site, newest)])
     assert content(site.store) == before
 

@@ -20,13 +20,28 @@ CLOCK_BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 def test_now_is_between_the_moments_before_and_after() -> None:
     system = SystemClock()
-    before_mono, before_utc = time.monotonic_ns(), time.time_ns()
+    before_machine, before_utc = time.monotonic_ns(), time.time_ns()
+    before_mono = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     now = system.now()
-    after_mono, after_utc = time.monotonic_ns(), time.time_ns()
+    after_mono, after_utc = time.clock_gettime_ns(time.CLOCK_BOOTTIME), time.time_ns()
     assert before_mono <= now.mono_ns <= after_mono
     assert before_utc <= now.utc_ns <= after_utc
     assert now.source is ClockSource.SYSTEM
-    assert before_mono <= system.machine_ns() <= time.monotonic_ns()
+    assert before_machine <= system.machine_ns() <= time.monotonic_ns()
+
+
+def test_a_suspension_is_what_one_kernel_clock_saw_and_the_other_did_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(clock, "boottime_ns", lambda: 900 * NS_PER_S)
+    monkeypatch.setattr(time, "monotonic_ns", lambda: 300 * NS_PER_S)
+    system = SystemClock()
+    assert system.slept_ns() == 600 * NS_PER_S
+    assert system.machine_ns() == 300 * NS_PER_S
+    assert system.now().mono_ns == 900 * NS_PER_S
+    assert system.community_ns(299 * NS_PER_S) == 899 * NS_PER_S
+    monkeypatch.setattr(time, "monotonic_ns", lambda: 901 * NS_PER_S)  # held up in between
+    assert system.slept_ns() == 600 * NS_PER_S
 
 
 def test_the_kernel_is_asked_and_not_changed() -> None:
@@ -92,12 +107,16 @@ def test_the_kernels_error_bound_decides_the_state(
 def test_a_program_held_up_between_its_reads_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "kernel_clock", lambda: KernelClock(True, 0))
     reads = iter([1_000, 7_000])
-    monkeypatch.setattr(time, "monotonic_ns", lambda: next(reads))
-    now = SystemClock().now()
+    system = SystemClock()
+    monkeypatch.setattr(clock, "boottime_ns", lambda: next(reads))
+    now = system.now()
     assert (now.mono_ns, now.error_ns) == (4_000, 6_000)
 
 
-def test_machine_and_community_time_are_one_on_the_system_clock() -> None:
+def test_machine_and_community_time_are_one_on_the_system_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(clock, "boottime_ns", lambda: 0)
     system = SystemClock()
     assert system.community_ns(12_345) == 12_345
     assert system.machine_wait_s(1_500_000_000) == 1.5
