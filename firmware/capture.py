@@ -143,15 +143,13 @@ def life_of(
     key: PublicKey,
     enrolment: Enrolment | None,
     folders: tuple[Directory, ...],
-    *,
-    is_first: bool,
     software: str = folder.SOFTWARE,
 ) -> Life:
     """What a life of the program is made of; to be asked before the device recovers.
 
     Args:
         folders: of journal and outbox; none for a line that nobody counts.
-        is_first: this life is the first on its tape.
+        software: that runs.
     """
     settings = {name: value for name, value in asdict(config).items() if name != "broker"}
     authority: tuple[bytes, ...] = ()
@@ -168,7 +166,7 @@ def life_of(
         cbor.encode(key.to_cose()),
         "" if enrolment is None else enrolment.meter,
         authority,
-        files_of(folders, is_first=is_first),
+        files_of(folders),
     )
 
 
@@ -182,14 +180,12 @@ class Recorder:
         """
         self._file = TapeFile(path, log)
         self._tape = Tape(self._file.write)
-        self._is_first = self._file.is_fresh
 
     def make_device(self, parts: Parts, config: Config) -> Device:
         """A device like any other, whose answers are taken down."""
         folders = (parts.journal_directory, parts.outbox_directory)
         key = parts.signer.public
-        life = life_of(config, parts.clock, key, parts.enrolment, folders, is_first=self._is_first)
-        self._is_first = False
+        life = life_of(config, parts.clock, key, parts.enrolment, folders)
         self._tape.begin(life)
         return TapedDevice(parts, config, folder.SOFTWARE, self._tape)
 
@@ -223,7 +219,7 @@ def capture(path: Path, out: Path, seconds: float | None) -> str:
     clock = open_clock(config.clock)
     with closing(TapeFile(out, print)) as file:
         tape = Tape(file.write)
-        tape.begin(life_of(config, clock, key, enrolment, (), is_first=True))
+        tape.begin(life_of(config, clock, key, enrolment, ()))
         pulses, noise, lost = _record(tape, clock, config, seconds)
     said = f"captured {pulses} pulses, {noise} of noise, {lost} dropped by the kernel: {out}"
     return f"{said}\nnobody counts them; replay it with cryptometer-firmware replay {out}"

@@ -14,7 +14,7 @@ from zlib import crc32
 
 from cryptometer import cbor, cose
 from cryptometer.errors import Rejected
-from cryptometer.records import AUTHORITY_RECORDS_MAX, LABEL
+from cryptometer.records import LABEL
 from cryptometer.steps import ClockSource, Instant
 from cryptometer.wire import Bytes, Choice, Flag, Many, Row, Text, Uint, encode_map, wire
 from firmware.config import Config
@@ -35,7 +35,7 @@ from hal.ports import (
 
 VERSION = 1
 PORTION_BYTES = 65_536  # of answers kept in memory while nothing follows from them
-WHOLE_BYTES_MAX = 8 * 2**20  # of files that a later life of the same tape repeats in full
+WHOLE_BYTES_MAX = 16 * 2**20  # of a log's files at a life's beginning: three times in memory
 _CONTENT_MAX = 2**31
 
 
@@ -74,15 +74,14 @@ class File:
     """A file of the journal (0) or outbox (1) as a life found it.
 
     Attributes:
-        content: absent in files that the life before on the same tape left so.
+        is_whole: the content is on the tape; else only that there is such a file.
     """
 
     folder: int = wire(0, Uint(0, 1))
     name: str = wire(1, LABEL)
     size: int = wire(2, Uint())
-    check: int = wire(3, Uint())
-    is_whole: bool = wire(4, Flag())
-    content: bytes = wire(5, Bytes(0, _CONTENT_MAX))
+    is_whole: bool = wire(3, Flag())
+    content: bytes = wire(4, Bytes(0, _CONTENT_MAX))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,32 +109,25 @@ class Life:
     speed: int = wire(5, Uint(1))
     key: bytes = wire(6, Bytes(1, 1024))
     meter: str = wire(7, Text(63))
-    authority: tuple[bytes, ...] = wire(
-        8, Many(Bytes(1, cose.RECORD_MAX), 0, AUTHORITY_RECORDS_MAX + 1)
-    )
+    authority: tuple[bytes, ...] = wire(8, Many(Bytes(1, cose.RECORD_MAX), 0, 2**16))
     files: tuple[File, ...] = wire(9, Many(Row(File), 0, 2**20))
 
 
-def files_of(folders: Sequence[Directory], *, is_first: bool) -> tuple[File, ...]:
-    """Journal and outbox as they stand. A later life of the same tape leaves out older files, which
-    the life before it left as they are: a log is only written to at its end.
-
-    Args:
-        folders: of journal and outbox.
-        is_first: this life is the first on its tape.
-    """
+def files_of(folders: Sequence[Directory]) -> tuple[File, ...]:
+    """Journal (the first) and outbox as they stand. Of long logs older files are named only: a log
+    is written to at its end, and what was acknowledged long ago is not asked for again."""
     found: list[File] = []
     for number, folder in enumerate(folders):
         names = folder.names()
         logs = [name for name in names if name.endswith(".log")]
         room = WHOLE_BYTES_MAX
         for name in reversed(names):
-            content = folder.read(name)
-            room -= len(content)
+            size = folder.size(name)
+            room -= size
             # The two newest may have been written to after the last answer of the life before.
-            is_whole = is_first or room >= 0 or name not in logs[:-2]
-            kept = content if is_whole else b""
-            found.append(File(number, name, len(content), crc32(content), is_whole, kept))
+            is_whole = room >= 0 or name not in logs[:-2]
+            content = folder.read(name) if is_whole else b""
+            found.append(File(number, name, size, is_whole, content))
     return tuple(found)
 
 
@@ -160,7 +152,7 @@ class Tape:
 
     def put(self, kind: Answer, *fields: cbor.Value) -> None:
         """Takes an answer down."""
-        self._answers.append([int(kind), *fields])
+        self._answers.append([int(kind), *map(_encodable, fields)])
         self._pending_bytes += sum(len(one) for one in fields if isinstance(one, bytes | str)) + 16
         if self._pending_bytes > PORTION_BYTES:
             self.flush()
@@ -185,6 +177,11 @@ class Tape:
             self._write(frame(cbor.encode(self._answers)))
             self._answers = []
             self._pending_bytes = 0
+
+
+def _encodable(value: cbor.Value) -> cbor.Value:
+    """A reason may quote a file's name that is no UTF-8."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 # --- Ports that are listened in on. --------------------------------------------------------------
@@ -308,7 +305,7 @@ def _heard(event: Message | Connected | Disconnected) -> cbor.Value:
         case Connected():
             return []
         case Disconnected(reason=reason):
-            return [reason]
+            return [_encodable(reason)]
 
 
 def taped(parts: Parts, tape: Tape) -> Parts:

@@ -49,7 +49,6 @@ class Deck:
             parts.signer.public,
             parts.enrolment,
             folders,
-            is_first=not self.data,
             software=software,
         )
         self._tape = Tape(self.data.extend)  # the one before died with its program
@@ -356,6 +355,27 @@ def test_a_run_between_two_captured_ones_is_noticed(
     board.start()
     with pytest.raises(ConfigurationError, match="was not captured"):
         Replayed(bytes(deck.data))
+
+
+def test_a_board_with_a_long_outbox_gives_its_newest_files_only(
+    deck: Deck, board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("firmware.outbox.SEGMENT_BYTES", 200)
+    monkeypatch.setattr("firmware.tape.WHOLE_BYTES_MAX", 0)
+    world = board.world
+    world.run(2 * STEP_S, TICK_S)
+    board.stop()
+    deck.data.clear()
+    for _ in range(2):
+        board.start()
+        world.run(STEP_S, TICK_S)
+        board.stop()
+    again = Replayed(bytes(deck.data))
+    there, was = content(again.outbox), content(board.outbox)
+    assert 2 < len(there) < len(was)
+    assert there == {name: was[name] for name in there}
+    assert content(again.journal) == content(board.journal)
+    assert again.outcome.differing == 0
 
 
 def test_the_private_key_and_the_broker_s_credential_are_not_on_the_tape(
