@@ -14,16 +14,18 @@ import ssl
 import threading
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
 
 from cryptometer.errors import ConfigurationError
 from hal.broker import BrokerSettings
 from hal.ports import Connected, Disconnected, Message
+
+if TYPE_CHECKING:
+    # Imported by the connection's own thread: 70 ms that the first pulse does not wait for.
+    import paho.mqtt.client as paho
 
 KEEPALIVE_S = 30
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 60.0
@@ -35,6 +37,7 @@ INCOMING_MAX = 2_000  # messages of up to 64 KiB; beyond it the network thread w
 IN_FLIGHT_MAX = 1_000
 OUTGOING_MAX = 20_000  # messages that no broker has confirmed; two for each of 10,000 meters
 _QOS = 1
+_SUCCESS = 0  # paho.MQTT_ERR_SUCCESS
 
 
 Event = Message | Connected | Disconnected
@@ -64,8 +67,13 @@ class Link:
                 gives it must not fill our memory.
 
         Raises:
-            ConfigurationError: the URL or a file is wrong.
+            ConfigurationError: the URL or a file is wrong, or a package is missing.
         """
+        if find_spec("paho") is None:
+            raise ConfigurationError(
+                "the connection needs a package that is missing: pip install paho-mqtt, or Debian's"
+                " python3-paho-mqtt"
+            )
         self._host, self._port, self._tls = broker_address(settings)
         self._username = settings.username
         self._password = _password(settings)
@@ -134,7 +142,7 @@ class Link:
             client = self._client
             if client is None or not client.is_connected():
                 return False
-            return client.publish(topic, payload, _QOS, retain).rc == paho.MQTT_ERR_SUCCESS
+            return client.publish(topic, payload, _QOS, retain).rc == _SUCCESS
 
     def confirm(self, token: tuple[int, int]) -> None:
         """Tells the broker that a message is done with. Without it, it comes again."""
@@ -182,7 +190,7 @@ class Link:
             accepted.set()
             self._put(Connected())
 
-        def on_message(_c: Any, _u: Any, message: paho.MQTTMessage) -> None:
+        def on_message(_c: Any, _u: Any, message: "paho.MQTTMessage") -> None:
             self._room.acquire()
             token = (generation, message.mid)
             try:
@@ -208,7 +216,7 @@ class Link:
             self._why = "the connection broke" if accepted.is_set() else self._unanswered()
         return accepted.is_set()
 
-    def _live(self, client: paho.Client, generation: int) -> None:
+    def _live(self, client: "paho.Client", generation: int) -> None:
         """Connects, and returns once the connection has ended.
 
         Raises:
@@ -227,7 +235,10 @@ class Link:
             self._client = None
         client.loop_stop()
 
-    def _make_client(self) -> paho.Client:
+    def _make_client(self) -> "paho.Client":
+        import paho.mqtt.client as paho  # noqa: PLC0415
+        from paho.mqtt.enums import CallbackAPIVersion  # noqa: PLC0415
+
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
@@ -290,7 +301,7 @@ class _TlsSocket(ssl.SSLSocket):
         self.settimeout(timeout_s)
 
 
-def _break(client: paho.Client) -> None:
+def _break(client: "paho.Client") -> None:
     """Ends a connection without a farewell; the network thread finds it ended."""
     line = client.socket()
     if isinstance(line, socket.socket):

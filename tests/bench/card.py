@@ -12,18 +12,39 @@ from dataclasses import dataclass
 
 from cryptometer.block import Checked
 from cryptometer.records import Batch, ChainRecord
-from cryptometer.steps import NS_PER_MS, NS_PER_S
+from cryptometer.steps import NS_PER_S
 from hal.files import SimulatedDirectory
 from tests.bench.figures import Figure
 from tests.simulation.world import CONFIG, Board, World
 
 CONSTANT = 10_000  # pulses per kWh
-DAY_S = 86_400
+HOUR_S = 3_600
 PAGE_BYTES = 4_096  # what a file system writes at least, of each file, at each sync
 ENTRY_HEAD_BYTES, HASH_BYTES = 2, 32  # of a leaf in the ledger's files beside its own bytes
 LIVES, LIVES_OF_A_WORLD = 400, 40  # a long chain makes each start longer
 LIFE_S = (1.0, 20.0)
 SYNC_S = CONFIG.journal.sync_machine_ms / 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A constant power, for how many hours it is simulated, and the limits of what they come to.
+    Every figure grows evenly: a day is told from some hours."""
+
+    watts: int
+    hours: int
+    written_mb_max: float
+    pages_mb_max: float
+    ledger_kb_max: float
+    records_max: float
+
+
+LOADS = (
+    Load(1_000, 12, 15, 150, 800, 1_700),
+    Load(3_000, 6, 30, 180, 1_400, 1_700),
+    Load(10_000, 4, 30, 200, 4_000, 1_700),
+    Load(100_000, 2, 60, 250, 30_000, 4_600),
+)
 
 
 class CountingDirectory(SimulatedDirectory):
@@ -53,8 +74,8 @@ class CountingDirectory(SimulatedDirectory):
 
 
 @dataclass(frozen=True, slots=True)
-class Day:
-    """What one day of one meter came to."""
+class Worn:
+    """What some hours of one meter came to."""
 
     pulses: int
     journal_bytes: int
@@ -71,20 +92,21 @@ def pulse_ns(watts: int) -> int:
     return 3_600 * 1_000 * NS_PER_S // (watts * CONSTANT)
 
 
-def day(watts: int) -> Day:
-    """A day at constant power, acknowledged as it goes; a pulse is a look of its own."""
+def wear(load: Load) -> Worn:
+    """Some hours at constant power, acknowledged as they go."""
     world = World(1, boards=1)
     board = world.boards[0]
     journal, outbox = CountingDirectory(), CountingDirectory()
     board.journal, board.outbox = journal, outbox
     board.start()
-    beat = _Beat(world, board, pulse_ns(watts))
-    while board.clock.mono_ns < DAY_S * NS_PER_S:
+    beat = _Beat(world, board, pulse_ns(load.watts))
+    while board.clock.mono_ns < load.hours * HOUR_S * NS_PER_S:
         beat.next()
-    assert board.device_register == board.emitted == DAY_S * NS_PER_S // pulse_ns(watts)
+    board.work()  # the line may rest yet
+    assert board.device_register == board.emitted == board.clock.mono_ns // pulse_ns(load.watts)
     raws, lots = _leaves(world, board.name)
     world.close()
-    return Day(
+    return Worn(
         board.emitted,
         journal.written_bytes,
         outbox.written_bytes,
@@ -97,7 +119,7 @@ def day(watts: int) -> Day:
 
 
 class _Beat:
-    """Pulses at a constant rate; the device works when its loop would wake."""
+    """Pulses at a constant rate; the device works when its loop would wake it."""
 
     def __init__(self, world: World, board: Board, every_ns: int) -> None:
         self._world, self._board, self._every_ns = world, board, every_ns
@@ -108,18 +130,14 @@ class _Beat:
         """Lets time pass to the next thing that is due, and does it."""
         device, clock = self._board.device, self._board.clock
         assert device is not None
-        due = [self._pulse_ns]
-        if device._journal.is_dirty:
-            due.append(device._synced_at_ns + CONFIG.journal.sync_machine_ms * NS_PER_MS)
-        drafted_ns = device._counter.next_due_ns()
-        if drafted_ns is not None:
-            due.append(drafted_ns)
-        ahead_ns = max(0, min(due) - clock.mono_ns)
+        wake = device.wake()
+        # As the loop does it: the first pulse behind the line's rest wakes the device.
+        ahead_ns = max(0, min(wake.due_ns, max(wake.line_ns, self._pulse_ns)) - clock.mono_ns)
         for each in (self._world.clock, clock):
             each.advance(ahead_ns)
-        if clock.mono_ns >= self._pulse_ns:
-            self._board.give(1)
-            self._pulse_ns += self._every_ns
+        pulses = max(0, (clock.mono_ns - self._pulse_ns) // self._every_ns + 1)
+        self._board.give(pulses)
+        self._pulse_ns += pulses * self._every_ns
         self._board.work()
         wire = self._world.wire
         assert wire is not None
@@ -179,27 +197,32 @@ class Pending:
     """Days that are being simulated beside other work."""
 
     def __init__(self, pool: ProcessPoolExecutor) -> None:
-        self._days = {watts: pool.submit(day, watts) for watts in (3_000, 1_000)}
+        self._days = [(load, pool.submit(wear, load)) for load in LOADS]
         self._losses = pool.submit(cut_losses, 3_000)
 
     def figures(self) -> Iterator[Figure]:
-        for watts, written_mb, pages_mb, ledger_kb in (
-            (1_000, 15, 150, 800),
-            (3_000, 40, 180, 1_400),
-        ):
-            one = self._days[watts].result()
-            at = f"at {watts // 1000} kW, 10,000 imp/kWh"
-            written = (one.journal_bytes + one.outbox_bytes) / 1e6
-            yield Figure(f"card: written a day {at}", written, "MB", most=written_mb)
+        for load, pending in self._days:
+            worn, daily = pending.result(), 24 / load.hours
+            at = f"at {load.watts // 1000} kW, 10,000 imp/kWh"
+            journal_mb = worn.journal_bytes * daily / 1e6
+            written_mb = journal_mb + worn.outbox_bytes * daily / 1e6
+            pages_mb = worn.page_bytes * daily / 1e6
+            ledger_kb = worn.ledger_bytes * daily / 1e3
+            records = worn.records * daily
+            yield Figure(f"card: written a day {at}", written_mb, "MB", most=load.written_mb_max)
             yield Figure(
-                f"card: of it the journal {at}", one.journal_bytes / 1e6, "MB", most=written_mb
+                f"card: of it the journal {at}", journal_mb, "MB", most=load.written_mb_max
             )
-            yield Figure(f"card: in pages of 4 KiB {at}", one.page_bytes / 1e6, "MB", most=pages_mb)
-            yield Figure(f"card: fsyncs a day {at}", one.syncs, "", most=40_000)
             yield Figure(
-                f"ledger: bytes of a meter a day {at}", one.ledger_bytes / 1e3, "kB", most=ledger_kb
+                f"card: in pages of 4 KiB a day {at}", pages_mb, "MB", most=load.pages_mb_max
             )
-            yield Figure(f"ledger: records of a meter a day {at}", one.records, "", most=1_700)
+            yield Figure(f"card: fsyncs an hour {at}", worn.syncs / load.hours, "", most=1_700)
+            yield Figure(
+                f"ledger: bytes of a meter a day {at}", ledger_kb, "kB", most=load.ledger_kb_max
+            )
+            yield Figure(
+                f"ledger: records of a meter a day {at}", records, "", most=load.records_max
+            )
         losses = self._losses.result()
         # The pulses of one sync interval, rounded up, and the one that nobody has read yet.
         bound = math.ceil(SYNC_S * NS_PER_S / pulse_ns(3_000)) + 1

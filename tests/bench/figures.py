@@ -5,7 +5,7 @@ of the same run, both in processor time; what a user is promised in seconds or b
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -44,9 +44,6 @@ class Figure:
         verdict = "ok" if self.holds else "OVER"
         value, bound = number(self.value), f"{sign} {number(limit)}"
         return f"{self.name:<72} {value:>10} {self.unit:<10} {bound:>12}  {verdict}"
-
-
-Area = Callable[[], Iterator[Figure]]
 
 
 def number(value: float) -> str:

@@ -1,0 +1,90 @@
+"""Many meters on one board: sixteen lines in one process, each at the most an S0 output gives.
+
+Pulses come over pseudo-terminals, records go through Mosquitto to a gateway; all are processes.
+"""
+
+import heapq
+import random
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from cryptometer.commands.demo.community import SimulatedMeter
+from cryptometer.commands.demo.processes import FIRMWARE, Child, program
+from firmware.simulate import _Terminal
+from tests.bench.figures import Figure, process_cpu_s, process_memory_mb
+from tests.bench.line import settles
+from tests.system.plant import Plant
+
+CHANNELS = 16
+S0_MAX_HZ = 1 / 0.06  # IEC 62053-31: at least 30 ms closed and 30 ms open
+SECONDS = 30.0
+SETTLE_S = 3.0
+METERS = tuple(SimulatedMeter(f"pv-{number}", "B", 3, 10_000, 0) for number in range(CHANNELS))
+
+
+def figures() -> Iterator[Figure]:
+    """The area's figures."""
+    with tempfile.TemporaryDirectory(prefix="cryptometer-bench-") as path, ExitStack() as stack:
+        plant = stack.enter_context(Plant(Path(path), METERS, speed=1))
+        assert plant.broker is not None
+        assert plant.broker.name == "mosquitto", "install mosquitto: the demo's broker is ours"
+        plant.start_gateway()
+        lines = [stack.enter_context(_Terminal(plant.layout.line(meter), None)) for meter in METERS]
+        board = start_board(plant)
+        emitted, share = _measure(board, lines)
+        for meter, pulses in zip(METERS, emitted, strict=True):
+            assert settles(plant.layout.device(meter) / "journal", pulses), meter.name
+        threads = len(list(Path(f"/proc/{board.pid}/task").iterdir()))
+        yield Figure(
+            f"board: {CHANNELS} lines at {S0_MAX_HZ:.1f} pulses/s, share of a core",
+            100 * share,
+            "%",
+            most=3,
+        )
+        pulse_ms = share * SECONDS / sum(emitted) * 1_000
+        yield Figure("board: processor time of a pulse there", pulse_ms, "ms", most=0.2)
+        yield Figure(
+            f"board: memory with {CHANNELS} lines", process_memory_mb(board.pid), "MB", 128
+        )
+        yield Figure("board: threads", threads, "", most=2 + CHANNELS)
+        assert board.end() == 0, board.last_lines()
+
+
+def start_board(plant: Plant) -> Child:
+    """One process for all meters; returns once all lines are watched and rest."""
+    paths = [plant.layout.device(meter) / "meter.toml" for meter in plant.meters]
+    log = plant.folder / "board.log"
+    board = plant._keep(Child("board", program(FIRMWARE, "run", "--config", *paths), log))
+    for word in ("watching", "connected"):
+        plant.wait(lambda word=word: log.read_text().count(word) == len(paths), word)  # type: ignore[misc]
+    time.sleep(SETTLE_S)
+    return board
+
+
+def _measure(board: Child, lines: Sequence[_Terminal]) -> tuple[list[int], float]:
+    """Emits on all lines; returns what each took, and the share of a core it cost."""
+    before_s, begin = process_cpu_s(board.pid), time.perf_counter()
+    emitted = emit_on_all(lines, S0_MAX_HZ, SECONDS)
+    return emitted, (process_cpu_s(board.pid) - before_s) / (time.perf_counter() - begin)
+
+
+def emit_on_all(lines: Sequence[_Terminal], rate: float, seconds: float) -> list[int]:
+    """Pulses at a steady rate on each line, the lines not in step; returns what each took."""
+    draw = random.Random(1)
+    due = [(draw.random() / rate, number) for number in range(len(lines))]
+    heapq.heapify(due)
+    emitted = [0] * len(lines)
+    begin = time.perf_counter()
+    while due[0][0] < seconds:
+        at, number = heapq.heappop(due)
+        ahead_s = begin + at - time.perf_counter()
+        if ahead_s > 0:
+            time.sleep(ahead_s)
+        taken = lines[number].write(b"\x55")
+        assert taken, "nobody reads"
+        emitted[number] += taken
+        heapq.heappush(due, (at + 1 / rate, number))
+    return emitted
