@@ -7,7 +7,8 @@ BIN = $(VENV)/bin
 JOBS = 4
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: demo test check test-captures test-deep simulate fuzz fuzz-keep bench vectors clean
+.PHONY: demo test check test-captures test-deep simulate test-faults year fuzz fuzz-keep bench \
+	vectors clean
 
 demo:
 	@sh scripts/environment.sh demo
@@ -56,6 +57,18 @@ SEEDS = 10000
 simulate:
 	@sh scripts/environment.sh test
 	$(BIN)/python -m tests.simulation.chaos --seeds 0:$(SEEDS)
+
+# Every system call of a board and its gateway fails in turn, in every way it can: a quarter of an
+# hour of processor time.
+test-faults:
+	@sh scripts/packages.sh
+	@sh scripts/environment.sh test
+	$(BIN)/python -m tests.faults.trial --pairs 400
+
+# A year of ten meters in simulated time: what memory and files take, month by month.
+year:
+	@sh scripts/environment.sh test
+	$(BIN)/python -m tests.simulation.year
 
 # Figures, each beside its limit.
 bench:
