@@ -12,12 +12,15 @@ from gateway.folder import (
     import_file,
     initialise,
     open_folder,
+    prepare_successor,
     read_community,
     read_import,
     read_own_bundle,
+    settle_successor,
     waiting_imports,
 )
 from gateway.node import found_store
+from gateway.sqlite_store import STORE_MODE
 from hal.broker import BrokerSettings, broker_settings
 from tests.core.community import Authority
 from tests.core.refusing import refusing
@@ -50,7 +53,7 @@ def test_a_new_folder_holds_keys_requests_store_and_a_configuration(tmp_path: Pa
         "vpp.key": PRIVATE,
         "gateway.request": PUBLIC,
         "vpp.request": PUBLIC,
-        "store.sqlite": PRIVATE,
+        "store.sqlite": STORE_MODE,
     }
     assert (tmp_path / "new" / "gateway").stat().st_mode & 0o777 == 0o700
     for role, name in ((Role.GATEWAY, "gateway"), (Role.VPP, "vpp")):
@@ -62,6 +65,25 @@ def test_a_new_folder_holds_keys_requests_store_and_a_configuration(tmp_path: Pa
         assert body.key.thumbprint.hex() in said
     assert "cryptometer-gateway import" in said
     assert open_folder(tmp_path / "new" / "gateway").load_key().public is not None
+
+
+def test_a_successors_key_waits_beside_the_one_in_use_until_its_registration_acts(
+    premises: Premises,
+) -> None:
+    folder = open_folder(premises.path)
+    before = folder.load_key().public
+    said = prepare_successor(folder)
+    successor = folder.load_next_key()
+    assert successor is not None
+    assert successor.public.thumbprint.hex() in said
+    request = records.decode(folder.next_key.with_suffix(".request").read_bytes()).body
+    assert isinstance(request, EnrolmentRequest)
+    assert (request.role, request.key) == (Role.GATEWAY, successor.public)
+    with closing(folder.open_store(read_only=True)) as store:
+        assert not settle_successor(folder, store)
+    assert folder.load_key().public == before
+    with pytest.raises(ConfigurationError, match="never overwritten"):
+        prepare_successor(folder)
 
 
 def test_a_folder_is_not_made_twice_and_stays_as_it_is(premises: Premises) -> None:
