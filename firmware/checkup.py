@@ -164,6 +164,24 @@ def wrong(about: str, says: str, do: str) -> Finding:
     return Finding(about, Verdict.WRONG, says, do)
 
 
+def judge_program(*, running: bool, status: str) -> Finding:
+    """What the running program says of itself.
+
+    Args:
+        running: it holds the folder.
+        status: its own line for this meter, empty where that cannot be asked for.
+    """
+    if not running:
+        return note("program", "does not run", "systemctl status cryptometer-firmware")
+    said = f"runs, and leaves the line to nobody else{': ' if status else ''}{status}"
+    if "stopped: " in status:
+        do = f"the authority re-anchors the chain; everything is kept: {_NAMED} 11 and 13"
+        return wrong("program", said, do)
+    if status.startswith("down: "):
+        return wrong("program", said, "its log says more: journalctl -u cryptometer-firmware")
+    return fine("program", said)
+
+
 # --- The line. -----------------------------------------------------------------------------------
 
 

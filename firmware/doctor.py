@@ -34,8 +34,8 @@ from firmware.checkup import (
     judge_line,
     judge_liveliness,
     judge_log,
+    judge_program,
     judge_register,
-    note,
     wrong,
 )
 from firmware.config import Config
@@ -48,13 +48,15 @@ from hal.files import DiskDirectory, is_held
 from hal.keyfile import FileKey
 from hal.mqtt import Link, broker_address
 from hal.ports import Connected, Disconnected, LineLost, Message
-from hal.probe import is_connected, lock_holder, way_to, write_and_sync
+from hal.probe import is_connected, lock_holder, service_status, way_to, write_and_sync
 
 ANSWER_S = 10.0  # of a broker, to a login
 RETAINED_S = 1.0  # after the login, until what the broker keeps has come
 GATHER_S = 0.05  # between two looks at the line: one that never rests must not take a core
 _TORN_S = 0.5  # a running program's write is seen whole after it
 _MESSAGES_MAX = 1_000
+_LOCK = "device.lock"
+_UNIT = "cryptometer-firmware.service"
 _SETTINGS = "see docs/operations.md, section 7"
 _AS_SERVICE = "run it as the service's user and group: sudo -u cryptometer -g dialout (or gpio)"
 _LINE = "see docs/operations.md, sections 1 and 13"
@@ -73,14 +75,10 @@ def examine(path: Path, seconds: float) -> list[Finding]:
         return [wrong("configuration", str(error), _SETTINGS)]
     state = path.parent / config.state
     try:
-        running = is_held(state / "device.lock")
+        running = is_held(state / _LOCK)
     except OSError as error:
         return [wrong("folder", f"cannot look into {state}: {error.strerror}", _AS_SERVICE)]
     found = [fine("configuration", f"{path}, state in {state}")]
-    if running:
-        found.append(fine("program", "runs; the line is left to it"))
-    else:
-        found.append(note("program", "does not run", "systemctl status cryptometer-firmware"))
     return found + _Look(config, state, running, seconds).take()
 
 
@@ -101,6 +99,7 @@ class _Look:
     def take(self) -> list[Finding]:
         found = _guarded("key", self._key)
         found += _guarded("registration", self._registration)
+        found += _guarded("program", self._program)
         cards = _guarded("journal", lambda: self._log("journal"))
         cards += _guarded("outbox", lambda: self._log("outbox"))
         cards += _guarded("chain", self._chain)
@@ -130,6 +129,15 @@ class _Look:
     def _clock(self) -> list[Finding]:
         clock = open_clock(self.config.clock)
         return [judge_clock(clock.now(), clock.boot_id)]
+
+    def _program(self) -> list[Finding]:
+        holder = lock_holder(self.state / _LOCK) if self.running else None
+        status = "" if holder is None else service_status(_UNIT, holder)
+        name = "" if self.enrolment is None else f"{self.enrolment.meter}: "
+        # Of several meters each has its part, behind its name.
+        mine = [part for part in status.split("; ") if name and part.startswith(name)]
+        status = mine[0].removeprefix(name) if mine else status
+        return [judge_program(running=self.running, status=status)]
 
     # --- The line. ---
 
@@ -203,7 +211,7 @@ class _Look:
         return []
 
     def _is_program_connected(self, settings: BrokerSettings) -> bool | None:
-        holder = lock_holder(self.state / "device.lock")
+        holder = lock_holder(self.state / _LOCK)
         return None if holder is None else is_connected(holder, broker_address(settings)[1])
 
     def _login(self) -> list[Finding]:

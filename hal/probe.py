@@ -4,6 +4,7 @@ lock, which connections a process has, how quickly a folder's card syncs."""
 import errno
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -66,6 +67,20 @@ def lock_holder(path: Path) -> int | None:
             if place.rpartition(":")[2] == str(inode) and holder > 0:
                 return holder
     return None
+
+
+def service_status(unit: str, process: int) -> str:
+    """What a service says of itself (sd_notify(3), STATUS), if `process` is its main one; empty
+    without systemd."""
+    command = ["systemctl", "show", "--property=MainPID,StatusText", unit]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    values = dict(line.partition("=")[::2] for line in done.stdout.splitlines())
+    return values.get("StatusText", "") if values.get("MainPID") == str(process) else ""
 
 
 def is_connected(process: int, port: int) -> bool | None:

@@ -30,6 +30,22 @@ def said(findings: list[Finding]) -> str:
     return "\n".join(checkup.as_lines(findings))
 
 
+@pytest.mark.parametrize(
+    ("status", "verdict"),
+    [
+        ("", Verdict.OK),
+        ("6275 pulses, 16 records, 0 waiting", Verdict.OK),
+        ("6275 pulses, 16 records, 3 waiting, stopped: fork", Verdict.WRONG),
+        ("down: no space left on device", Verdict.WRONG),
+    ],
+)
+def test_what_the_running_program_says_of_itself_is_told(status: str, verdict: Verdict) -> None:
+    found = checkup.judge_program(running=True, status=status)
+    assert found.verdict is verdict
+    assert status in said([found])
+    assert checkup.judge_program(running=False, status="").verdict is Verdict.NOTE
+
+
 def test_the_rate_of_pulses_is_told_as_power() -> None:
     found = checkup.judge_line(replace(QUIET, pulses=25), DETAILS)  # 10,000 pulses/kWh
     assert checkup.worst(found) is Verdict.OK

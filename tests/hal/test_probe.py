@@ -4,9 +4,11 @@ import os
 import socket
 from pathlib import Path
 
+import pytest
+
 from hal.broker import BrokerSettings
 from hal.files import hold
-from hal.probe import Step, is_connected, lock_holder, way_to, write_and_sync
+from hal.probe import Step, is_connected, lock_holder, service_status, way_to, write_and_sync
 from tests.brokers import HOST, free_ports
 
 
@@ -25,6 +27,20 @@ def test_a_connection_is_found_by_process_and_port() -> None:
             assert is_connected(os.getpid(), port) is True
             assert is_connected(os.getppid(), port) is not True
     assert is_connected(2**22 + 1, port) is None  # beyond the kernel's greatest process number
+
+
+def test_a_service_s_own_line_is_asked_for_by_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script answers in systemd's place, in the form of systemctl(1)."""
+    script = tmp_path / "systemctl"
+    script.write_text("#!/bin/sh\necho MainPID=42\necho StatusText=a: 5 pulses, k=v\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert service_status("x.service", 42) == "a: 5 pulses, k=v"
+    assert service_status("x.service", 43) == ""
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
+    assert service_status("x.service", 42) == ""
 
 
 def test_the_way_ends_where_nobody_listens() -> None:
