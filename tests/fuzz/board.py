@@ -12,7 +12,10 @@ from cryptometer.records import Record
 from cryptometer.steps import ClockSource
 from cryptometer.wire import decode_map, encode_map
 from firmware import enrolment, outbox
+from firmware.capture import life_of
+from firmware.config import Config
 from firmware.counter import BLANK_SNAPSHOT, Snapshot
+from firmware.device import Device, Parts
 from firmware.events import (
     Began,
     Dated,
@@ -26,8 +29,10 @@ from firmware.events import (
 )
 from firmware.journal import Journal
 from firmware.outbox import Outbox
+from firmware.replay import frames, replay
 from firmware.segments import SegmentedLog
 from firmware.series import pulse_count, read_series
+from firmware.tape import Tape, TapedDevice
 from firmware.timekeeping import Dating
 from hal.files import SimulatedDirectory
 from hal.keyfile import create_key, load_key
@@ -41,6 +46,8 @@ from tests.fuzz.scene import (
     rogue,
 )
 from tests.fuzz.target import BY_MESSAGE, Target, in_either, of_both, same, scratch, text_of
+from tests.keys import signer
+from tests.simulation import world as simulation
 
 
 def _read_event(data: bytes) -> None:
@@ -227,6 +234,54 @@ def _read_key_file(data: bytes) -> None:
     key.public.verify(key.sign(b"probe"), b"probe")
 
 
+class _Deck:
+    """Records what a simulated board was told."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def make_device(self, parts: Parts, config: Config, software: str) -> Device:
+        folders = (parts.journal_directory, parts.outbox_directory)
+        tape = Tape(self.data.extend)
+        key, clock = parts.signer.public, parts.clock
+        tape.begin(
+            life_of(config, clock, key, parts.enrolment, folders, is_first=True, software=software)
+        )
+        return TapedDevice(parts, config, software, tape)
+
+
+def _tapes() -> list[bytes]:
+    """Some minutes of a board's life."""
+    deck, names = _Deck(), vars(simulation)
+    device, names["Device"] = names["Device"], deck.make_device
+    try:
+        world = simulation.World(1, boards=1)
+        [board] = world.boards
+        board.start()
+        world.run(_TAPED_S, 5)
+        board.stop()
+        world.close()
+    finally:
+        names["Device"] = device
+    return [bytes(deck.data)]
+
+
+_TAPED_S = 240
+
+
+def _read_tape(data: bytes) -> None:
+    """What a tape says is a device's whole life: replayed twice, it is the same one."""
+    lives = [_replayed(data) for _ in range(2)]
+    if lives[0] != lives[1]:
+        raise FalseAcceptance("a tape has two lives")
+
+
+def _replayed(data: bytes) -> dict[str, bytes]:
+    journal, outbox = SimulatedDirectory(), SimulatedDirectory()
+    replay(frames(data), (journal, outbox), signer(10), lambda _: None, lambda _: None)
+    return {name: folder.read(name) for folder in (journal, outbox) for name in folder.names()}
+
+
 def _key_files() -> list[bytes]:
     with TemporaryDirectory(prefix="cryptometer-fuzz-") as folder:
         create_key(Path(folder) / "key")
@@ -274,6 +329,13 @@ BOARD: tuple[Target, ...] = (
         BY_MESSAGE,
     ),
     Target("characters", ("hal.uart.IS_S0_PULSE",), _read_characters, lambda: [bytes(range(256))]),
+    Target(
+        "tape",
+        ("firmware.replay.replay", "firmware.replay.frames"),
+        _read_tape,
+        _tapes,
+        BY_MESSAGE,
+    ),
     Target(
         "key-file",
         ("hal.keyfile.load_key",),
