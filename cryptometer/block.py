@@ -126,10 +126,12 @@ def check_block(
     *content, last = leaves
     header = leaves[-1].body
     block = _Block(state, header.step)
-    for index, record in enumerate(content):
+    # All signatures in one go: between other work each takes longer, by the processor's cache.
+    faults = [_fault(state, record, verified) for record in content]
+    for index, (record, fault) in enumerate(zip(content, faults, strict=True)):
         try:
-            if isinstance(record.body, ChainRecord):
-                _verify(state, record, record.body, verified)
+            if fault is not None:
+                raise fault
             block.add(record)
         except Rejected as refused:
             at = state.frontier.size + index
@@ -141,6 +143,16 @@ def check_block(
         raise Rejected(refused.reason, f"header of step {header.step}: {refused.detail}") from None
     frontier = state.frontier.extended([leaf_hash(record.raw) for record in leaves])
     return Checked(replace(after, frontier=frontier), last, tuple(block.verdicts))
+
+
+def _fault(state: State, record: Record, verified: Container[bytes]) -> Rejected | None:
+    """What keeps a device's record from being one of its meter's, whatever block it stands in."""
+    try:
+        if isinstance(record.body, ChainRecord):
+            _verify(state, record, record.body, verified)
+    except Rejected as refused:
+        return refused
+    return None
 
 
 def _verify(state: State, record: Record, body: ChainRecord, verified: Container[bytes]) -> None:

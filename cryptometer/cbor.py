@@ -40,6 +40,7 @@ _INTEGER = (
     rb"|\x18[\x18-\xff]|\x19[\x01-\xff].|\x1a(?!\x00\x00).{4}|\x1b(?!\x00{4}).{8}"
     rb"|\x38[\x18-\xff]|\x39[\x01-\xff].|\x3a(?!\x00\x00).{4}|\x3b(?!\x00{4}).{8})"
 )
+_FEW = 8  # items of an array that are looked at sooner than the pattern is tried
 _RUNS = tuple(  # so many integers, the most first
     (1 << power, re.compile(b"(?s)%b{%d}+" % (_INTEGER, 1 << power)))
     for power in reversed(range(13))
@@ -112,6 +113,8 @@ def _end_of(data: bytes, at: int, depth: int) -> int:
         raise Rejected(Reason.MALFORMED, f"nested deeper than {DEPTH_MAX}")
     if major == _MAP:
         return _end_of_pairs(data, at, argument, depth - 1)
+    if argument < _FEW:
+        return _end_of_items(data, at, argument, depth - 1)
     return _end_of_integers(data, at, argument) or _end_of_items(data, at, argument, depth - 1)
 
 

@@ -19,20 +19,35 @@ def open_record(state: State, raw: bytes) -> tuple[Record, ChainRecord, Meter]:
     Raises:
         Rejected: with the first thing that is wrong; nothing was changed.
     """
+    envelope, meter = open_envelope(state, raw)
+    # The signature comes before the payload is decoded: the decoder sees no stranger's bytes.
+    verify(envelope, meter)
+    return (*read_statement(envelope, meter), meter)
+
+
+def open_envelope(state: State, raw: bytes) -> tuple[cose.Envelope, Meter]:
+    """The first of the three parts of `open_record`: form, community, and whose key it names."""
     envelope = cose.open_seal(raw)
     header = envelope.header
     if header.community != state.community:
         raise Rejected(Reason.OTHER_COMMUNITY, "a record of another community")
     if header.kind not in _CHAIN_KINDS:
         raise Rejected(Reason.UNKNOWN_KIND, f"a meter sends no {header.kind!r}")
-    meter = state.meter_of(header.key_id)
-    # The signature comes before the payload is decoded: the decoder sees no stranger's bytes.
-    envelope.verify(meter.signed_by(header.key_id).key)
+    return envelope, state.meter_of(header.key_id)
+
+
+def verify(envelope: cose.Envelope, meter: Meter) -> None:
+    """The second part: the signature, by the key of the meter that the envelope names."""
+    envelope.verify(meter.signed_by(envelope.header.key_id).key)
+
+
+def read_statement(envelope: cose.Envelope, meter: Meter) -> tuple[Record, ChainRecord]:
+    """The third part, for an envelope that has been verified: what it says, and of whom."""
     record = records.decode_body(envelope)
     body = record.body
     if not isinstance(body, ChainRecord) or body.meter != meter.name:
         raise Rejected(Reason.WRONG_ROLE, f"the key of {meter.name} does not speak for others")
-    return record, body, meter
+    return record, body
 
 
 def follow(meter: Meter, head: Head, record: Record, body: ChainRecord) -> Head:
