@@ -3,6 +3,8 @@
 from hashlib import sha256
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cryptometer import cbor, records
 from cryptometer.audit import Report, audit
@@ -56,6 +58,7 @@ def kept(size: int) -> Report:
 
 WHOLE = audit(FILES.get, COMMUNITY)
 LATE = kept(ENDS[-4])
+KEPT = encode_report(LATE)
 
 
 def breach(files: dict[str, bytes], resume: Report, community: Community = COMMUNITY) -> Rejected:
@@ -202,6 +205,21 @@ def test_damaged_bytes_and_those_of_another_community_are_refused() -> None:
         decode_report(data + b"\x00", COMMUNITY)
     with refusing(Reason.OTHER_COMMUNITY):
         decode_report(data, Village(name="elsewhere").community())
+
+
+@given(at=st.floats(0, 1, exclude_max=True), cut=st.integers(0, 40), put=st.binary(max_size=40))
+def test_whatever_is_made_of_it_under_a_right_digest_is_refused_or_audited(
+    at: float, cut: int, put: bytes
+) -> None:
+    """Nobody but its owner should have it in hand; still it must not break who reads it."""
+    content = KEPT[:-32]
+    begin = int(at * len(content))
+    forged = content[:begin] + put + content[begin + cut :]
+    try:
+        report = decode_report(forged + sha256(forged).digest(), COMMUNITY)
+        audit(FILES.get, COMMUNITY, resume=report)
+    except Rejected:
+        pass
 
 
 def test_what_is_kept_grows_by_forty_bytes_a_block() -> None:

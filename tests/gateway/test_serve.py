@@ -17,6 +17,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -198,6 +199,23 @@ def test_nothing_else_of_the_folder_can_be_had(web: Web, path: str) -> None:
     assert re.match(rb"HTTP/1\.1 (404|400|307) ", came), came[:200]
     assert b"-----BEGIN" not in came
     assert b"root:" not in came
+
+
+def test_no_path_that_anybody_thinks_of_is_a_fault_of_ours(web: Web) -> None:
+    """Paths put together from what the routes know and what they do not."""
+    random = Random(7)
+    parts = [
+        *("tile", "entries", "0", "000", "x000", "000.p", "19", "blocks", "records", "proofs"),
+        *("m0", "1", str(SECOND), "-1", "..", ".", "", "%2e%2e", "%00", "%ff", "%0d%0a", "~"),
+        *("'", "?raw", "?newest=1", "?newest=%00", "#", ";", "f" * 64, "9" * 40, "checkpoint"),
+    ]
+    with closing(HTTPConnection("127.0.0.1", web.port, timeout=ANSWER_MAX_S)) as connection:
+        for _ in range(400):
+            path = "/" + "/".join(random.choices(parts, k=random.randint(1, 5)))
+            connection.request("GET", path)
+            answer = answer_of(connection.getresponse())
+            assert answer.status in (200, 307, 400, 404), (path, answer)
+            assert b"PRIVATE" not in answer.body
 
 
 def test_an_audit_over_it_finds_what_an_audit_of_the_folder_finds(
