@@ -244,9 +244,7 @@ class _Deck:
         folders = (parts.journal_directory, parts.outbox_directory)
         tape = Tape(self.data.extend)
         key, clock = parts.signer.public, parts.clock
-        tape.begin(
-            life_of(config, clock, key, parts.enrolment, folders, is_first=True, software=software)
-        )
+        tape.begin(life_of(config, clock, key, parts.enrolment, folders, software=software))
         return TapedDevice(parts, config, software, tape)
 
 
