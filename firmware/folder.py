@@ -16,7 +16,7 @@ from firmware.enrolment import Enrolment, check_meter, read_bundle, read_update
 from firmware.journal import Journal
 from firmware.outbox import Outbox
 from hal.broker import install_broker
-from hal.files import DiskDirectory, put_file
+from hal.files import MISPLACED, DiskDirectory, put_file
 from hal.keyfile import FileKey, create_key, load_key
 
 SOFTWARE = f"cryptometer-firmware {__version__}"
@@ -57,7 +57,7 @@ def load_config(path: Path) -> Config:
     """
     try:
         return read_config(tomllib.loads(path.read_text()))
-    except OSError as error:
+    except MISPLACED as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not TOML: {error}") from None
@@ -239,5 +239,5 @@ def _read_update(state: Path) -> bytes | None:
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError as error:
+    except MISPLACED as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None

@@ -15,7 +15,7 @@ from gateway.config import Config, read_config
 from gateway.node import whole_chain
 from gateway.sqlite_store import SqliteStore, create_store
 from hal.broker import install_broker
-from hal.files import put_file
+from hal.files import MISPLACED, put_file
 from hal.keyfile import FileKey, create_key, load_key
 
 SOFTWARE = f"cryptometer-gateway {__version__}"
@@ -98,7 +98,7 @@ def open_folder(config: Path) -> Folder:
     path = config if config.suffix == ".toml" or config.is_file() else config / "gateway.toml"
     try:
         return Folder(path.parent, path, read_config(tomllib.loads(path.read_text())))
-    except OSError as error:
+    except MISPLACED as error:
         raise ConfigurationError(
             f"cannot read {path}: {error.strerror}; run cryptometer-gateway init {path.parent}"
         ) from None
@@ -181,7 +181,7 @@ def import_file(folder: Folder, source: Path) -> str:
     """
     try:
         data = source.read_bytes()
-    except OSError as error:
+    except MISPLACED as error:
         raise ConfigurationError(f"cannot read {source}: {error.strerror}") from None
     bundle = _bundle(data)
     raws = [bundle.genesis, *bundle.records] if bundle is not None else _raws(data)

@@ -12,6 +12,10 @@ from cryptometer.errors import ConfigurationError
 from hal.faults import Point, passing
 
 _ASKING_S = 0.05
+# A file that is not where it should be, or not for us: a person must act. Every other error of a
+# file is the machine's, and the next start may mend it.
+MISPLACED = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+
 _NEW = ".new"  # what a half-finished `put` leaves; never read
 
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from cryptometer.errors import ConfigurationError
 from cryptometer.keys import Algorithm, PublicKey, from_library, low_s
-from hal.files import make_folder, put_file, sync_folder
+from hal.files import MISPLACED, make_folder, put_file, sync_folder
 
 
 class FileKey:
@@ -70,7 +70,7 @@ def load_key(path: Path) -> FileKey:
     try:
         mode = path.stat().st_mode
         pem = path.read_bytes()
-    except OSError as error:
+    except MISPLACED as error:
         raise ConfigurationError(f"cannot read the key {path}: {error.strerror}") from None
     if mode & 0o077:
         raise ConfigurationError(f"{path} is readable by others: run chmod 600 {path}")

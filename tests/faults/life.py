@@ -19,6 +19,8 @@ from firmware.config import Config, read_config
 from firmware.device import Device, Parts
 from firmware.enrolment import read_bundle
 from firmware.events import Pulses, decode_event
+from firmware.folder import load_config, load_device_key, read_enrolment
+from gateway.folder import open_folder, read_own_bundle
 from gateway.ledger import Ledger
 from gateway.node import Effect, Node, Policy, Publish, Sealed, found_store
 from gateway.sqlite_store import SqliteStore, create_store
@@ -172,6 +174,21 @@ def live(folder: Path, life: Life, account: Account) -> None:
     journal.SEGMENT_BYTES, outboxes.SEGMENT_BYTES = JOURNAL_SEGMENT_BYTES, OUTBOX_SEGMENT_BYTES
     with closing(SqliteStore(store_path(folder))) as store:
         _Living(folder, life, account, store).run()
+
+
+def start(folder: Path) -> None:
+    """Reads what the two programs read at their start.
+
+    Raises:
+        OSError: the machine failed.
+        ConfigurationError: a person must act.
+    """
+    load_config(folder / "board" / "meter.toml")
+    key = load_device_key(folder / "board")
+    assert read_enrolment(folder / "board", key.public) is not None
+    premises = open_folder(folder / "gateway")
+    premises.load_key()
+    read_own_bundle(premises)
 
 
 class _Living:

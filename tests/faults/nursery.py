@@ -17,7 +17,7 @@ from typing import Self
 
 from gateway.node import Behind
 from hal.program import EXIT_FAILED, run
-from tests.faults.life import Account, Life, live
+from tests.faults.life import Account, Life, live, start
 
 EXIT_BEHIND = 3  # as cryptometer-gateway
 EXIT_OUR_FAULT = 70  # an exception that no program expects
@@ -32,12 +32,14 @@ class Order:
         folder: the world of files of this life; the only one in which calls fail.
         beside: where it leaves `account`, `calls` and what it `said`; each life adds to them.
         plan: the faults, as preload.c reads them; "" for none.
+        only_start: no life: what the programs read at their start is read, and that is all.
     """
 
     folder: str
     beside: str
     life: Life
     plan: str = ""
+    only_start: bool = False
 
     def encode(self) -> str:
         return json.dumps(asdict(self))
@@ -92,7 +94,10 @@ def _be(order: Order, disk: ctypes.CDLL) -> None:
 
 
 def _lived(order: Order, account: Account) -> int:
-    live(Path(order.folder), order.life, account)
+    if order.only_start:
+        start(Path(order.folder))
+    else:
+        live(Path(order.folder), order.life, account)
     return 0
 
 

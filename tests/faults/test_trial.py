@@ -7,13 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from cryptometer import records
+from cryptometer.keys import Algorithm
+from cryptometer.records import Broker, Bundle, Role
+from firmware.folder import enrol, initialise, load_device_key
 from hal.program import EXIT_FAILED
+from tests.core.community import DETAILS
 from tests.faults.life import Careless
 from tests.faults.trial import (
     FAULTS,
     Fault,
     Nursery,
     Scene,
+    Trial,
     judge,
     pairs,
     rehearse,
@@ -22,6 +28,8 @@ from tests.faults.trial import (
     undergo_all,
     workshop,
 )
+from tests.gateway.kit import Premises
+from tests.keys import signer
 
 SHARE = 3  # one in so many of the sample; `make test-faults` undergoes every fault of every call
 PAIRS = 20
@@ -74,6 +82,32 @@ def test_a_failure_in_the_recovery_from_a_failure_is_survived(
 ) -> None:
     trials = pairs(stage[name], tmp_path, nursery, PAIRS)
     assert list(undergo_all(stage[name], tmp_path, [nursery], trials)) == []
+
+
+def test_a_program_that_cannot_read_its_files_now_is_started_again(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    """Exit code 2 would wait for a person, and nobody knows of it."""
+    trial = Trial(nursery, tmp_path)
+    premises = Premises(trial.folder / "gateway")
+    premises.enrol()
+    board = trial.folder / "board"
+    board.mkdir()
+    (board / "meter.toml").write_text('source = { driver = "sim" }')
+    initialise(board, Algorithm.EDDSA)
+    key = load_device_key(board).public
+    meter = premises.authority.register(Role.METER, "m0", key, DETAILS)
+    registered = (premises.gateway_registration.raw, meter.raw)
+    bundle = Bundle("m0", premises.chain[0].raw, registered, Broker("mqtt://127.0.0.1:1883"))
+    (tmp_path / "bundle").write_bytes(records.seal(bundle, premises.id, signer(1)).raw)
+    enrol(board, tmp_path / "bundle")
+    trial.start()
+    calls = trial.calls()
+    read = {call.path for call in calls if call.kind == "read"}
+    assert read >= {"board/meter.toml", "board/device.key", "gateway/gateway.toml"}
+    for call in calls:
+        if call.kind in ("open", "read"):
+            assert trial.start(Fault(call, "eio")) == EXIT_FAILED
 
 
 def test_a_card_that_stays_full_stops_every_start_until_there_is_room(

@@ -157,6 +157,18 @@ class Trial:
         self._check_end(fault, code)
         return code
 
+    def start(self, fault: Fault | None = None) -> int:
+        """The programs' start alone; returns its exit code.
+
+        Raises:
+            AssertionError: it did not end as it must.
+        """
+        plan = fault.plan if fault else ""
+        life = Life(self.steps, 0)
+        code = self.nursery.live(Order(str(self.folder), str(self.path), life, plan, True))
+        self._check_end(fault, code)
+        return code
+
     def calls(self) -> list[Call]:
         """Those of the newest life."""
         lines = [line.split(" ", 3) for line in (self.path / "calls").read_text().splitlines()]
