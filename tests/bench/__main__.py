@@ -19,16 +19,18 @@ from tests.bench import (
     line,
     processes,
     punctuality,
+    rivals,
     signing,
     web,
 )
 from tests.bench.figures import Figure
 
-# Each takes less than two minutes on two free cores.
+# Each takes less than two minutes on two free cores, the rivals less than three.
 AREAS: dict[str, ModuleType] = {
     "processes": processes,
     "line": line,
     "board": board,
+    "rivals": rivals,
     "card": card,
     "signing": signing,
     "ingest": ingest,

@@ -29,6 +29,12 @@ def test_a_figure_stands_beside_its_limit() -> None:
     assert words == ["card:", "written", "a", "day", "9.89", "MB", "<=", "15", "ok"]
 
 
+def test_what_another_program_does_has_no_limit() -> None:
+    figure = Figure("script: pulses lost", 200, "")
+    assert figure.holds
+    assert figure.line().endswith("compare")
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [(0.054, "0.05"), (9.89, "9.89"), (21.42, "21.4"), (109.99, "110"), (20271, "20,271")],

@@ -109,6 +109,19 @@ def test_every_line_of_the_example_configuration_is_valid() -> None:
     assert full == read_config({"source": {"driver": "sim"}})
 
 
+def test_a_second_meter_has_a_folder_of_its_own_within_the_services() -> None:
+    text = (DEPLOY / "examples" / "second-meter.toml").read_text()
+    config = read_config(tomllib.loads(text))
+    own = Path(read_config({"source": {"driver": "sim"}}).state)
+    assert Path(config.state).parent == own
+    settings = dict(config.source)
+    assert settings.pop("driver") == "gpio"
+    read_settings(GpioSettings, settings, "[source]")
+    unit = (DEPLOY / "systemd" / "cryptometer-firmware.service").read_text()
+    assert f"StateDirectory={own.name}\n" in unit
+    assert "run --config /etc/cryptometer\n" in unit  # the folder: all meters in it
+
+
 def test_the_configuration_a_new_gateway_gets_is_valid(tmp_path: Path) -> None:
     initialise(tmp_path / "gateway")
     text = (tmp_path / "gateway" / "gateway.toml").read_text()
