@@ -26,6 +26,8 @@ from cryptometer.records import (
 from cryptometer.steps import NS_PER_MS, NS_PER_S, ClockState, step_of, step_start_ms
 from firmware import journal as journalling
 from firmware import outbox as keeping
+from firmware.config import JournalSettings
+from firmware.device import ALERT_NS, Wake
 from firmware.journal import Journal
 from hal import faults
 from hal.faults import Point
@@ -1336,3 +1338,68 @@ def test_whatever_happens_every_pulse_that_was_kept_is_in_exactly_one_lot(
     lost = board.emitted - board.missed - ledger.pulses
     assert 0 <= lost <= lost_at_most
     world.close()
+
+
+# --- When it wants to work again -----------------------------------------------------------------
+
+
+GATHER_NS = JournalSettings().gather_machine_ms * NS_PER_MS
+
+
+def look_at(board: Board, pulses: int, after_ns: int) -> Wake:
+    """Lets time pass and pulses come, and the device work; when does it want to work again?"""
+    board.clock.advance(after_ns)
+    board.give(pulses)
+    assert board.device is not None
+    board.device.work()
+    return board.device.wake()
+
+
+def rest_ns(board: Board, wake: Wake) -> int:
+    """For how long the line may wake nobody."""
+    assert wake.line == board.line.fileno()
+    return max(0, wake.line_ns - board.clock.machine_ns())
+
+
+def test_behind_a_look_that_brought_pulses_the_line_rests(board: Board) -> None:
+    wake = look_at(board, 1, 7 * NS_PER_S + 30 * NS_PER_MS)
+    assert wake.line_ns % GATHER_NS == 0  # with the other lines of its board
+    assert 0 < rest_ns(board, wake) <= GATHER_NS
+    wake = look_at(board, 0, NS_PER_S)
+    assert rest_ns(board, wake) == 0
+
+
+def test_a_fast_line_rests_no_longer_than_fills_a_quarter_of_it(board: Board) -> None:
+    board.stop()
+    board.line.capacity = 4_000
+    board.start()
+    look_at(board, 0, 3 * NS_PER_S)
+    wake = look_at(board, 3_000, 100 * NS_PER_MS)  # 30,000 pulses/s
+    assert rest_ns(board, wake) == 1_000 * (100 * NS_PER_MS // 3_000)
+    for rate_hz in (10, 100, 1_000, 10_000, 100_000):  # and at no rate does more than that come
+        rest = rest_ns(board, look_at(board, rate_hz // 10, 100 * NS_PER_MS))
+        assert rest * rate_hz <= 1_000 * NS_PER_S
+
+
+def test_before_a_step_ends_the_line_does_not_rest(board: Board) -> None:
+    board.work()
+    into_ns = board.clock.utc_ns % (STEP_S * NS_PER_S)
+    wake = look_at(board, 1, STEP_S * NS_PER_S - into_ns - ALERT_NS)
+    assert rest_ns(board, wake) == 0
+    wake = look_at(board, 1, ALERT_NS // 2)
+    assert rest_ns(board, wake) == 0
+    assert wake.due_ns <= board.clock.machine_ns() + ALERT_NS // 2
+
+
+def test_what_waits_at_a_resting_line_is_in_the_next_sync(board: Board) -> None:
+    wake = look_at(board, 1, 10_150 * NS_PER_MS)  # synced with it
+    assert rest_ns(board, wake) > 0
+    wake = look_at(board, 1, 4_900 * NS_PER_MS)
+    board.give(3)  # while it rests, and before its rest is over a sync is due
+    assert board.clock.machine_ns() < wake.due_ns < wake.line_ns
+    board.clock.advance(wake.due_ns - board.clock.machine_ns())
+    board.work()
+    emitted = board.emitted
+    board.cut_power()
+    assert board.kept_register == emitted
+    board.start()
