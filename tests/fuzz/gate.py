@@ -180,7 +180,12 @@ def _places() -> list[bytes]:
 GATEWAY: tuple[Target, ...] = (
     Target(
         "door",
-        ("gateway.node.Node.receive", "cryptometer.chain.open_record"),
+        (
+            "gateway.node.Node.receive",
+            "cryptometer.chain.open_envelope",
+            "cryptometer.chain.open_record",
+            "cryptometer.chain.read_statement",
+        ),
         _read_door,
         _rounds,
     ),
