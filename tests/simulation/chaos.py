@@ -23,7 +23,7 @@ from unittest.mock import patch
 
 from cryptometer import records
 from cryptometer.errors import Rejected
-from cryptometer.records import Mark
+from cryptometer.records import Acknowledgement, Mark
 from cryptometer.steps import NS_PER_S, ClockState
 from firmware import journal, outbox
 from firmware.config import Config, read_config
@@ -85,8 +85,17 @@ class Outcome:
         )
 
 
-def run(seed: int, steps: int = STEPS, say: Callable[[str], None] | None = None) -> Outcome:
+def run(
+    seed: int,
+    steps: int = STEPS,
+    say: Callable[[str], None] | None = None,
+    *,
+    rate: float | None = None,
+) -> Outcome:
     """Lives through `steps` market steps of faults, then rests.
+
+    Args:
+        rate: faults in a step; drawn where it is not given.
 
     Raises:
         Broken: a promise did not hold; the message names it.
@@ -94,8 +103,9 @@ def run(seed: int, steps: int = STEPS, say: Callable[[str], None] | None = None)
     with ExitStack() as stack:
         for module, size in SEGMENTS:
             stack.enter_context(patch.object(module, "SEGMENT_BYTES", size))
-        days = Days(seed, _open_store(seed, stack), say)
         try:
+            days = Days(seed, _open_store(seed, stack), say)
+            days.rate = days.rate if rate is None else rate
             for number in range(steps):
                 days.step(number)
             days.rest(steps)
@@ -130,6 +140,8 @@ class Days:
         self.faults: Counter[str] = Counter()
         self.rate = draw.choice((0.1, 0.4, 1.0, 2.0))  # faults in a step
         self.power = draw.choice((0.3, 1.0, 1.5))  # how much the meters give
+        # Where acknowledged records went from a full card, a gateway that forgot cannot have them.
+        self.fills = draw.random() < 0.5
         configs = [self._config() for _ in range(draw.choice(BOARDS))]
         self.site = Site(draw, store, configs, self.say)
         self.watch = Ledgerwatch(self.site)
@@ -145,7 +157,7 @@ class Days:
             self.cut_power,
             self.unplug,
             self.disturb,
-            self.fill_card,
+            self.fill_card if self.fills else self.restore_gateway,
             self.lose_time,
             self.lie,
             self.isolate,
@@ -316,6 +328,9 @@ class Days:
         self.site.stop_gateway()
         self.site.start_gateway()
 
+    def restore_gateway(self) -> None:
+        self.site.restore_store()
+
     def lose_gateway_time(self) -> None:
         self.site.clock.move_to(self.site.now_ns)
         self.site.clock.lose_source()
@@ -438,6 +453,25 @@ class Days:
                 raise Broken("H", f"a message that was refused changed something at {board.name}")
             if device._refused != refused + 1:
                 raise Broken("H", f"{board.name} does not count what it refuses")
+        self._check_old_word(board)
+
+    def _check_old_word(self, board: Board) -> None:
+        """A gateway's own word of earlier, said again: void, whoever says it."""
+        device, wire = board.device, board.wire
+        own = f"{self.site.topic}/meter/{board.name}/ack/gw"
+        words = [raw for topic, raw in self.site.post.heard if topic == own]
+        if device is None or wire is None or device._outbox.end is None or not words:
+            return
+        raw, end = self.draw.choice(words), device._outbox.end
+        word = records.decode(raw).body
+        assert isinstance(word, Acknowledgement)
+        if (word.epoch, word.sequence) >= (end.epoch, end.acknowledged):
+            return
+        before = self._board_state(board)
+        wire.inbox.append(_message(own, raw))
+        board.work()
+        if board.device is device and self._board_state(board) != before:
+            raise Broken("H", f"{board.name} believes what its gateway said before")
 
     def _board_state(self, board: Board) -> object:
         device = board.device

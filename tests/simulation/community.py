@@ -3,6 +3,7 @@ The programs are the real ones; this module starts them, wakes them, and lets th
 shells would. What must hold of it all is told in `promises`, what happens to it in `chaos`.
 """
 
+import errno
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -232,7 +233,7 @@ class Board:
         self.is_misled = False  # its program may go by a clock that lied, or was set right
         self.is_revoked = False
         self.is_away = False  # brought to the authority, which is about to revoke it
-        self.acknowledged = 0
+        self.acknowledged = (0, 0)  # epoch and sequence
         bundle = Bundle(
             name,
             site.authority.genesis.raw,
@@ -335,6 +336,9 @@ class Board:
     def _fall(self, fault: BaseException) -> None:
         """A fault of the machine, or a kill, ended the program."""
         self.site.say(f"{self.name} ends: {str(fault) or self.machine.sprung}")
+        is_full = isinstance(fault, OSError) and fault.errno == errno.ENOSPC
+        if not is_full and self.machine.take_sprung() is None:
+            raise Broken("H", f"{self.name} ended, and nothing had failed: {fault}")
         self._note_look()  # it may have looked, and journalled, before it fell
         self._gone()
 
@@ -344,6 +348,8 @@ class Board:
         self.wire = self.device = None
         self.truth.unsure += self.truth.in_hand
         self.truth.in_hand = 0
+        self.truth.has_lost_marks |= self.truth.has_marks_in_hand
+        self.truth.has_marks_in_hand = False
 
     # --- The truth. ---
 
@@ -411,7 +417,9 @@ class Board:
             if taken_ns <= now_ns - interval_ns:
                 truth.durable = max(truth.durable, register)
                 break
-        if self.clock.state is ClockState.SYNCHRONISED and not self.line.is_unplugged:
+        # A clock that is far ahead is not believed at once: that is the program's to say.
+        known = self.device is not None and self.device._counter.dating is not None
+        if known and self.clock.state is ClockState.SYNCHRONISED and not self.line.is_unplugged:
             since_ns = truth.dated_ns.setdefault(self.clock.boot_id, now_ns)
             if since_ns <= now_ns - interval_ns:
                 truth.dated.add(self.clock.boot_id)
@@ -431,8 +439,7 @@ class Board:
                 f" ({'data was lost' if lost_data else 'killed'})",
             )
         truth.lost += high - register
-        truth.has_lost_marks |= lost_data or truth.has_marks_in_hand
-        truth.has_marks_in_hand = False
+        truth.has_lost_marks |= lost_data
         self.journal.has_lost = self.outbox.has_lost = False
         while truth.takes and truth.takes[-1][0] > register:
             _, at_ns, boot = truth.takes.pop()
@@ -460,8 +467,10 @@ class Board:
         stop = device._outbox.stop
         if stop is not None and not (self.name in self.site.revoked and stop.reason == "revoked"):
             raise Broken("D", f"{self.name} was stopped: {stop.reason} at {stop.sequence}")
-        if end.acknowledged > self.acknowledged:
-            self.acknowledged = end.acknowledged
+        word = (end.epoch, end.acknowledged)
+        # A word of an earlier epoch may come late, before any of the newer one: it is believed.
+        if word > self.acknowledged and end.epoch == self.site.store.epoch and end.acknowledged:
+            self.acknowledged = word
             kept = self.site.store.identity_at(self.name, end.acknowledged - 1)
             if kept is None:
                 raise Broken(
@@ -579,8 +588,7 @@ class Site:
         try:
             self.node = Node(self.store, Ledger(self.shelf), self.gateway_key, Policy("gw"))
         except (OSError, StoreFailed, Died) as fault:
-            self.say(f"the gateway does not start: {fault or 'killed'}")
-            self.stop_gateway()
+            self._gateway_falls(fault)
             return
         self.wire = Wire(self.post, self.machine, {f"{self.topic}/checkpoint"}, "meters")
         self.post.connect(self.wire)
@@ -598,8 +606,20 @@ class Site:
         try:
             self._gateway_turn(self.node, self.wire)
         except (OSError, StoreFailed, Died) as fault:
-            self.say(f"the gateway ends: {fault or 'killed'}")
-            self.stop_gateway()
+            self._gateway_falls(fault)
+
+    def _gateway_falls(self, fault: BaseException) -> None:
+        self.say(f"the gateway ends: {str(fault) or self.machine.sprung}")
+        if self.machine.take_sprung() is None:
+            raise Broken("H", f"the gateway ended, and nothing had failed: {fault}")
+        self.stop_gateway()
+
+    def restore_store(self) -> None:
+        """The gateway's machine is lost. A backup, brought forward from the published files, has
+        all blocks, and nothing of what waited for the next one; it begins a new epoch."""
+        self.stop_gateway()
+        self.store.forget_pending()
+        self.start_gateway()
 
     def _gateway_turn(self, node: Node, wire: Wire) -> None:
         now = self.clock.now()

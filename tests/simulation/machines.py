@@ -10,7 +10,7 @@ from enum import Enum
 
 from cryptometer.steps import NS_PER_MS, NS_PER_S, ClockState
 from gateway.memory_store import MemoryStore
-from gateway.sqlite_store import SqliteStore
+from gateway.sqlite_store import SqliteStore, set_epoch
 from gateway.store import Changes, StoreFailed
 from hal.clock import SimulatedClock
 from hal.files import SimulatedDirectory, SimulatedTree
@@ -45,6 +45,11 @@ class Machine:
     def lay(self, fault: Fault, passages: int) -> None:
         self._fault, self._passages, self.sprung = fault, passages, None
 
+    def take_sprung(self) -> Fault | None:
+        """The fault that sprung last, asked for once."""
+        sprung, self.sprung = self.sprung, None
+        return sprung
+
     def disarm(self) -> None:
         self._fault = None
 
@@ -71,6 +76,7 @@ class Card(SimulatedDirectory):
         self._machine = machine
         self._given = given
         self.has_lost = False
+        self.was_full = False
 
     def append(self, name: str, data: bytes) -> None:
         fault = self._machine.passing()
@@ -112,14 +118,15 @@ class Card(SimulatedDirectory):
             tail = len(content) - before.get(name, 0)
             if tail > 0 and draw.random() < 0.3:
                 # The file grew, and some of its blocks never came: a hole reads as zeros.
-                hole = draw.randrange(1, tail + 1)
-                begin = before.get(name, 0)
+                begin = before.get(name, 0) + draw.choice((0, draw.randrange(tail)))
+                hole = draw.randrange(1, len(content) - begin + 1)
                 content[begin : begin + hole] = bytes(hole)
                 content.extend(bytes(draw.randrange(40)))
                 self._durable[name] = bytes(content)
 
     def fill(self, room_bytes: int) -> None:
         """Others leave only so much room on the card."""
+        self.was_full = True
         self._room_bytes = sum(map(len, self._live.values())) + room_bytes
 
     def free(self) -> None:
@@ -151,9 +158,20 @@ class _Failing:
 class FailingMemory(_Failing, MemoryStore):
     """A store in memory that fails so."""
 
+    def forget_pending(self) -> None:
+        """What a restore from a backup and the published files leaves."""
+        self._pending.clear()
+        self.epoch += 1
+
 
 class FailingSqlite(_Failing, SqliteStore):
     """The real store, failing so."""
+
+    def forget_pending(self) -> None:
+        """What a restore from a backup and the published files leaves."""
+        self._connection.execute("DELETE FROM pending")
+        self.epoch += 1
+        set_epoch(self._connection, self.epoch)
 
 
 class Shelf(SimulatedTree):

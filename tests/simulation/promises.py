@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from cryptometer import audit, records, tiles
 from cryptometer.block import Checked, Verdict, check_block
 from cryptometer.community import Community, trust
-from cryptometer.errors import Rejected
+from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey
 from cryptometer.merkle import HASH_BYTES, leaf_hash
 from cryptometer.proof import verify_proof
@@ -25,6 +25,7 @@ from cryptometer.records import (
 from cryptometer.state import State
 from cryptometer.steps import MS_PER_S, NS_PER_MS, ClockState, step_start_ms
 from cryptometer.tiles import CHECKPOINT_PATH, TILE_WIDTH, Tile
+from firmware.timekeeping import DRIFT_PPM
 from gateway.prove import prove
 from tests.core.community import FIRST_STEP, PULSE_UWH, STEP_S
 from tests.simulation.community import Board, Broken, Run, Site, true_step
@@ -54,6 +55,7 @@ class Ledgerwatch:
         self._identities: set[bytes] = set()
         self._next: dict[str, int] = {}
         self._bounds: dict[tuple[str, int], int] = {}  # the widest a meter has stated in a step
+        self._newest: dict[str, tuple[int, int]] = {}  # step and bound of a meter's newest record
         self._open: dict[tuple[str, int], int] = {}
         self._transferred: Counter[str] = Counter()
         self._tokens = 0
@@ -116,7 +118,10 @@ class Ledgerwatch:
     def _take_record(self, verdict: Verdict, body: ChainRecord) -> None:
         board = self._site.board(body.meter)
         if verdict.reason is not None:
-            raise Broken("D", f"{body.meter} is quarantined at step {body.step}: {verdict.reason}")
+            promise = "B" if verdict.reason is Reason.LOT_ABOVE_V else "D"
+            raise Broken(
+                promise, f"{body.meter} is quarantined at step {body.step}: {verdict.reason}"
+            )
         identity = verdict.record.identity
         if identity in self._identities or body.sequence != self._next.get(body.meter, 0):
             raise Broken(
@@ -124,8 +129,7 @@ class Ledgerwatch:
             )
         self._identities.add(identity)
         self._next[body.meter] = body.sequence + 1
-        place = (body.meter, body.step)
-        self._bounds[place] = max(self._bounds.get(place, 0), body.clock.error_ms + SLACK_MS)
+        self._note_bound(body)
         self._chain.append((body.meter, body.sequence))
         for mark, amount in zip(body.marks[::2], body.marks[1::2], strict=True):
             self.declared[body.meter, mark] += amount
@@ -139,7 +143,8 @@ class Ledgerwatch:
 
     def _take_batch(self, board: Board, batch: Batch) -> None:
         limit = self._site.limits.get(batch.registration, 0)
-        if max(batch.pulses) > limit and batch.declared(Mark.OVERSIZE) is None:
+        is_allowed = batch.declared(Mark.OVERSIZE) is not None and board.outbox.was_full
+        if max(batch.pulses) > limit and not is_allowed:
             raise Broken("B", f"{board.name} has a lot of {max(batch.pulses)} pulses, V is {limit}")
         if max(batch.closed_ms) > STEP_MS:
             raise Broken("B", f"{board.name} has a lot that crosses its step")
@@ -183,6 +188,17 @@ class Ledgerwatch:
     def _is_known(self, board: Board, boot: bytes, *steps: int) -> bool:
         truth = board.truth
         return boot in truth.dated and truth.doubtful.isdisjoint(steps)
+
+    def _note_bound(self, body: ChainRecord) -> None:
+        """How far off a meter's clock may have been in a step, by its own records. A run start
+        looks back to what an earlier run dated, whose bound had grown since its last record."""
+        place, bound_ms = (body.meter, body.step), body.clock.error_ms + SLACK_MS
+        if isinstance(body, RunStart):
+            step, earlier_ms = self._newest.get(body.meter, (body.step, 0))
+            grown_ms = (body.step + 1 - step) * STEP_MS * DRIFT_PPM // 1_000_000
+            bound_ms = max(bound_ms, earlier_ms + grown_ms)
+        self._newest[body.meter] = (body.step, body.clock.error_ms + SLACK_MS)
+        self._bounds[place] = max(self._bounds.get(place, 0), bound_ms)
 
     def _bound_ms(self, board: Board, first: int, last: int) -> int:
         """The widest bound a meter has stated for its clock in these steps."""

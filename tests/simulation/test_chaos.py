@@ -4,7 +4,7 @@ import pytest
 
 from tests.simulation import chaos
 
-SEEDS = 100
+SEEDS = 60
 SHARE = 10  # seeds of one test, so that several processes share the work
 
 

@@ -1,0 +1,386 @@
+"""Defects put into the product on purpose, to show that the simulation can fail. Each is a patch of
+the product's own functions, and names the promises of which one must be seen broken.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+from cryptometer import block, chain, cose
+from cryptometer.errors import Reason, Rejected
+from cryptometer.records import Acknowledgement, Mark, Record
+from cryptometer.state import Head, Meter
+from cryptometer.steps import NS_PER_MS, ClockState, Instant
+from firmware import counter, device, journal, lots, outbox, segments, timekeeping
+from gateway import door, ledger, node, waiting
+from gateway.store import Changes
+from hal.ports import Message
+
+Patch = tuple[Any, str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """One deliberate defect.
+
+    Attributes:
+        what: the defect, as a sentence without an end.
+        promises: those it breaks; whichever is seen first depends on the days.
+        patches: what is replaced, where, and by what.
+        first: the seed from which on it is looked for. Another one may do after a change of
+            what is drawn.
+    """
+
+    what: str
+    promises: str
+    patches: Callable[[], list[Patch]]
+    first: int = 0
+
+    @contextmanager
+    def applied(self) -> Any:
+        """The product has the defect while this lasts."""
+        with ExitStack() as stack:
+            for where, name, by in self.patches():
+                stack.enter_context(_replaced(where, name, by))
+            yield
+
+
+def _replaced(where: Any, name: str, by: Any) -> AbstractContextManager[Any]:
+    return patch.object(where, name, by)
+
+
+# --- The board. ---
+
+
+def journal_never_synced() -> list[Patch]:
+    return [(journal.Journal, "sync", lambda self: None)]
+
+
+def published_before_synced() -> list[Patch]:
+    take_due = outbox.Outbox.take_due
+
+    def hasty(self: Any, now_ns: int, below: int = 0) -> list[bytes]:
+        if self.end is not None:
+            self._durable = self.end.sequence
+        return take_due(self, now_ns)
+
+    return [
+        (outbox.Outbox, "take_due", hasty),
+        (outbox.Outbox, "sync", lambda self: None),
+    ]
+
+
+def tail_unchecked() -> list[Patch]:
+    def believing(head: bytes, payload: bytes) -> bool:
+        return len(payload) == segments.payload_size(head) and bool(payload)
+
+    return [(segments, "is_whole", believing)]
+
+
+def step_closed_twice() -> list[Patch]:
+    close_step = lots.Lots._close_step
+
+    def twice(self: Any, clock: Any) -> None:
+        close_step(self, clock)
+        if self.drafts and isinstance(self.drafts[-1], lots.CloseDraft):
+            last = self.drafts[-1]
+            self.drafts.append(replace(last, register=last.register_after))
+
+    return [(lots.Lots, "_close_step", twice)]
+
+
+def snapshot_before_drafts() -> list[Patch]:
+    sign = device.Device._sign
+
+    def late(self: Any) -> None:
+        if self._counter._lots is not None and self._counter._lots.drafts:
+            self._begin_segment(self._counter)
+        sign(self)
+
+    return [(device.Device, "_sign", late)]
+
+
+def old_segments_first() -> list[Patch]:
+    begin_segment = journal.Journal.begin_segment
+
+    def careless(self: Any, snapshot: Any) -> None:
+        for segment in self._log.segments:
+            self._log.drop(segment)
+        begin_segment(self, snapshot)
+
+    return [(journal.Journal, "begin_segment", careless)]
+
+
+def gap_forgotten() -> list[Patch]:
+    begin_run = lots.Lots.begin_run
+
+    def proud(self: Any, utc_ms: int, *rest: Any) -> None:
+        self._seen_ms = max(utc_ms, self._seen_ms or 0)
+        begin_run(self, utc_ms, *rest)
+
+    return [(lots.Lots, "begin_run", proud)]
+
+
+def killed_run_watches_on() -> list[Patch]:
+    def pass_by(self: Any, utc_ms: int, clock: Any) -> None:
+        self._advance(utc_ms, clock)
+        self._cut_when_due(utc_ms, clock)
+
+    return [(lots.Lots, "pass_by", pass_by)]
+
+
+def sync_retried() -> list[Patch]:
+    sync = segments.SegmentedLog.sync
+
+    def stubborn(self: Any) -> None:
+        try:
+            sync(self)
+        except OSError:
+            sync(self)
+
+    return [(segments.SegmentedLog, "sync", stubborn)]
+
+
+def lots_above_v() -> list[Patch]:
+    def generous(self: Any) -> bool:
+        return bool(self._register - self._lot_from >= 2 * self._acting.lot_pulses)
+
+    return [(lots.Lots, "_is_full", generous)]
+
+
+def pulses_into_another_step() -> list[Patch]:
+    count = lots.Lots.count
+
+    def ahead(self: Any, register: int, from_ms: int, to_ms: int, *rest: Any, **more: Any) -> None:
+        step_ms = self.terms.step_ms
+        count(self, register, from_ms + step_ms, to_ms + step_ms, *rest, **more)
+
+    return [(lots.Lots, "count", ahead)]
+
+
+def any_clock_believed() -> list[Patch]:
+    def trusting(current: Any, instant: Instant) -> Any:
+        return timekeeping.adopt(current, replace(instant, state=ClockState.SYNCHRONISED))
+
+    return [(device, "adopt", trusting)]
+
+
+def signed_again_after_a_crash() -> list[Patch]:
+    return [
+        (counter.Counter, "resume", lambda self, signed: None),
+    ]
+
+
+def counted_twice_at_a_start() -> list[Patch]:
+    apply = counter.Counter.apply
+
+    def adding(self: Any, event: Any) -> None:
+        before = self.register
+        apply(self, event)
+        if type(event).__name__ == "Pulses" and event.register <= before:
+            apply(self, replace(event, register=before + 1))
+
+    return [(counter.Counter, "apply", adding)]
+
+
+def losses_not_declared() -> list[Patch]:
+    notice = counter.Counter._notice
+
+    def silent(self: Any, mark: int, amount: int) -> None:
+        if mark != Mark.LOST:
+            notice(self, mark, amount)
+
+    return [(counter.Counter, "_notice", silent)]
+
+
+def unsigned_words_believed() -> list[Patch]:
+    from cryptometer import records
+
+    def gullible(raw: bytes, enrolment: Any) -> Acknowledgement:
+        body = records.decode(raw).body
+        if not isinstance(body, Acknowledgement):
+            raise Rejected(Reason.UNKNOWN_KIND, "no word")
+        return body
+
+    return [(device, "open_acknowledgement", gullible)]
+
+
+def older_words_believed() -> list[Patch]:
+    acknowledge = outbox.Outbox.acknowledge
+
+    def forgetful(self: Any, word: Acknowledgement, now_ns: int) -> None:
+        if self.end is not None:
+            word = replace(word, epoch=max(word.epoch, self.end.epoch + 1))
+        acknowledge(self, word, now_ns)
+
+    return [(outbox.Outbox, "acknowledge", forgetful)]
+
+
+def broker_believed() -> list[Patch]:
+    take_due = outbox.Outbox.take_due
+
+    def careless(self: Any, *rest: Any) -> list[bytes]:
+        due = take_due(self, *rest)
+        if due and self.end is not None:
+            self.end = replace(self.end, acknowledged=self._sent)
+            while self._kept and self._kept[0].sequence < self._sent:
+                self._kept.popleft()
+        return due
+
+    return [(outbox.Outbox, "take_due", careless)]
+
+
+# --- The gateway. ---
+
+
+def acknowledged_before_stored() -> list[Patch]:
+    commit = node.Node._commit
+    held: dict[int, Changes] = {}
+
+    def late(self: Any, changes: Changes) -> None:
+        earlier = held.pop(id(self), None)
+        if earlier is not None:
+            commit(self, earlier)
+        if changes.accepted:
+            held[id(self)] = changes
+        else:
+            commit(self, changes)
+
+    return [(node.Node, "_commit", late)]
+
+
+def repeats_accepted() -> list[Patch]:
+    def lenient(meter: Meter, head: Head, record: Record, body: Any) -> Head:
+        try:
+            return chain.follow(meter, head, record, body)
+        except Rejected as refused:
+            if refused.reason is Reason.REPEAT:
+                return head
+            raise
+
+    return [(door, "follow", lenient)]
+
+
+def signatures_unchecked() -> list[Patch]:
+    return [(cose.Envelope, "verify", lambda self, key: None)]
+
+
+def late_records_in_no_block() -> list[Patch]:
+    ripe = waiting.Waiting.ripe
+
+    def strict(self: Any, step: int, present: int) -> Any:
+        return [one for one in ripe(self, step, present) if getattr(one.body, "step", step) >= step]
+
+    return [(waiting.Waiting, "ripe", strict)]
+
+
+def block_skipped() -> list[Patch]:
+    seal = node.Node._seal
+
+    def hurried(self: Any, step: int, *rest: Any) -> Any:
+        return seal(self, step + (step % 7 == 0), *rest)
+
+    return [(node.Node, "_seal", hurried), (block, "_check_header", lambda *_: None)]
+
+
+def checkpoint_before_tiles() -> list[Patch]:
+    publish = ledger.Ledger.publish
+
+    def hasty(self: Any, old: int, leaves: Any, note: str) -> None:
+        self._tree.put_all({"checkpoint": note.encode()})
+        publish(self, old, leaves, note)
+
+    return [(ledger.Ledger, "publish", hasty)]
+
+
+def published_before_committed() -> list[Patch]:
+    commit = node.Node._commit
+
+    def hasty(self: Any, changes: Changes) -> None:
+        if changes.block is not None:
+            row = changes.block.row
+            raws = [record.raw for record in changes.block.leaves]
+            self._ledger.publish(row.first, raws, row.note)
+        commit(self, changes)
+
+    return [(node.Node, "_commit", hasty)]
+
+
+def energy_from_totals() -> list[Patch]:
+    header = block._Block.header
+
+    def padded(self: Any, slot: Any) -> Any:
+        stated = header(self, slot)
+        balance = stated.balance
+        more = replace(
+            balance, registered=balance.registered + 1, untransferred=balance.untransferred + 1
+        )
+        return replace(stated, balance=more)
+
+    return [(block._Block, "header", padded)]
+
+
+def pending_forgotten_at_a_start() -> list[Patch]:
+    recover = node.Node._recover
+
+    def forgetful(self: Any) -> None:
+        with patch.object(self._store, "pending", list):
+            recover(self)
+
+    return [(node.Node, "_recover", forgetful)]
+
+
+def refusals_uncounted() -> list[Patch]:
+    judge = door.Door.judge
+
+    def silent(self: Any, state: Any, messages: list[Message], now_ms: int) -> Any:
+        verdicts = judge(self, state, messages, now_ms)
+        verdicts.refusals.clear()
+        return verdicts
+
+    return [(door.Door, "judge", silent)]
+
+
+def sealed_before_the_step_ends() -> list[Patch]:
+    tick = node.Node.tick
+
+    def early(self: Any, now: Instant) -> Any:
+        ahead_ns = 2 * 900_000 * NS_PER_MS
+        return tick(self, replace(now, utc_ns=now.utc_ns + ahead_ns))
+
+    return [(node.Node, "tick", early)]
+
+
+MUTATIONS = (
+    Mutation("the journal is never synced", "C", journal_never_synced),
+    Mutation("records are published before they are durable", "CD", published_before_synced),
+    Mutation("the tail of a log is not checked", "ACDH", tail_unchecked),
+    Mutation("a step is closed twice", "D", step_closed_twice),
+    Mutation("a snapshot is made before the drafts are signed", "ABD", snapshot_before_drafts),
+    Mutation("old segments go before the new one is durable", "CD", old_segments_first),
+    Mutation("the unwatched interval is forgotten", "C", gap_forgotten),
+    Mutation("a killed run watches on while the line is gone", "C", killed_run_watches_on, 27),
+    Mutation("a failed sync is tried again", "CD", sync_retried),
+    Mutation("lots go above V", "B", lots_above_v),
+    Mutation("pulses go into the next step", "BCD", pulses_into_another_step),
+    Mutation("any clock is believed", "BCD", any_clock_believed),
+    Mutation("what is signed is signed again after a crash", "ABCD", signed_again_after_a_crash),
+    Mutation("a pulse is counted twice at a start", "AC", counted_twice_at_a_start),
+    Mutation("what the kernel dropped is not declared", "A", losses_not_declared),
+    Mutation("an acknowledgement needs no signature", "H", unsigned_words_believed),
+    Mutation("an older epoch's word counts", "DH", older_words_believed),
+    Mutation("the broker's delivery counts as an acknowledgement", "D", broker_believed),
+    Mutation("records are acknowledged before they are stored", "D", acknowledged_before_stored),
+    Mutation("a repeat is accepted", "DH", repeats_accepted),
+    Mutation("signatures are not checked", "DEH", signatures_unchecked),
+    Mutation("late records get into no block", "AD", late_records_in_no_block),
+    Mutation("a step gets no block", "E", block_skipped),
+    Mutation("the checkpoint is published before its tiles", "E", checkpoint_before_tiles),
+    Mutation("a block is published before it is committed", "E", published_before_committed),
+    Mutation("energy is taken from the headers' totals", "F", energy_from_totals),
+    Mutation("a gateway forgets at its start what waited", "DH", pending_forgotten_at_a_start),
+    Mutation("refusals are not counted", "H", refusals_uncounted),
+    Mutation("blocks are sealed before their step ends", "E", sealed_before_the_step_ends),
+)
