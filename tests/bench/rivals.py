@@ -123,7 +123,7 @@ class Firmware:
     """This firmware."""
 
     name = "firmware"
-    pulse_us_max: float | None = 20_000  # at 10 pulses/s, where each pulse is a look
+    pulse_us_max: float | None = 5_000  # at 10 pulses/s, where each pulse is a look
 
     def lost(self, where: str, pulses: int, at_most: int = 0, /) -> Figure:
         assert pulses >= 0, "a pulse was counted twice"
