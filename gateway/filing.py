@@ -3,6 +3,7 @@ forward from the ledger's files.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cryptometer.block import Checked
 from cryptometer.records import (
@@ -42,23 +43,35 @@ def file_block(before: State, checked: Checked, block: Sequence[Record], signed:
 
 def tally(checked: Checked, step: int) -> tuple[Tally, ...]:
     """What the block of `step` holds of each meter."""
-    found: dict[str, Tally] = {}
+    found: dict[str, _Sums] = {}
     for verdict in checked.verdicts:
         body = verdict.record.body
         if not isinstance(body, ChainRecord):
             continue
-        before = found.get(body.meter, Tally(body.meter, 0, None, 0, 0))
-        counted = verdict.reason is None
-        closes = isinstance(body, StepClose) and counted
-        first = body.step if closes and before.first_step is None else before.first_step
-        found[body.meter] = Tally(
-            body.meter,
-            before.closes + closes,
-            first,
-            before.late + (body.step < step),
-            before.quarantined + (not counted),
-        )
-    return tuple(found.values())
+        sums = found.get(body.meter)
+        if sums is None:
+            sums = found[body.meter] = _Sums()
+        sums.late += body.step < step
+        if verdict.reason is not None:
+            sums.quarantined += 1
+        elif isinstance(body, StepClose):
+            sums.closes += 1
+            if sums.first_step is None:
+                sums.first_step = body.step
+    return tuple(
+        Tally(name, sums.closes, sums.first_step, sums.late, sums.quarantined)
+        for name, sums in found.items()
+    )
+
+
+@dataclass(slots=True)
+class _Sums:
+    """A `Tally` while it is counted."""
+
+    closes: int = 0
+    first_step: int | None = None
+    late: int = 0
+    quarantined: int = 0
 
 
 def meter_of(record: Record) -> str:

@@ -264,8 +264,8 @@ class SqliteStore:
 
     def _unfile(self, records: Iterable[Record]) -> None:
         self._connection.executemany(
-            "DELETE FROM pending WHERE meter = ? AND sequence = ?",
-            [_place(record) for record in records],
+            "DELETE FROM pending WHERE meter = ? AND sequence BETWEEN ? AND ?",
+            _runs(map(_place, records)),
         )
 
     def _meta(self, key: str) -> bytes | None:
@@ -504,3 +504,14 @@ def _place(record: Record) -> tuple[str, int]:
     body = record.body
     assert isinstance(body, ChainRecord)  # noqa: S101 - the gateway's own filing
     return body.meter, body.sequence
+
+
+def _runs(places: Iterable[tuple[str, int]]) -> list[tuple[str, int, int]]:
+    """Places in chains, those that follow one another taken together: meter, first and last."""
+    runs: list[tuple[str, int, int]] = []
+    for name, sequence in places:
+        if runs and runs[-1][0] == name and runs[-1][2] + 1 == sequence:
+            runs[-1] = (name, runs[-1][1], sequence)
+        else:
+            runs.append((name, sequence, sequence))
+    return runs
