@@ -16,6 +16,18 @@ def test_whatever_happens_to_a_community_its_promises_hold(first: int) -> None:
         assert outcome.faults.total()
 
 
+# Days that once broke a promise: seed, steps, faults in a step.
+REGRESSIONS = {
+    "a killed run watched on while its line was gone": (27, 30, 3.0),
+}
+
+
+@pytest.mark.parametrize("days", REGRESSIONS.values(), ids=REGRESSIONS)
+def test_days_that_once_broke_a_promise_hold(days: tuple[int, int, float]) -> None:
+    seed, steps, rate = days
+    assert chaos.run(seed, steps, rate=rate).blocks > steps
+
+
 @pytest.mark.parametrize("seed", [1, 20])
 def test_the_same_seed_gives_the_same_bytes(seed: int) -> None:
     first, second = chaos.run(seed, steps=25), chaos.run(seed, steps=25)
