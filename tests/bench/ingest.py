@@ -106,12 +106,14 @@ def _broker(path: Path, port: int) -> Iterator[Figure]:
         step_ms = step_start_ms(site.next_step, STEP_S)
         sent = [at_once(batches(site, EACH, 1)) for _ in range(BROKER_ROUNDS)]
         last = {device.name: device.sequence for device in site.devices}
-        alone_s = sum(bare(site, some).cpu_s for some in sent)
+    before_s = sum(bare(site, some).cpu_s for some in sent)
     with served(premises, path.parent / "gateway.log", step_ms) as child:
         time.sleep(QUIET_S)
         began_s = process_cpu_s(child.pid)
         wall_s = _publish(site, sent, last, url)
         cpu_s = process_cpu_s(child.pid) - began_s
+    # On both sides of it: what others do on the machine changes meanwhile.
+    alone_s = (before_s + sum(bare(site, some).cpu_s for some in sent)) / 2
     count = sum(map(len, sent))
     name = f"through Mosquitto: {METERS} meters, 1 lot a record"
     yield Figure(name, count / cpu_s, "/s", least=200)
