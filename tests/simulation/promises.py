@@ -256,7 +256,9 @@ class Ledgerwatch:
         earlier = [run.before for run in near]
         if start.unwatched_ms is None:
             # A first run, as far as the card knows: what came before it died unsynced.
-            if any(one is not None and one.is_durable for one in earlier):
+            # Runs that never knew the time begin at the first moment known, as if none were before.
+            known = [one for one in earlier if one is not None and one.boot in truth.dated]
+            if any(one.is_durable for one in known):
                 raise Broken(
                     "C", f"{board.name} declares a first run at {start.at_ms}, and is wrong"
                 )
