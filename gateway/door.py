@@ -69,7 +69,7 @@ class Door:
         known = name if name in state.meters else ""
         try:
             if isinstance(opened, Rejected):
-                raise opened
+                raise _anew(opened)
             envelope, meter = opened
             record, body = read_statement(envelope, meter)
         except Rejected as refused:
@@ -124,7 +124,7 @@ def _open(state: State, raw: bytes) -> _Opened:
     try:
         return open_envelope(state, raw)
     except Rejected as refused:
-        return refused
+        return _anew(refused)
 
 
 def _verify(opened: _Opened) -> _Opened:
@@ -132,5 +132,11 @@ def _verify(opened: _Opened) -> _Opened:
         try:
             verify(*opened)
         except Rejected as refused:
-            return refused
+            return _anew(refused)
     return opened
+
+
+def _anew(refused: Rejected) -> Rejected:
+    """The same refusal, never raised. One that was raised holds the frames it has passed, and one
+    that is kept beside them a whole round of messages, until the collector looks for cycles."""
+    return Rejected(refused.reason, refused.detail)

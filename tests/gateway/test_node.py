@@ -1,6 +1,7 @@
 """The gateway's core: verdicts at the door, acknowledgements, blocks, recovery. Real records, real
 encoders; time, broker and disk are simulated."""
 
+import gc
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -179,6 +180,19 @@ def test_what_no_one_entitled_has_signed_is_refused_counted_and_changes_nothing(
         0,
     )
     assert acknowledgements(site.send(site.device.batch(SECOND, 3)), site.key)["m0"].sequence == 2
+
+
+def test_what_is_refused_is_let_go_of_at_once_and_waits_for_no_collector() -> None:
+    site = begun()
+    strange = [site.message(make(site), topic) for make, topic, *_ in STRANGE.values()]
+    site.receive(strange)  # what is made once, is made by now
+    gc.collect()
+    gc.disable()
+    try:
+        site.receive(strange)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 @given(st.integers(0, 2**16))
