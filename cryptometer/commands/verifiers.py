@@ -8,6 +8,7 @@ by `check_block` itself, which then says what is wrong and where.
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -21,6 +22,7 @@ from cryptometer.records import Record
 
 WORTHWHILE = 4_096  # records; to start processes costs what the verification of these does
 CHUNK = 256  # records of one task: 30 ms of work, 100 kB
+CHUNK_BYTES = 2**20  # of one task at most, by what a hostile ledger may hold
 AHEAD = 4  # tasks for each process that are read and decoded before they are needed
 
 Named: TypeAlias = tuple[Record, PublicKey | None]
@@ -59,18 +61,18 @@ class Verifiers:
         """Gives each record in its order, and whether its signature has been verified with the key
         beside it.
 
-        Raises:
-            Rejected: what the stream raises, once all that came before it was given.
+        Whatever the stream raises is raised once all that came before it was given: a breach stays
+        the first thing told, also where a ledger cannot be read any further behind it.
         """
         waiting: deque[tuple[list[Named], Future[bytes] | None]] = deque()
-        failed: Rejected | None = None
+        failed: Exception | None = None
         try:
             for chunk in _chunks(stream):
                 waiting.append((chunk, self._begin(chunk)))
                 while len(waiting) > AHEAD * self._jobs:
                     yield from _given(*waiting.popleft())
-        except Rejected as refused:
-            failed = refused
+        except Exception as error:  # noqa: BLE001 - raised below, in its place
+            failed = error
         while waiting:
             yield from _given(*waiting.popleft())
         if failed is not None:
@@ -83,7 +85,7 @@ class Verifiers:
         if self._pool is None:
             # Spawned: a copy of this process would inherit its connections and threads.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._jobs, context, _leave_interrupts)
+            self._pool = ProcessPoolExecutor(self._jobs, context, _serve_parent)
         claims = [
             (int(key.algorithm), key.coordinates, record.envelope.signature, record.envelope.signed)
             for record, key in chunk
@@ -110,13 +112,15 @@ def _verifies(algorithm: int, coordinates: bytes, signature: bytes, signed: byte
 
 def _chunks(stream: Iterator[Named]) -> Iterator[list[Named]]:
     chunk: list[Named] = []
+    size = 0
     try:
         for named in stream:
             chunk.append(named)
-            if len(chunk) == CHUNK:
+            size += len(named[0].raw)
+            if len(chunk) == CHUNK or size >= CHUNK_BYTES:
                 yield chunk
-                chunk = []
-    except Rejected:
+                chunk, size = [], 0
+    except Exception:
         yield chunk
         raise
     yield chunk
@@ -135,6 +139,15 @@ def _verdicts(future: "Future[bytes]") -> bytes:
         return b""  # a process was ended from outside: what it would have said is found out here
 
 
-def _leave_interrupts() -> None:
+def _serve_parent() -> None:
     # Ctrl-C is for the command, which ends its processes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A command that is ended otherwise can end nothing; what it left would wait for ever.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # noqa: S101 - only a process that was started runs this
+    parent.join()
+    os._exit(1)

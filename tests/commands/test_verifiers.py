@@ -1,9 +1,13 @@
 """Signatures verified by other processes, ahead of an audit: its verdict is the same, whatever they
 say and however they end."""
 
+import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +19,6 @@ from cryptometer.errors import Reason, Rejected
 from cryptometer.records import ChainRecord
 from tests.commands.outsider import VECTORS, called
 from tests.core.community import Village, flip, lay_out, sign_head
-from tests.core.refusing import refusing
 from tests.keys import p256_signer
 
 
@@ -70,16 +73,19 @@ def test_each_record_comes_in_its_order_with_what_its_signature_is_worth(two: Ve
     assert [verdict for _, verdict in given] == [at not in (0, 5) for at in range(len(raws))]
 
 
-def test_what_the_stream_raises_comes_behind_all_that_came_before_it(two: Verifiers) -> None:
+@pytest.mark.parametrize("error", [Rejected(Reason.MALFORMED, "cut off"), OSError("cut off")])
+def test_what_the_stream_raises_comes_behind_all_that_came_before_it(
+    two: Verifiers, error: Exception
+) -> None:
     def cut_off() -> Iterator[Named]:
         yield from named(SENT[:5])
-        raise Rejected(Reason.MALFORMED, "cut off")
+        raise error
 
-    given = []
-    with refusing(Reason.MALFORMED, "cut off"):
-        for record, verdict in two(cut_off()):
-            given.append((record.raw, verdict))
-    assert given == [(raw, True) for raw in SENT[:5]]
+    given = two(cut_off())
+    came = [next(given) for _ in range(5)]
+    assert [(record.raw, verdict) for record, verdict in came] == [(raw, True) for raw in SENT[:5]]
+    with pytest.raises(type(error), match="cut off"):
+        next(given)
 
 
 def test_a_ledger_that_holds_is_found_the_same_by_many(two: Verifiers) -> None:
@@ -126,6 +132,55 @@ def test_processes_that_are_killed_leave_the_work_to_the_audit() -> None:
         for pid in list(verify._pool._processes):
             os.kill(pid, signal.SIGKILL)
         assert audit(files.get, COMMUNITY, verify=verify) == audit(files.get, COMMUNITY)
+
+
+def test_a_command_that_is_killed_leaves_no_process_behind() -> None:
+    here, there = multiprocessing.Pipe()
+    command = multiprocessing.get_context("spawn").Process(target=_verify_for_ever, args=(there,))
+    command.start()
+    started: list[int] = here.recv()
+    assert all(map(_lives, started))
+    command.kill()
+    command.join()
+    until = time.monotonic() + 30
+    while any(map(_lives, started)):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def _verify_for_ever(told: Connection) -> None:
+    verifiers.WORTHWHILE = 0
+    with Verifiers(2) as verify:
+        list(verify(named(SENT)))
+        assert verify._pool is not None
+        told.send(list(verify._pool._processes))
+        signal.pause()
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_few_records_of_many_bytes_are_a_task_of_their_own(
+    two: Verifiers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verifiers, "CHUNK", 10**6)
+    monkeypatch.setattr(verifiers, "CHUNK_BYTES", 1)
+    read = 0
+
+    def counted() -> Iterator[Named]:
+        nonlocal read
+        for one in named(LEAVES * 2):
+            read += 1
+            yield one
+
+    given = two(counted())
+    next(given)
+    assert read == 2 * verifiers.AHEAD + 1
+    assert len(list(given)) == 2 * len(LEAVES) - 1
 
 
 def test_a_small_ledger_is_not_worth_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
