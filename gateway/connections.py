@@ -8,7 +8,7 @@ import asyncio
 import os
 import signal
 import socket
-from types import FrameType
+from collections.abc import Sequence
 from typing import Any
 
 import uvicorn
@@ -79,8 +79,28 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def run(app: Any, listening: socket.socket) -> None:
-    """Serves until SIGTERM or SIGINT."""
+class _Server(uvicorn.Server):
+    """Ends for a signal, too, that came before the library listened to any."""
+
+    def __init__(self, config: uvicorn.Config, stopping: Sequence[int]) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    async def main_loop(self) -> None:
+        self.should_exit = self.should_exit or bool(self._stopping)
+        await super().main_loop()
+
+
+def heed_signals() -> list[int]:
+    """From now on SIGTERM and SIGINT end nothing by themselves: what has come is in the list."""
+    stopping: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _frame: stopping.append(received))
+    return stopping
+
+
+def run(app: Any, listening: socket.socket, stopping: Sequence[int]) -> None:
+    """Serves until SIGTERM or SIGINT comes, or one is in `stopping`."""
     config = uvicorn.Config(
         app,
         http=BoundedProtocol,
@@ -97,11 +117,5 @@ def run(app: Any, listening: socket.socket) -> None:
         timeout_graceful_shutdown=STOP_MAX_S,
         h11_max_incomplete_event_size=HEAD_MAX_BYTES,
     )
-    # The server raises the signal again once it has ended; by then it has been obeyed.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _obeyed)
-    uvicorn.Server(config).run(sockets=[listening])
-
-
-def _obeyed(_number: int, _frame: FrameType | None) -> None:
-    pass
+    # The library raises the signal again once it has ended; `heed_signals` takes it.
+    _Server(config, stopping).run(sockets=[listening])

@@ -127,7 +127,7 @@ def _status(arguments: argparse.Namespace) -> int:
 def _describe(folder: Folder, *, as_json: bool) -> str:
     from gateway.report import describe, make_report  # noqa: PLC0415
 
-    with closing(folder.open_store(read_only=True)) as store:
+    with closing(folder.open_store(read_only=True)) as store, store.one_moment():
         state = store.state()
         if state is None:
             raise ConfigurationError(

@@ -105,6 +105,16 @@ class SqliteStore:
     def close(self) -> None:
         self._connection.close()
 
+    @contextmanager
+    def one_moment(self) -> Iterator[None]:
+        """What is read inside is of one moment, whatever the writer commits meanwhile."""
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            if self._connection.in_transaction:  # a read that failed may have ended it
+                self._connection.execute("ROLLBACK")
+
     def commit(self, changes: Changes) -> None:
         try:
             with self._transaction():
@@ -394,7 +404,10 @@ def _connect_reader(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA application_id").fetchone()
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_READONLY_DIRECTORY:
+        # Another user's folder gives the one, a read-only mount, as under our unit, the other.
+        code = getattr(error, "sqlite_errorcode", 0)
+        needs_log = code in (sqlite3.SQLITE_READONLY_DIRECTORY, sqlite3.SQLITE_CANTOPEN)
+        if not needs_log or path.with_name(f"{path.name}-wal").exists():
             return connection  # whoever reads on is told what it is
         connection.close()
         uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"

@@ -83,9 +83,10 @@ def serve(folder: Folder) -> int:
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     with connections.listen(settings.host, settings.port) as listening:
         host, port = listening.getsockname()[:2]
+        stopping = connections.heed_signals()
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         print(f"serving {folder.ledger} at {address}", file=sys.stderr, flush=True)
-        connections.run(Web(folder).app(address), listening)
+        connections.run(Web(folder).app(address), listening, stopping)
     return 0
 
 
@@ -222,7 +223,7 @@ class Web:
             store = SqliteStore(self._folder.store, read_only=True, find_max_s=FIND_MAX_S)
         except ConfigurationError as error:
             raise Unavailable(str(error)) from None
-        with closing(store):
+        with closing(store), store.one_moment():
             yield store
 
     def _read(self, path: str) -> bytes | None:
@@ -235,11 +236,14 @@ class Web:
     def _kinds(self, site: Site, row: BlockRow) -> answers.Kinds:
         """Counted once: a block does not change."""
         place = (row.first, row.size)
-        if place not in self._counted:
-            if len(self._counted) >= BLOCKS_KEPT:
-                self._counted.clear()
-            self._counted[place] = answers.kinds(site, row)
-        return self._counted[place]
+        try:
+            return self._counted[place]
+        except KeyError:
+            counted = answers.kinds(site, row)
+        if len(self._counted) >= BLOCKS_KEPT:
+            self._counted.clear()
+        self._counted[place] = counted
+        return counted  # and not what is kept: another thread may have cleared it
 
     def _once(self, name: str, make: Callable[[], T]) -> T:
         """What `make` tells, or has told within the same moment: asking often costs nothing."""

@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+import gateway.web
 from cryptometer import records
 from cryptometer.commands.demo.processes import GATEWAY, program
 from cryptometer.community import encode_community
@@ -30,11 +31,12 @@ from cryptometer.proof import verify_proof
 from cryptometer.records import Header
 from cryptometer.steps import step_start_ms
 from cryptometer.tiles import CHECKPOINT_PATH
+from gateway import answers, connections
 from gateway.sqlite_store import SqliteStore
 from hal.program import EXIT_CONFIGURATION
 from tests.commands.outsider import called
 from tests.core.community import FIRST_STEP, STEP_S
-from tests.gateway.kit import GRACE_MS, Premises, Site
+from tests.gateway.kit import GRACE_MS, Premises, Site, content
 
 ROOT = Path(__file__).parents[2]
 ANSWER_MAX_S = 30
@@ -448,6 +450,29 @@ def test_the_figures_are_those_of_the_store(works: Works, web: Web) -> None:
     assert ("cryptometer_block_punctuality_seconds", ("0.99",)) in found
 
 
+def test_an_answer_is_of_one_moment_though_a_block_is_made_meanwhile(tmp_path: Path) -> None:
+    works = Works(tmp_path / "gateway")
+    with works.site() as site, gateway.web.Web(works.folder)._store() as store:
+        before = content(store)
+        site.seal()
+        assert content(store) == before != content(site.store)
+
+
+class _Emptied(dict[Any, Any]):
+    """What was kept is gone at once, as when another thread empties it."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key, value)
+        self.clear()
+
+
+def test_a_block_is_counted_though_another_question_empties_what_was_kept(works: Works) -> None:
+    web = gateway.web.Web(works.folder)
+    web._counted = _Emptied()
+    told = web._ask(lambda site: answers.block(site, SECOND, web._kinds))
+    assert told == web._ask(lambda site: answers.block(site, SECOND))
+
+
 def test_every_figure_is_listed_for_the_operator(web: Web) -> None:
     text = (ROOT / "docs" / "operations.md").read_text()
     listed = set(re.findall(r"^\| `(cryptometer_[a-z_]+)", text, re.MULTILINE))
@@ -661,6 +686,19 @@ def test_it_ends_in_order_and_says_where_it_cannot_listen(works: Works, tmp_path
             f"cryptometer-gateway: cannot listen on 127.0.0.1, port {web.port}:"
             " Address already in use; see [web] in gateway.toml\n"
         )
+        assert web.stop() == (0, "")
+
+
+def test_a_signal_that_came_before_the_first_question_ends_it(works: Works) -> None:
+    with connections.listen("127.0.0.1", 0) as listening:
+        app = gateway.web.Web(works.folder).app("here")
+        ended = threading.Thread(
+            target=connections.run, args=(app, listening, [signal.SIGTERM]), daemon=True
+        )
+        ended.start()
+        ended.join(ANSWER_MAX_S)
+        assert not ended.is_alive()
+    with serving(works.folder.path) as web:
         assert web.stop() == (0, "")
 
 

@@ -535,6 +535,40 @@ def test_a_reader_opens_a_store_that_no_one_writes(disk: tuple[SqliteStore, Path
         assert content(reader) == before
 
 
+def test_a_reader_who_cannot_make_a_log_reads_a_whole_store(
+    disk: tuple[SqliteStore, Path],
+) -> None:
+    store, path = disk
+    commit_until(store, FOURTH)
+    before = content(store)
+    store.close()
+    # As on a read-only mount: whatever the mode of the folder says, no log can be made in it.
+    path.with_name(f"{path.name}-wal").symlink_to("nowhere/at-all")
+    with closing(SqliteStore(path, read_only=True)) as reader:
+        assert content(reader) == before
+
+
+def test_a_log_that_cannot_be_read_is_not_left_out(disk: tuple[SqliteStore, Path]) -> None:
+    store, path = disk
+    commit_until(store, FOURTH)
+    store.close()
+    path.with_name(f"{path.name}-wal").mkdir()
+    with pytest.raises(StoreFailed, match="cannot be opened now"):
+        SqliteStore(path, read_only=True)
+
+
+def test_what_is_read_in_one_moment_is_of_one_moment(disk: tuple[SqliteStore, Path]) -> None:
+    store, path = disk
+    commit_until(store, FIRST)
+    before = content(store)
+    with closing(SqliteStore(path, read_only=True)) as reader:
+        with reader.one_moment():
+            assert reader.state() == before["state"]
+            store.commit(Changes(accepted=HISTORY.sent(SECOND), block=HISTORY.block(SECOND)))
+            assert content(reader) == before
+        assert content(reader) == content(store) != before
+
+
 def test_a_new_epoch_is_seen_by_the_next_start(disk: tuple[SqliteStore, Path]) -> None:
     store, path = disk
     commit_until(store, FIRST)
