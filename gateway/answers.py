@@ -91,9 +91,9 @@ def open_site(store: Store, read: Read, community: Community) -> Site:
         Rejected: the published checkpoint is not one.
     """
     signed = read(CHECKPOINT_PATH)
-    return Site(
-        store, read, community, None if signed is None else community.open_checkpoint(signed)
-    )
+    # Whoever had signed it before his key was revoked: it is our own folder.
+    checkpoint = None if signed is None else community.open_checkpoint(signed, revoked=True)
+    return Site(store, read, community, checkpoint)
 
 
 def blocks(site: Site, newest: int) -> Json:

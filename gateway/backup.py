@@ -123,7 +123,8 @@ def roll_forward(store: SqliteStore, ledger: Ledger, community: Community) -> in
     state, signed = store.state(), ledger.checkpoint()
     if state is None or signed is None:
         return 0
-    checkpoint = community.open_checkpoint(signed)
+    # Whoever had signed it before his key was revoked: it is our own folder by now.
+    checkpoint = community.open_checkpoint(signed, revoked=True)
     if checkpoint.size < state.frontier.size:
         return 0  # committed and not yet published: the next start publishes it
     block: list[Record] = []
@@ -186,7 +187,7 @@ def _ledger_files(read: Read, community: Community) -> Iterator[tuple[str, bytes
     signed = read(CHECKPOINT_PATH)
     if signed is None:
         return
-    size = community.open_checkpoint(signed).size
+    size = community.open_checkpoint(signed, revoked=True).size
     for tile in tiles_of(None, 0, size):
         yield tile.path, encode_bundle(read_entries(tile, read))
     for level in levels_of(size):
@@ -291,7 +292,7 @@ def _take_newer(source: Path, folder: Folder, ledger: Ledger, community: Communi
     if signed is None:
         raise ConfigurationError(f"{source} is no ledger: it has no checkpoint")
     size = community.open_checkpoint(signed).size
-    have = 0 if ours is None else community.open_checkpoint(ours).size
+    have = 0 if ours is None else community.open_checkpoint(ours, revoked=True).size
     if size < have:
         raise ConfigurationError(
             f"{source} has {size} leaves, the backup {have}; restore without --ledger"

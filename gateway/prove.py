@@ -34,7 +34,7 @@ def prove(what: str, store: Store, read: Read, community: Community) -> str:
     signed = read(CHECKPOINT_PATH)
     if signed is None:
         raise ConfigurationError("the ledger has no block yet")
-    checkpoint = community.open_checkpoint(signed)
+    checkpoint = community.open_checkpoint(signed, revoked=True)  # our own folder
     if leaf >= checkpoint.size:
         raise ConfigurationError(f"{what} is not published yet")
     index = leaf // TILE_WIDTH

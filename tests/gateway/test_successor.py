@@ -1,6 +1,9 @@
 """A gateway's key is replaced: who signs which block, what meters and the broker are told, and
 whose checkpoints still stop us."""
 
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 
 from cryptometer import audit, note, records
@@ -8,12 +11,17 @@ from cryptometer.community import trust
 from cryptometer.errors import Rejected
 from cryptometer.records import Acknowledgement, Broker, Bundle, Checkpoint, Record, Role
 from firmware.enrolment import Enrolment, open_acknowledgement, read_bundle
+from gateway import answers
+from gateway.backup import backup, restore
 from gateway.effects import Effect
+from gateway.folder import open_folder, read_community
 from gateway.ledger import Ledger
 from gateway.node import Behind, Node, Publish
+from gateway.prove import prove
+from gateway.web import Web
 from hal.ports import Message
 from tests.core.community import FIRST_STEP
-from tests.gateway.kit import GRACE_MS, Site, acknowledgements, sealed
+from tests.gateway.kit import GRACE_MS, Premises, Site, acknowledgements, sealed
 from tests.keys import signer
 
 SECOND = FIRST_STEP + 1
@@ -135,3 +143,34 @@ def test_a_checkpoint_of_a_gateway_registered_just_now_is_compared_too() -> None
     site.node.take_authority([other.raw])
     with pytest.raises(Behind):
         site.receive([message])
+
+
+def test_a_checkpoint_under_a_key_revoked_since_is_still_read_from_the_gateways_own_files(
+    tmp_path: Path,
+) -> None:
+    premises = Premises(tmp_path / "gateway", meters=1)
+    premises.enrol()
+    with closing(premises.folder.open_store()) as store:
+        site = premises.site(store)
+        site.begin()
+        site.run([3])
+        said = [
+            site.authority.revoke(Role.GATEWAY, "gw"),
+            site.authority.register(Role.GATEWAY, "gw", NEW.public),
+        ]
+        site.node = Node(store, Ledger(site.tree), site.key, site.policy, NEW)
+        site.node.connected(site.clock.now())
+        site.node.take_authority([record.raw for record in said])
+        # Imported only; in the last block of the old key; in the first of the new one.
+        for blocks in range(3):
+            web = Web(premises.folder)
+            assert web._ask(lambda asked: answers.block(asked, FIRST_STEP))["step"] == FIRST_STEP
+            assert "signs checkpoints" not in str(web._judge())
+            assert prove("m0/0", store, site.tree.read, read_community(store))
+            kept = tmp_path / f"{blocks}.backup"
+            backup(premises.folder, kept)
+            restored = tmp_path / f"restored-{blocks}"
+            restore(kept, restored, premises.folder.ledger if blocks == 2 else None)
+            with closing(open_folder(restored).open_store()) as again:
+                assert again.state() == site.node.state
+            site.seal()
