@@ -6,15 +6,20 @@ gateway's own server is tested in `tests.gateway.test_serve`.
 
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from cryptometer.commands import http_ledger
+from cryptometer.commands.certificates import make_authority
 from cryptometer.commands.http_ledger import HttpLedger, Unreachable
 from cryptometer.commands.main import EXIT_MACHINE
 from cryptometer.community import encode_community
@@ -317,10 +322,41 @@ def test_nobody_there_and_no_such_host_are_told(pub: Path) -> None:
     assert said.startswith("cannot read http://nobody.invalid/checkpoint: ")
 
 
-def test_tls_to_a_server_without_it_and_a_foreign_certificate_are_told(pub: Path) -> None:
+def test_tls_to_a_server_without_it_is_told(pub: Path) -> None:
     with serving(FILES) as server:
         said = failure(called("audit", server.url.replace("http", "https"), "--community", pub))
         assert ": TLS: " in said
+
+
+def test_a_foreign_certificate_is_told_and_nothing_is_asked_behind_it(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    key = ec.generate_private_key(ec.SECP256R1())
+    ca = make_authority(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), "another", now
+    )
+    pair = ca.issue_client("127.0.0.1", 1, now)
+    (tmp_path / "server.pem").write_bytes(pair.certificate + pair.key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem")
+    heard: list[bytes] = []
+
+    def answer(listening: socket.socket) -> None:
+        for _ in range(2):
+            line, _ = listening.accept()
+            with line, suppress(OSError), context.wrap_socket(line, server_side=True) as secret:
+                heard.append(secret.recv(100))
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"https://127.0.0.1:{listening.getsockname()[1]}/ledger"
+        server = threading.Thread(target=answer, args=[listening], daemon=True)
+        server.start()
+        with HttpLedger(url) as ledger:
+            for _ in range(2):
+                with pytest.raises(Unreachable, match="certificate: "):
+                    ledger.read(CHECKPOINT_PATH)
+        server.join(30)
+    assert not server.is_alive()
+    assert not any(heard)
 
 
 def test_what_is_no_address_is_told(pub: Path) -> None:
