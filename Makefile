@@ -7,8 +7,8 @@ BIN = $(VENV)/bin
 JOBS = 4
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: demo test check test-captures test-deep simulate test-faults year fuzz fuzz-keep bench \
-	vectors clean
+.PHONY: demo test check test-captures test-deep simulate test-faults year fuzz fuzz-keep mutation \
+	bench vectors clean
 
 demo:
 	@sh scripts/environment.sh demo
@@ -70,6 +70,13 @@ year:
 	@sh scripts/environment.sh test
 	$(BIN)/python -m tests.simulation.year
 
+# One thing at a time is changed in the pure modules, or in MODULES only: does a test notice? Takes
+# hours; what survives stands in docs/mutation.md.
+MODULES =
+mutation:
+	@sh scripts/listed.sh .venv-mutation tests/mutation/requirements.txt
+	.venv-mutation/bin/python -m tests.mutation $(MODULES)
+
 # Figures, each beside its limit.
 bench:
 	@sh scripts/environment.sh test
@@ -80,4 +87,4 @@ vectors:
 	$(BIN)/python -m tests.vectors.generate
 
 clean:
-	rm -rf $(VENV) .venv-peers .venv-fuzz .fuzz .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-peers .venv-fuzz .fuzz .venv-mutation .mutation .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -13,6 +13,7 @@ from cryptometer.metrology import (
     UWH_PER_KWH,
     Ratings,
     Side,
+    between_uwh,
     kwh,
     lot_limit,
     number,
@@ -150,14 +151,17 @@ def test_a_meter_that_is_too_coarse_is_refused_with_all_that_helps() -> None:
     with pytest.raises(ConfigurationError) as refused:
         lot_limit(coarse, QUARTER_S, accept_coarse=False)
     message = str(refused.value)
-    for part in ("0.8625 Wh", "1 Wh", "at least 1160 pulses/kWh", "accept_coarse", "172.5 W"):
+    for part in ("0.8625 Wh", "1 Wh", "at least 1160 pulses/kWh", "172.5 W"):
         assert part in message, message
+    assert message.endswith("or set accept_coarse, which marks every record.")
 
 
 def test_a_meter_that_is_too_coarse_counts_single_pulses_once_that_is_accepted() -> None:
     coarse = replace(B_THREE, constant=Fraction(1_000))
     assert lot_limit(coarse, QUARTER_S, accept_coarse=True) == 1
     assert lot_limit(B_THREE, QUARTER_S, accept_coarse=True) == 8
+    just_fine = replace(B_THREE, constant=Fraction(1_160))
+    assert lot_limit(just_fine, QUARTER_S, accept_coarse=False) == 1
     assert lot_limit(B_THREE, QUARTER_S, accept_coarse=False) == 8
 
 
@@ -238,6 +242,7 @@ def test_differences_of_registers_never_drift(
         register += pulses
     exact = (register - start) * UWH_PER_KWH * ratio / constant
     assert total == register_uwh(register, constant, ratio) - register_uwh(start, constant, ratio)
+    assert total == between_uwh(start, register, constant, ratio)
     assert abs(total - exact) < 1
 
 
@@ -265,3 +270,4 @@ def test_energies_are_written_for_people() -> None:
     assert number(Fraction(1, 3)) == "0.3333"
     assert number(Fraction(0)) == "0"
     assert number(Fraction(100)) == "100"
+    assert number(Fraction(1, 20_000)) == "0"  # half to even, before any float

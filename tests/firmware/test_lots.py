@@ -755,3 +755,57 @@ def test_the_shortest_time_between_pulses_is_that_at_i_max() -> None:
     assert DETAILS.ratings.power_w(DETAILS.i_max_ma) == 44_850
     # 0.1 Wh per pulse at 44.85 kW: 8.03 ms
     assert pytest.approx(8.03, abs=0.005) == 0.1 / 44_850 * 3_600_000
+
+
+# --- A snapshot, and what is signed behind it. ---------------------------------------------------
+
+KEPT = replace(
+    BLANK,
+    register=70,
+    lot_from=65,
+    batch_from=60,
+    closed_from=50,
+    next_step=FIRST_STEP,
+    run_ms=START_MS + 1,
+    lots=(5, 2_000),
+    lots_ms=START_MS + 2_000,
+    watched=(0, 3_000),
+    watching=True,
+    marks=(5, 2, 8, 1),
+    step=FIRST_STEP,
+    seen_ms=START_MS + 3_000,
+    held_software="test",
+    held_ending=Ending.UNKNOWN,
+    told_step=FIRST_STEP - 1,
+    back_step=FIRST_STEP - 2,
+)
+
+
+def kept(**changes: object) -> Lots:
+    return Lots(replace(KEPT, **changes), TERMS, Limits(1_000, 60_000))  # type: ignore[arg-type]
+
+
+def test_a_snapshot_holds_all_that_it_was_made_from() -> None:
+    assert kept().state() == KEPT
+
+
+def test_the_step_of_what_is_signed_is_known_to_be_told() -> None:
+    lots = kept(back_step=None)
+    lots.resume(Signed(60, None, 50, START_MS, FIRST_STEP))
+    assert lots.state().told_step == FIRST_STEP
+    lots.resume(Signed(60, None, 50, START_MS, None))
+    assert lots.state().told_step == FIRST_STEP
+
+
+@pytest.mark.parametrize(("ahead", "told"), [(4, True), (5, False)])
+def test_what_is_signed_of_the_far_future_is_not_believed_once_the_clock_came_back(
+    ahead: int, told: bool
+) -> None:
+    lots = kept()
+    step = FIRST_STEP - 2 + ahead
+    lots.resume(Signed(60, FIRST_STEP + 1, 50, START_MS, step))
+    after = lots.state()
+    assert after.told_step == (step if told else KEPT.told_step)
+    assert after.next_step == (FIRST_STEP + 2 if told else KEPT.next_step)
+    assert (after.step is None) == told
+    assert after.watched == (() if told else KEPT.watched)

@@ -1,0 +1,1 @@
+"""Mutation testing of the pure modules: what the tests would not notice."""
