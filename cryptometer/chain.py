@@ -57,8 +57,9 @@ def follow(meter: Meter, head: Head, record: Record, body: ChainRecord) -> Head:
 
     Raises:
         Rejected: REVOKED; REPEAT for a place that is taken (whether by the same record, the
-            caller can tell); GAP; FORK when it names another record as the one before;
-            REGISTER_MISMATCH; IMPLAUSIBLE when it registers more than the meter can give.
+            caller can tell); GAP; FORK when it names another record as the one before, or, as the
+            chain's first, no registration of its key; REGISTER_MISMATCH; IMPLAUSIBLE when it
+            registers more than the meter can give.
     """
     if body.sequence < head.sequence:
         raise Rejected(Reason.REPEAT, f"sequence {body.sequence} is taken")
@@ -67,7 +68,7 @@ def follow(meter: Meter, head: Head, record: Record, body: ChainRecord) -> Head:
     valid_to = meter.signed_by(record.key_id).valid_to
     if valid_to is not None and body.sequence >= valid_to:
         raise Rejected(Reason.REVOKED, f"the key of {meter.name} is revoked")
-    if body.previous != head.previous:
+    if not _continues(meter, head, record, body):
         raise Rejected(Reason.FORK, f"sequence {body.sequence} continues another chain")
     if head.register is None:
         if not isinstance(body, RunStart):
@@ -87,6 +88,15 @@ def follow(meter: Meter, head: Head, record: Record, body: ChainRecord) -> Head:
             f"{after - body.register} pulses more than {meter.name} can give in its life",
         )
     return Head(body.sequence + 1, record.identity, head.allowance_uwh - energy, after)
+
+
+def _continues(meter: Meter, head: Head, record: Record, body: ChainRecord) -> bool:
+    if head.register is not None:
+        return body.previous == head.previous
+    # A device signs its first record before it can hear of a newer registration: each of its key
+    # begins the chain, and whichever record comes first has begun it.
+    registration = meter.made_under(body.previous)
+    return registration is not None and registration.key.thumbprint == record.key_id
 
 
 def register_after(body: ChainRecord) -> int:

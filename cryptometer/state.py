@@ -59,7 +59,8 @@ class Head:
 
     Attributes:
         sequence: of the record expected next.
-        previous: identity that record must name.
+        previous: identity that record must name; the newest registration's while the chain has no
+            record, which may then name an older one of its key as well.
         register: where it must start; None while the chain has no record: its first one, a run
             start, sets the register.
         allowance_uwh: energy the chain may still register. It begins with what the meter's

@@ -117,6 +117,18 @@ def busy_village() -> Village:
     village.block()
     village.send(second.batch(step, 4), second.batch(step, 5))
     village.block()
+    # A chain may begin from a registration that another has followed.
+    shed = village.add_meter("shed", signer(79))
+    village.block()
+    village.govern(
+        village.authority.register(
+            Role.METER, "shed", signer(79).public, replace_details(village, "m1", 8)
+        )
+    )
+    village.block()
+    step = village.next_step
+    village.send(shed.run_start(step), *shed.step(step, 2))
+    village.block()
     return village
 
 

@@ -213,21 +213,57 @@ def test_a_record_that_names_another_as_the_one_before_is_a_fork(village: Villag
         chain_verdict(village, forge(village.device, at_step=village.next_step, previous=bytes(32)))
 
 
-def test_a_first_record_names_the_newest_registration() -> None:
+def test_a_first_record_names_any_registration_of_its_key() -> None:
+    """A device signs before it can hear that it is registered anew; what it has signed stands."""
     village = Village()
-    old = village.state.meters["m0"].terms[0].registration
+    step = village.next_step
+    other = p256_signer(77)
+    newer = [
+        village.authority.register(Role.METER, "m0", key.public, details_of(village), step)
+        for key in (village.device.signer, other)
+    ]
+    village.govern(*newer)
+    village.block()
+    first, again, replaced = [one.registration for one in village.state.meters["m0"].terms]
+    for key, named, holds in (
+        (village.device.signer, first, True),
+        (village.device.signer, again, True),
+        (village.device.signer, replaced, False),
+        (other, replaced, True),
+        (other, first, False),
+        (other, village.gateway_registration.identity, False),
+    ):
+        village.device.signer = key
+        start = forge(village.device, "run-start", at_step=village.next_step, previous=named)
+        if holds:
+            chain_verdict(village, start)
+        else:
+            with refusing(Reason.FORK):
+                chain_verdict(village, start)
+
+
+def test_of_two_registrations_only_one_begins_the_chain() -> None:
+    village = Village()
     again = village.authority.register(
         Role.METER, "m0", village.device.signer.public, details_of(village), village.next_step
     )
     village.govern(again)
     village.block()
-    start = forge(village.device, "run-start", at_step=village.next_step, previous=old)
+    other = forge(village.device, "run-start", at_step=village.next_step, previous=again.identity)
+    village.send(village.device.run_start(village.next_step))
+    with refusing(Reason.REPEAT):
+        village.send(other)
+    village.run((3,))
+    assert village.state.meters["m0"].head.sequence == 3
+
+
+def test_a_re_anchored_chain_without_records_begins_from_no_registration() -> None:
+    village = Village()
+    village.govern(village.authority.re_anchor("m0", 0, 5))
+    village.block()
+    start = forge(village.device, "run-start", at_step=village.next_step, register=5)
     with refusing(Reason.FORK):
         chain_verdict(village, start)
-    chain_verdict(
-        village,
-        forge(village.device, "run-start", at_step=village.next_step, previous=again.identity),
-    )
 
 
 def details_of(village: Village) -> records.MeterDetails:

@@ -835,6 +835,24 @@ def test_a_registration_that_is_corrected_before_its_first_step_begins_the_chain
     assert max(max(batch.pulses) for batch in ledger.batches) <= LOT_PULSES // 2
 
 
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_board_registered_anew_before_its_first_record_has_arrived_goes_on(
+    world: World, board: Board, is_restarted: bool
+) -> None:
+    world.stop_gateway()
+    world.run(STEP_S, TICK_S, pulses=1)
+    if is_restarted:
+        board.kill()
+        board.start()
+    world.start_gateway()
+    board.kill()  # until the registration acts
+    register_anew(world, LOT_PULSES // 2, step_of(now_ms(board), STEP_S) + 2)
+    world.run(60, TICK_S, pulses=1)
+    board.start()
+    world.run(4 * STEP_S, TICK_S, pulses=1)
+    check_whole(world, board, settle(world))
+
+
 # --- Re-anchors ----------------------------------------------------------------------------------
 
 

@@ -911,24 +911,29 @@ def test_a_re_anchor_drops_what_waits_behind_the_chain_and_frees_its_place() -> 
     site.audit()
 
 
-def test_a_meter_registered_anew_before_its_first_block_begins_anew() -> None:
+def test_a_meter_registered_anew_before_its_first_block_goes_on_with_what_waits() -> None:
     site = Site(1)
     site.found()
     site.seal()
     old = site.device.run_start(SECOND + 2)
     site.send(old)
-    record = site.register("m0", 10, meter=replace(DETAILS, serial="MID-0002"))
+    record = site.authority.register(
+        Role.METER, "m0", site.device.signer.public, replace(DETAILS, serial="MID-0002")
+    )
     site.node.take_authority([record.raw])
     effects = site.seal()
-    assert acknowledgements(effects, site.key)["m0"].previous == record.identity
+    word = acknowledgements(effects, site.key)["m0"]
+    assert (word.sequence, word.previous) == (1, old.identity)
     told = [e for e in effects if isinstance(e, Publish) and e.topic.endswith("/registration")]
     gateway = site.gateway_registration.raw
     assert cbor.decode(told[0].payload) == [gateway, site.founding[-1].raw, record.raw]
-    new = site.devices[1].run_start(SECOND + 2)
-    assert acknowledgements(site.send(new), site.key)["m0"].sequence == 1
-    assert list(site.store.pending()) == [new.raw]
+    site.start()
+    assert list(site.store.pending()) == [old.raw]
+    new = site.device.batch(SECOND + 2, 1)
+    assert acknowledgements(site.send(new), site.key)["m0"].sequence == 2
     site.seal()
-    assert site.leaves() == [new]
+    assert site.leaves() == [old, new]
+    site.audit()
 
 
 def test_what_waits_of_a_revoked_chain_is_dropped_and_kept_as_evidence() -> None:

@@ -514,8 +514,6 @@ class Ledger:
         meter.terms.append(terms)
         meter.lifetime = lifetime
         meter.allowance = max(0, terms.lifetime - meter.registered)
-        if meter.register is None:
-            meter.next, meter.previous = 0, terms.identity
         self.meters[name] = meter
         return True
 
@@ -554,11 +552,15 @@ class Ledger:
         need(not block_step < step <= block_step + FUTURE_STEPS, "a record that has to wait")
         need(sequence == meter.next, f"sequence {sequence} where {meter.next} is due")
         need(terms.valid_to is None or sequence < terms.valid_to, "a revoked key")
-        need(previous == meter.previous, "names another record as the one before")
         reached = record.says[7] if record.kind == "step-close" else register
         if meter.register is None:
+            own = [one for one in meter.terms if thumbprint(one.key) == record.key_id]
+            need(
+                previous in [one.identity for one in own], "begins from no registration of its key"
+            )
             need(record.kind == "run-start", "a chain begins with a run start")
         else:
+            need(previous == meter.previous, "names another record as the one before")
             need(reached == meter.register, "another register than the one reached")
         if step < block_step:
             block.late = [block.late[0] + 1, max(block.late[1], block_step - step)]
