@@ -146,8 +146,8 @@ def prepare_successor(folder: Folder) -> str:
     line = _make_request(Role.GATEWAY, folder.next_key)
     return (
         f"{line}\n"
-        "Restart the service; it goes on signing with the key it has. Have the authority register\n"
-        "the request under this gateway's name, and import its records."
+        "The service goes on signing with the key it has. Have the authority register the request\n"
+        "under this gateway's name, and import its records."
     )
 
 

@@ -225,9 +225,12 @@ class Node:
         effects += [Confirm(message.token) for message in messages]
         return effects + self._say_refusals(verdicts.refusals)
 
-    def take_authority(self, raws: Iterable[bytes]) -> int:
+    def take_authority(self, raws: Iterable[bytes], successor: Signer | None = None) -> int:
         """Takes in authority records, the whole chain or its newest part; returns how many are
         new. They stand in the next block and act from the one after.
+
+        Args:
+            successor: as at the start, where it was made since.
 
         Raises:
             Rejected: they are not this authority's chain; nothing was changed.
@@ -243,6 +246,7 @@ class Node:
                 state = govern(state, record)
                 added.append(record)
         self._commit(Changes(authority=tuple(added)))
+        self._successor = successor or self._successor
         self._authority += added
         self._community = trust(
             self._authority[0].raw, [record.raw for record in self._authority[1:]]

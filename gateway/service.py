@@ -167,7 +167,9 @@ class Service:
         self._imports_at = time.monotonic() + IMPORTS_EVERY_S
         for path in waiting_imports(self._folder):
             try:
-                added = self._node.take_authority(read_import(path))
+                # The key that the records name may have been made since the start.
+                successor = self._folder.load_next_key()
+                added = self._node.take_authority(read_import(path), successor)
             except Rejected as refused:
                 self._say("import", f"refused {path.name}: {refused}")
                 path.replace(path.with_suffix(".refused"))

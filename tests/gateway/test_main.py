@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from cryptometer import audit, records
+from cryptometer import audit, note, records
 from cryptometer.commands.demo.broker import HOST, free_port, listens, start_broker
 from cryptometer.commands.demo.processes import COMMON, GATEWAY, Child, program
-from cryptometer.community import encode_community
+from cryptometer.community import encode_community, trust
 from cryptometer.proof import verify_proof
-from cryptometer.records import Acknowledgement, Record
+from cryptometer.records import Acknowledgement, Record, Role
 from cryptometer.steps import step_start_ms
+from cryptometer.tiles import CHECKPOINT_PATH
 from gateway.main import EXIT_BEHIND
 from hal.broker import BrokerSettings
 from hal.faults import CRASH_VARIABLE
@@ -436,6 +437,30 @@ def test_a_service_takes_records_seals_stops_on_request_and_comes_back(service: 
         rows = store.blocks(EVERY_BLOCK)[::-1]
         assert [row.step for row in rows] == list(range(FIRST_STEP, FIRST_STEP + len(rows)))
     assert list(service.premises.folder.imports.iterdir()) == []
+
+
+def test_a_service_goes_on_under_a_key_made_while_it_runs(service: Service) -> None:
+    first = service.start()
+    service.wait_for("block step=")
+    premises = service.premises
+    assert gateway("successor", "--config", premises.path).returncode == 0
+    new = premises.folder.load_next_key()
+    assert new is not None
+    premises.chain.append(premises.authority.register(Role.GATEWAY, "gw", new.public))
+    newer = premises.put("authority.records", premises.records())
+    assert gateway("import", newer, "--config", premises.path).returncode == 0
+    service.wait_for("1 new authority records")
+    newest = service.step()
+    wait(lambda: service.step() > newest + 2, "blocks of both keys")
+    assert first.end() == 0
+    service.start()
+    service.wait_for("the new key has taken the place of the old one")
+    service.wait_for("sealing blocks", 2)
+    tree = DiskTree(premises.folder.ledger)
+    signed = tree.read(CHECKPOINT_PATH) or b""
+    note.open_checkpoint(signed, note.Verifier(premises.community().origin, new.public))
+    known = [premises.gateway_registration.raw, premises.chain[-1].raw]
+    audit.audit(tree.read, trust(premises.chain[0].raw, known))
 
 
 def test_only_one_gateway_runs_on_a_folder(service: Service) -> None:
