@@ -75,18 +75,18 @@ class Community:
         Raises:
             Rejected: why it is none.
         """
-        refused = Rejected(
-            Reason.UNKNOWN_KEY, "the community names no gateway that signs checkpoints"
-        )
+        reason = Reason.UNKNOWN_KEY
+        detail = "the community names no gateway that signs checkpoints"
         for key in self.keys_of(Role.GATEWAY, revoked=revoked):
             if key.algorithm is not Algorithm.EDDSA:
                 continue  # such a gateway makes blocks, but notes are Ed25519 only
             try:
                 return note.open_checkpoint(signed, note.Verifier(self.origin, key))
-            except Rejected as error:
+            except Rejected as refused:
                 # "Not signed by this key" says less than what another key's signature had wrong.
-                refused = error if refused.reason is Reason.UNKNOWN_KEY else refused
-        raise refused
+                if reason is Reason.UNKNOWN_KEY:
+                    reason, detail = refused.reason, refused.detail
+        raise Rejected(reason, detail)
 
 
 def trust(genesis: bytes, others: Sequence[bytes]) -> Community:

@@ -185,6 +185,8 @@ def test_what_no_one_entitled_has_signed_is_refused_counted_and_changes_nothing(
 def test_what_is_refused_is_let_go_of_at_once_and_waits_for_no_collector() -> None:
     site = begun()
     strange = [site.message(make(site), topic) for make, topic, *_ in STRANGE.values()]
+    strange += [replace(strange[0], topic=f"{site.topic}/checkpoint", payload=b"no checkpoint")]
+    strange += [site.message(site.device.batch(SECOND, 1, previous=bytes(32)))]  # a fork
     site.receive(strange)  # what is made once, is made by now
     gc.collect()
     gc.disable()
