@@ -148,7 +148,7 @@ class Board:
         self._loop.remove(device)
         try:
             seat.channel.end()
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - one channel's end is not that of the others
             self._put_down(seat, error)
         else:
             self._start(seat)
@@ -207,7 +207,7 @@ class Board:
         for seat in self._seats:
             try:
                 seat.channel.end()
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 - the others end in order all the same
                 self._put_down(seat, error)
         # A farewell takes seconds where the broker does not answer.
         self._wait_for([self._run_aside(seat.channel.release) for seat in self._seats], LEAVE_MAX_S)

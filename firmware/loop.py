@@ -4,6 +4,7 @@ a turn first looks at every line that is due, then does the rest for each. It re
 import math
 import select
 from collections.abc import Callable
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from cryptometer.steps import NS_PER_MS, NS_PER_S
@@ -70,11 +71,11 @@ class Loop(Generic[W]):
         due |= {worker for worker, wake in self._wakes.items() if now_ns >= wake.due_ns}
         self._end_rests(now_ns, due)
         looked = [worker for worker in due if self._did(worker, worker.look)]
-        worked = [worker for worker in looked if self._did(worker, worker.carry_on)]
-        wakes = [(worker, worker.wake()) for worker in worked]
+        carried = [worker for worker in looked if self._did(worker, worker.carry_on)]
+        worked = [worker for worker in carried if self._did(worker, partial(self._ask, worker))]
         now_ns = self._machine_ns()
-        for worker, wake in wakes:
-            self._seat(worker, wake, now_ns)
+        for worker in worked:
+            self._seat(worker, self._wakes[worker], now_ns)
         return worked
 
     def _wait_ms(self) -> int:
@@ -100,6 +101,9 @@ class Loop(Generic[W]):
             return False
         return True
 
+    def _ask(self, worker: W) -> None:
+        self._wakes[worker] = worker.wake()
+
     def _seat(self, worker: W, wake: Wake, now_ns: int) -> None:
         """Arranges for a device to be woken as it asks."""
         is_resting = wake.line is not None and wake.line_ns > now_ns
@@ -110,7 +114,6 @@ class Loop(Generic[W]):
             del self._owners[number]
         for number in wanted:
             self._watch(worker, number)
-        self._wakes[worker] = wake
         if is_resting:
             self._resting.add(worker)
         else:

@@ -10,6 +10,8 @@ import pytest
 from cryptometer.commands.demo.processes import FIRMWARE, Child, program
 from cryptometer.errors import ConfigurationError
 from cryptometer.keys import Algorithm
+from firmware.board import Board
+from firmware.device import Device
 from firmware.folder import find_configurations, initialise
 from firmware.journal import Journal
 from hal.files import DiskDirectory
@@ -103,6 +105,31 @@ def test_a_board_that_waits_costs_next_to_nothing(premises: Premises) -> None:
     # 150 pulses/s here; a loop that did not wait would take all that it gets.
     assert process_cpu_s(board.pid) - before_s < 1
     assert board.end() == 0
+
+
+def test_a_fault_in_one_channels_end_keeps_no_other_from_ending_in_order(
+    premises: Premises, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def log(text: str) -> None:
+        said.append(text)
+        if said.count(text) == 1 and sum(line.endswith(": watching") for line in said) == len(
+            NAMES
+        ):
+            board.stop()
+
+    end = Device.end
+
+    def end_but_one(device: Device) -> None:
+        if not any("stopping: " in line for line in said):
+            raise RuntimeError("a fault of ours")
+        end(device)
+
+    monkeypatch.setattr(Device, "end", end_but_one)
+    board = Board([premises.folder / f"{name}.toml" for name in NAMES], log)
+    assert board.run() == EXIT_FAILED
+    assert sum(": ended: " in line for line in said) == len(NAMES) - 1
 
 
 def test_one_folder_serves_one_channel(premises: Premises) -> None:

@@ -39,6 +39,8 @@ class Worker:
             os.eventfd_read(self.broker)
 
     def wake(self) -> Wake:
+        if self.fails_in == "wake":
+            raise OSError("wake")
         now_ns = time.monotonic_ns()
         return Wake(now_ns + self.due_in_ns, self.line, now_ns + self.rest_ns, self.broker)
 
@@ -132,7 +134,7 @@ def test_a_resting_line_keeps_no_other_device_waiting(case: Case) -> None:
     assert resting.taken == 2
 
 
-@pytest.mark.parametrize("where", ["look", "carry on"])
+@pytest.mark.parametrize("where", ["look", "carry on", "wake"])
 def test_one_that_fails_leaves_the_loop_and_the_others_go_on(case: Case, where: str) -> None:
     worker = case.workers[1]
     worker.fails_in = where
