@@ -135,6 +135,7 @@ class Device:
         self._told: End | None = None  # what the journal was told of the signed chain
         self._may_leave: End | None = None  # the same, durably
         self._awaited: tuple[Record, ...] = ()  # re-anchors the gateway's word must stand on first
+        self._standing: records.Acknowledgement | None = None  # that word, not acted on yet
         self._refused = 0  # messages from outside that said nothing we may believe
         self._said = ""
         self._chain: Chain | None = None
@@ -297,8 +298,21 @@ class Device:
             # Whether a chain was begun here before and lost with the card, nobody here knows.
             self._outbox.begin(replace(chain_start(newest), torn=0))
 
+    def _act_on_word(self, now_ns: int) -> None:
+        """Re-anchors once the gateway's chain stands on it and the time is known: without it
+        nobody could say whether the chain has to come back to the present."""
+        word, counter = self._standing, self._counter
+        is_dated = counter.dating is not None and counter.has_begun_in(self._clock.boot_id)
+        if word is None or not is_dated or self._is_signing_anew:
+            return
+        self._re_anchor(self._awaited)
+        self._awaited, self._standing = (), None
+        self._outbox.acknowledge(word, now_ns)
+
     def _re_anchor(self, anchors: tuple[Record, ...]) -> None:
         """Acts on the newest re-anchor, now that the gateway's chain stands on it."""
+        # The count first: once the outbox knows of the re-anchor, no later run acts on it again.
+        self._come_back()
         end, body = self._outbox.end, anchors[-1].body
         assert end is not None  # noqa: S101 - `_start_chain` awaits a word for a chain of ours only
         assert isinstance(body, ReAnchor)  # noqa: S101 - the enrolment chose them
@@ -312,7 +326,6 @@ class Device:
         if withheld:
             said += f"; not signed anew, since the gateway may have them: {withheld}"
         self._parts.log(said)
-        self._come_back()
 
     def _come_back(self) -> None:
         """Where a wrong clock had led the chain into the far future, it goes on in the present."""
@@ -465,7 +478,7 @@ class Device:
     # --- Signing and durability ------------------------------------------------------------------
 
     def _sign(self) -> None:
-        if self._chain is not None and self._sign_portion(self._chain):
+        if self._chain is not None and self._sign_portion(self._chain) and self._is_signing_anew:
             return  # what is new comes behind what is signed anew; its drafts wait in the counter
         drafts = self._counter.take_drafts()
         if drafts and self._chain is not None:
@@ -550,6 +563,7 @@ class Device:
                 case Message():
                     self._hear(event, enrolment, now_ns)
                     connection.confirm(event.token)
+        self._act_on_word(now_ns)
         # What the authority says may replace what waits here, as a re-anchor does.
         if not self._wants_restart and not self._awaited:
             topic = self._meter_topic(enrolment, "record")
@@ -577,11 +591,10 @@ class Device:
                 self._wants_restart |= self._parts.on_registration(message.payload)
             elif kind.startswith(f"meter/{enrolment.meter}/ack/"):
                 word = open_acknowledgement(message.payload, enrolment)
-                is_free = not self._is_signing_anew  # of an earlier one
-                if is_free and self._awaited and is_acting(self._awaited[-1], word):
-                    self._re_anchor(self._awaited)
-                    self._awaited = ()
-                self._outbox.acknowledge(word, now_ns)
+                if self._awaited and is_acting(self._awaited[-1], word):
+                    self._standing = word
+                else:
+                    self._outbox.acknowledge(word, now_ns)
         except Rejected as refused:
             self._refused += 1
             self._say(f"refused a message: topic={kind} {refused}")

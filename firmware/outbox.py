@@ -591,6 +591,9 @@ class Outbox:
             self._sent = self.end.acknowledged
 
     def _roll(self) -> None:
+        # A newer segment speaks for the older ones. Were it to outlive their ends, what those held
+        # would be taken for signed, and never be signed again.
+        self._log.sync()
         self._log.roll()
         self._log.append([cbor.encode(encode_map(self.end))])
 

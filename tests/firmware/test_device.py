@@ -27,7 +27,7 @@ from cryptometer.steps import NS_PER_MS, NS_PER_S, ClockState, step_of, step_sta
 from firmware import journal as journalling
 from firmware import outbox as keeping
 from firmware.config import JournalSettings
-from firmware.device import ALERT_NS, Wake
+from firmware.device import ALERT_NS, Device, Wake
 from firmware.journal import Journal
 from hal import faults
 from hal.faults import Point
@@ -566,6 +566,73 @@ def test_a_chain_that_has_followed_a_wrong_clock_comes_back_behind_a_re_anchor(
     assert closed[-5:] == list(range(closed[-5], closed[-5] + 5))
 
 
+def re_anchor_far_ahead(world: World, board: Board) -> None:
+    """A chain that has followed a wrong clock is re-anchored while its board is down."""
+    world.run(STEP_S + 300, TICK_S)
+    lead_astray(world, board)
+    board.stop()
+    world.run(30, TICK_S, pulses=0)
+    re_anchor(world)
+    world.run(STEP_S, TICK_S, pulses=0)
+
+
+def check_present(world: World, board: Board) -> None:
+    """What is counted from now on lies in steps of now."""
+    present, before = step_of(now_ms(board), STEP_S), board.emitted
+    world.run(2 * STEP_S, TICK_S)
+    ledger = settle(world)
+    assert not is_stopped(board)
+    near = [one for one in ledger.batches if present <= one.step < present + 100]
+    assert sum(sum(one.pulses) for one in near) >= board.emitted - before
+
+
+def test_a_board_that_hears_of_its_re_anchor_before_it_knows_the_time_comes_back_too(
+    world: World, board: Board
+) -> None:
+    re_anchor_far_ahead(world, board)
+    board.cut_power()
+    board.clock.state = ClockState.UNKNOWN
+    board.start()
+    world.run(60, TICK_S)
+    board.clock.state = ClockState.SYNCHRONISED
+    world.run(60, TICK_S)
+    check_present(world, board)
+
+
+@pytest.mark.parametrize(
+    ("point", "passage", "is_cut"),
+    [
+        (Point.FILE_APPENDED, 1, False),
+        (Point.FILE_APPENDED, 3, True),
+        (Point.FILE_SYNCED, 1, True),
+        (Point.DEVICE_SNAPSHOT, 1, True),
+    ],
+)
+def test_a_death_while_coming_back_does_not_leave_the_chain_in_the_far_future(
+    world: World,
+    board: Board,
+    point: Point,
+    passage: int,
+    is_cut: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    re_anchor_far_ahead(world, board)
+    board.start()
+    act = Device._re_anchor
+
+    def act_and_die(device: Device, anchors: tuple[Record, ...]) -> None:
+        faults._armed[point] = passage
+        act(device, anchors)
+
+    with dying(monkeypatch) as patch:
+        patch.setattr(Device, "_re_anchor", act_and_die)
+        with pytest.raises(Crash):
+            world.run(60, TICK_S)
+    die(board, is_cut)
+    board.start()
+    check_present(world, board)
+
+
 def test_a_suspended_machine_says_that_nobody_watched(world: World, board: Board) -> None:
     world.run(100, TICK_S)
     slept_ms = now_ms(board)
@@ -1042,6 +1109,30 @@ def test_a_board_that_hears_of_a_re_anchor_sends_nothing_more_of_the_old_chain(
     assert [topic.rpartition("/")[2] for topic in said] == ["status"]
 
 
+def test_drafts_that_wait_for_what_is_signed_anew_outlive_a_death(
+    world: World, board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journalling, "SEGMENT_BYTES", 200)  # a snapshot at every sync
+    world.run(STEP_S + 60, TICK_S)
+    unsigned = lose_card(board)
+    before = board.emitted
+    world.run(STEP_S // 2, TICK_S)
+    re_anchor(world)
+    assert board.device is not None
+    waited = 0
+    while not board.device._is_signing_anew:
+        waited += TICK_S
+        assert waited < STEP_S
+        world.run(TICK_S, TICK_S)
+    world.run(STEP_S, STEP_S)  # its step ends in the turn in which the last portion is signed
+    board.kill()
+    board.start()
+    world.run(2 * STEP_S, TICK_S)
+    ledger = settle(world)
+    assert not is_stopped(board)
+    assert ledger.pulses == before - unsigned + board.device._counter.register
+
+
 @pytest.mark.parametrize("is_cut", [False, True], ids=["kill", "power cut"])
 @pytest.mark.parametrize("passage", range(1, 7))
 @pytest.mark.parametrize("point", [Point.DEVICE_SIGNED, Point.FILE_APPENDED])
@@ -1083,7 +1174,7 @@ def test_a_death_while_acting_on_a_re_anchor_neither_loses_nor_repeats_a_pulse(
 
 
 @contextmanager
-def dying(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def dying(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Where a real program would kill itself, this one raises."""
 
     def crash(_pid: int, _signal: int) -> None:
@@ -1092,7 +1183,7 @@ def dying(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patch:
         patch.setattr("os.kill", crash)
         try:
-            yield
+            yield patch
         finally:
             faults._armed.clear()
 

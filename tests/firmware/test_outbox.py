@@ -364,6 +364,22 @@ def test_a_torn_outbox_keeps_a_prefix_of_the_chain(torn: int) -> None:
     assert outbox.take_due(0) == [record.raw for record in desk.records[:kept]]
 
 
+@pytest.mark.parametrize("torn", range(0, 1_000, 50))
+def test_a_file_that_outlives_a_power_cut_says_nothing_of_records_that_did_not(
+    torn: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(1)
+    monkeypatch.setattr(keeping, "SEGMENT_BYTES", 500)
+    desk.write(7)
+    assert len(desk.directory.names()) > 1
+    desk.directory.cut_power(torn)
+    desk.restart()
+    desk.outbox.sync()
+    desk.connect()
+    assert desk.publish() == list(range(desk.end.sequence))
+    assert desk.outbox.stop is None
+
+
 def test_an_acknowledgement_lost_in_a_power_cut_is_heard_again() -> None:
     desk = connected(5)
     desk.publish()
