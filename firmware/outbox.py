@@ -145,6 +145,13 @@ def follow(end: End, record: Record) -> End:
             raise TypeError(f"no {other.KIND} stands in a meter's chain")
 
 
+def _acknowledged(end: End, epoch: int, sequence: int) -> End:
+    """The end with a gateway's word that it has the chain up to `sequence`. What an earlier store
+    held in place of ours, a restored one does not hold."""
+    forked = end.forked if epoch == end.epoch else None
+    return replace(end, epoch=epoch, acknowledged=sequence, forked=forked)
+
+
 def starts_from(record: Record) -> int:
     """The chain's register before a record; a close adds nothing to it."""
     body = record.body
@@ -449,11 +456,11 @@ class Outbox:
         # A stop answers a record. One that was said before we sent it may speak of what a re-anchor
         # has replaced: were it believed, nobody would ever say otherwise.
         stop = word.stop if word.stop is not None and word.stop.sequence < self._sent else None
-        if stop is not None and stop.reason is Reason.FORK:
-            self._note_fork(stop.sequence)
         if word.sequence > end.sequence:
             # The gateway knows more of this chain than we do: our files are an older copy. Where
             # they begin to differ only it can say, when it sees what we have.
+            if stop is not None and stop.reason is Reason.FORK:
+                self._note_fork(stop.sequence)
             if end.suspect is not None:
                 self._note_fork(end.suspect)
             self.stop = stop or Stop(end.sequence, Reason.FORK)
@@ -475,13 +482,15 @@ class Outbox:
             self._resend_after_ns = RESEND_FIRST_NS
             self._resend_at_ns = now_ns + self._resend_after_ns
             self._log.append([cbor.encode(Row(_Acked).encode(_Acked(word.epoch, word.sequence)))])
-            self.end = replace(self.end or end, epoch=word.epoch, acknowledged=word.sequence)
+            self.end = _acknowledged(end, word.epoch, word.sequence)
         while self._kept and self._kept[0].sequence < word.sequence:
             self._kept.popleft()
         if renewed:
             self._go_back()
         self._sent = max(self._sent, word.sequence)
         self.stop = stop
+        if stop is not None and stop.reason is Reason.FORK and self._speaks_of_this_chain(word):
+            self._note_fork(stop.sequence)
         self._make_room()
 
     def _index_of(self, sequence: int) -> int:
@@ -538,7 +547,7 @@ class Outbox:
                     self.end = end
                 case _Acked(epoch=epoch, sequence=sequence):
                     if self.end is not None:
-                        self.end = replace(self.end, epoch=epoch, acknowledged=sequence)
+                        self.end = _acknowledged(self.end, epoch, sequence)
                 case _Torn(sequence=sequence):
                     if self.end is not None:
                         self.end = replace(self.end, torn=sequence)
@@ -585,6 +594,15 @@ class Outbox:
             # have had us sign another in its place.
             return end.suspect is None or word.sequence <= end.suspect
         return self._kept[before].identity == word.previous
+
+    def _speaks_of_this_chain(self, word: Acknowledgement) -> bool:
+        """Whether a word at the acknowledged place names the record before it as ours does. One
+        from before a re-anchor at that place does not: the broker may repeat it, and of the chain
+        behind the re-anchor it proves nothing."""
+        first = self.first_kept(word.sequence)
+        if first is None or not isinstance(first.body, ChainRecord):
+            return False
+        return (first.body.sequence, first.body.previous) == (word.sequence, word.previous)
 
     def _go_back(self) -> None:
         if self.end is not None:

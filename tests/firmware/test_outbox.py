@@ -800,6 +800,39 @@ def test_a_fork_begins_where_the_gateway_refuses_the_first_record() -> None:
     assert desk.end.forked == 3
 
 
+def test_a_word_on_the_chain_before_a_re_anchor_proves_no_fork_behind_it() -> None:
+    desk = connected(8)
+    desk.publish()
+    desk.hear(5)
+    old = Acknowledgement("m0", 1, 5, desk.records[4].identity, 0, Stop(5, Reason.FORK))
+    desk.outbox.begin(replace(behind_anchor(desk, 5), anew=None))
+    desk.outbox.append(CHAIN.sign([run(100, later_ms=5)], desk.end, None))
+    desk.outbox.sync()
+    desk.outbox.take_due(0)
+    desk.outbox.acknowledge(old, 0)
+    repeated = desk.end.forked
+    desk.outbox.acknowledge(replace(old, previous=bytes([9]) * 32), 0)
+    assert (repeated, desk.end.forked) == (None, 5)
+
+
+def test_what_a_gateway_held_in_our_place_is_forgotten_with_its_store() -> None:
+    desk = connected(6)
+    desk.publish()
+    desk.hear(2, stop=Stop(4, Reason.FORK))
+    desk.hear(1, epoch=2)
+    desk.outbox.sync()
+    renewed = desk.restart().end
+    assert renewed is not None
+    desk.outbox.sync()
+    desk.connect()
+    desk.publish()
+    desk.hear(1, epoch=3, stop=Stop(3, Reason.FORK))
+    desk.outbox.sync()
+    again = desk.restart().end
+    assert again is not None
+    assert (renewed.forked, again.forked) == (None, 3)
+
+
 def test_a_fork_begins_at_the_damage_once_the_gateway_has_shown_that_there_is_one() -> None:
     desk = connected(6)
     desk.hear(2)
