@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from cryptometer.errors import ConfigurationError, Rejected
+from cryptometer.keys import Signer
 from cryptometer.steps import NS_PER_MS, NS_PER_S
 from gateway.folder import (
     Folder,
@@ -167,9 +168,7 @@ class Service:
         self._imports_at = time.monotonic() + IMPORTS_EVERY_S
         for path in waiting_imports(self._folder):
             try:
-                # The key that the records name may have been made since the start.
-                successor = self._folder.load_next_key()
-                added = self._node.take_authority(read_import(path), successor)
+                added = self._node.take_authority(read_import(path), self._load_next_key())
             except Rejected as refused:
                 self._say("import", f"refused {path.name}: {refused}")
                 path.replace(path.with_suffix(".refused"))
@@ -178,6 +177,14 @@ class Service:
             path.unlink()
             if added:
                 self._say("import", f"{added} new authority records; they act after the next block")
+
+    def _load_next_key(self) -> Signer | None:
+        """The key that new records may name, made since the start."""
+        try:
+            return self._folder.load_next_key()
+        except ConfigurationError as error:
+            self._say("successor", str(error))
+            return None
 
     def _perform(self, effects: list[Effect]) -> None:
         """Does effects in their order: it is the node's safety argument."""

@@ -494,6 +494,14 @@ def test_a_file_in_its_imports_that_is_none_is_set_aside_and_named(service: Serv
     service.wait_for("refused 00000009-bad.records: malformed")
     wait(lambda: bad.with_suffix(".refused").exists(), "the file to be set aside")
     assert not bad.exists()
+    # Nor does a next key that cannot be read end what runs under the present one.
+    service.premises.folder.next_key.write_bytes(b"no key")
+    service.premises.folder.next_key.chmod(0o600)
+    service.premises.register("m1", 11)
+    newer = service.premises.put("authority.records", service.premises.records())
+    assert gateway("import", newer, "--config", service.premises.path).returncode == 0
+    service.wait_for("gateway-next.key is no unencrypted PEM private key")
+    service.wait_for("1 new authority records")
     assert child.exit_code() is None
 
 
