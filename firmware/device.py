@@ -160,6 +160,8 @@ class Device:
         text = f"{self._counter.register} pulses, {signed} records, {self._outbox.waiting} waiting"
         if self._outbox.stop is not None:
             text += f", stopped: {self._outbox.stop.reason}"
+        if self._claim is not None:
+            text += ", its clock far ahead and not believed yet"
         if self._refused:
             text += f", {self._refused} messages refused"
         return text

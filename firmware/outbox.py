@@ -282,9 +282,12 @@ class Outbox:
         """
         before, older = self.end, self._log.segments
         if before is None or before.anchors != end.anchors:
-            # What is left, if anything, is of a chain that a re-anchor has replaced since.
+            # What is left, if anything, is of a chain that a re-anchor has replaced since. Were it
+            # kept, its records might be taken for those of the new chain that the card has lost,
+            # and published in their places. What was still to be signed anew goes with it, as lost.
             self.begin(end)
             self._log.sync()
+            self._refused.clear()
             for segment in older:
                 self._log.drop(segment)
             return

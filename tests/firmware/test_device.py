@@ -511,7 +511,9 @@ def test_after_weeks_without_power_a_clock_is_believed_in_the_end_and_nothing_is
     world.run(3_590, TICK_S)
     assert board.device is not None
     assert board.device._counter.dating is None
+    assert "not believed yet" in board.device.status
     world.run(STEP_S, TICK_S)
+    assert "not believed yet" not in board.device.status
     ledger = settle(world)
     check_whole(world, board, ledger)
     assert ledger.pulses == board.emitted

@@ -778,6 +778,22 @@ def test_an_empty_outbox_goes_on_from_what_the_journal_knows_to_be_signed() -> N
         assert (again.end, again.waiting) == (known, 0)
 
 
+def test_damage_in_the_middle_of_signing_anew_ends_it_and_the_registers_go_on() -> None:
+    desk = connected(8)
+    desk.hear(5)
+    desk.outbox.begin(behind_anchor(desk, 5))
+    desk.outbox.sync()
+    known, newest = desk.end, desk.directory.names()[-1]
+    assert known.anew is not None
+    desk.directory.truncate(newest, 5)
+    desk.restart().go_on_from(known)
+    assert desk.outbox.take_refused() == []
+    assert desk.end.anew is None
+    assert desk.end.register - desk.end.offset == known.anew.unsigned
+    desk.outbox.sync()
+    assert desk.end == desk.restart().end
+
+
 def test_only_what_the_journal_knows_of_leaves() -> None:
     desk = connected(8)
     assert desk.outbox.take_due(0, 3) == [record.raw for record in desk.records[:3]]
