@@ -33,6 +33,17 @@ _LENGTHS = {
     **dict.fromkeys((*range(0x18), *range(0x20, 0x38)), 1),
     **{major << 5 | size: 1 + size for major in (2, 3) for size in range(24)},
 }
+# And the heads of which two bytes do: longer integers whose first byte is not zero, longer strings.
+_LONGER_LENGTHS = {
+    **{bytes((head, size)): 2 for head in (0x18, 0x38) for size in range(24, 256)},
+    **{
+        bytes((head | power, first)): 1 + (1 << power)
+        for head in (0x18, 0x38)
+        for power in (1, 2, 3)
+        for first in range(1, 256)
+    },
+    **{bytes((head, size)): 2 + size for head in (0x58, 0x78) for size in range(24, 256)},
+}
 _KEY_BYTES = frozenset((*range(24), *range(0x20, 0x38)))
 # One integer in its shortest form. Lots are long flat arrays: they are passed at C speed.
 _INTEGER = (
@@ -132,7 +143,7 @@ def _end_of_integers(data: bytes, at: int, count: int) -> int | None:
 
 def _end_of_items(data: bytes, at: int, count: int, depth: int) -> int:
     for _ in range(count):
-        length = _LENGTHS.get(data[at])
+        length = _LENGTHS.get(data[at]) or _LONGER_LENGTHS.get(data[at : at + 2])
         at = _end_of(data, at, depth) if length is None else at + length
     return at
 
@@ -147,7 +158,7 @@ def _end_of_pairs(data: bytes, at: int, count: int, depth: int) -> int:
             raise Rejected(Reason.NOT_CANONICAL, "map keys out of order, or one of them twice")
         before = key
         at += 1
-        length = _LENGTHS.get(data[at])
+        length = _LENGTHS.get(data[at]) or _LONGER_LENGTHS.get(data[at : at + 2])
         at = _end_of(data, at, depth) if length is None else at + length
     return at
 

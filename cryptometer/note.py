@@ -6,6 +6,7 @@ begins with the byte 0x84, which begins no UTF-8 text.
 
 import base64
 import binascii
+import re
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -19,6 +20,7 @@ NOTE_MAX = 65_536  # bytes; room for the 16 signatures that every verifier must 
 DECIMAL_MAX = 19  # digits of 2^63 - 1; Python refuses to read numbers of some thousand digits
 _ED25519 = b"\x01"
 _DASH = "— "
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")  # below the space, but for the end of a line
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +146,8 @@ def _base64(text: str) -> bytes:
 
 
 def _clean(text: str) -> bool:
-    return not any(ord(letter) < 0x20 and letter != "\n" for letter in text)
+    return _CONTROL.search(text) is None
 
 
 def _name_fits(name: str) -> bool:
-    return bool(name) and "+" not in name and not any(letter.isspace() for letter in name)
+    return "+" not in name and name.split() == [name]  # one word, as Unicode knows spaces

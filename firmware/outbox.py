@@ -124,25 +124,33 @@ def chain_start(registration: bytes) -> End:
 def follow(end: End, record: Record) -> End:
     """The end of the chain with one more record of ours."""
     anew = None if end.anew is None else end.anew.after(end.anew.first + 1)
-    end = replace(end, sequence=end.sequence + 1, previous=record.identity, anew=anew)
-    if isinstance(record.body, ChainRecord):
-        end = replace(end, step=record.body.step)
+    run_ms, closed_from, closed_step = end.run_ms, end.closed_from, end.closed_step
     match record.body:
-        case RunStart() as run:
-            first = run.register if end.run_ms == 0 else end.closed_from
-            closed = end.closed_step
-            if closed is not None and closed >= run.step:
-                closed = None  # of the far future: the chain has come back to the present
-            return replace(
-                end, register=run.register, run_ms=run.at_ms, closed_from=first, closed_step=closed
-            )
-        case StepClose() as close:
-            after = close.register_after
-            return replace(end, register=after, closed_from=after, closed_step=close.step)
-        case Batch() as batch:
-            return replace(end, register=batch.register_after)
+        case RunStart() as body:
+            register = body.register
+            if run_ms == 0:
+                closed_from = register
+            run_ms = body.at_ms
+            if closed_step is not None and closed_step >= body.step:
+                closed_step = None  # of the far future: the chain has come back to the present
+        case StepClose() as body:
+            register = closed_from = body.register_after
+            closed_step = body.step
+        case Batch() as body:
+            register = body.register_after
         case other:
             raise TypeError(f"no {other.KIND} stands in a meter's chain")
+    return replace(
+        end,
+        sequence=end.sequence + 1,
+        previous=record.identity,
+        register=register,
+        closed_from=closed_from,
+        run_ms=run_ms,
+        closed_step=closed_step,
+        anew=anew,
+        step=body.step,
+    )
 
 
 def _acknowledged(end: End, epoch: int, sequence: int) -> End:
@@ -245,12 +253,12 @@ class Outbox:
             cut = self._log.recover(segment)
             if cut is not None:
                 cuts.append(cut)
-            self._read_segment(segment)
+            begins = self._read_segment(segment)
             if self.end is not None:
+                self._keep_from(self.end.acknowledged, begins, segment)
                 break
             self._log.drop(segment)  # its head, or what must follow it, never became whole
         if self.end is not None:
-            self._kept = self._find_from(self.end.acknowledged)
             # What stands in the files survived whatever ended the program; it may be published
             # once this sync has returned.
             self._durable = self._sent = self.end.acknowledged
@@ -543,11 +551,15 @@ class Outbox:
         self._kept.append(_Kept(self.end.sequence, record.identity, position))
         self.end = follow(self.end, record)
 
-    def _read_segment(self, segment: int) -> None:
+    def _read_segment(self, segment: int) -> int | None:
+        """Returns the sequence that the segment begins with, if it says so."""
+        begins: int | None = None
         for position, entry in self._log.entries(segment):
             match _decode_entry(entry):
                 case End() as end:
+                    begins = end.sequence if begins is None else begins
                     self.end = end
+                    self._kept.clear()
                 case _Acked(epoch=epoch, sequence=sequence):
                     if self.end is not None:
                         self.end = _acknowledged(self.end, epoch, sequence)
@@ -559,12 +571,23 @@ class Outbox:
                 case Record() as record:
                     _check_continues(self.end, record)
                     self._advance(record, position)
+        return begins
 
-    def _find_from(self, first: int, before: int = UINT_MAX) -> deque[_Kept]:
-        """Where the records from sequence `first` on stand, in the segments before one; empty if
-        they are not kept."""
+    def _keep_from(self, first: int, begins: int | None, newest: int) -> None:
+        """Keeps the records from `first` on: of the newest segment, which has been read and begins
+        with a sequence, and of those before it."""
+        while self._kept and self._kept[0].sequence < first:
+            self._kept.popleft()
+        if begins is not None and begins > first:
+            older = self._find_from(first, before=newest, beyond=begins)
+            self._kept.extendleft(reversed(older))
+
+    def _find_from(
+        self, first: int, before: int = UINT_MAX, beyond: int = UINT_MAX
+    ) -> deque[_Kept]:
+        """Where the records from sequence `first` to before `beyond` stand, in the segments before
+        one; empty if they are not kept."""
         found: deque[_Kept] = deque()
-        beyond = UINT_MAX
         for segment in reversed([one for one in self._log.segments if one < before]):
             here: list[_Kept] = []
             begins: int | None = None

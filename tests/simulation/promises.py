@@ -3,14 +3,12 @@ the published leaves and from what really happened at the meters. Each block is 
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from unittest.mock import patch
 
 from cryptometer import audit, records, tiles
 from cryptometer.block import Checked, Verdict, check_block
 from cryptometer.community import Community, trust
 from cryptometer.errors import Reason, Rejected
-from cryptometer.keys import PublicKey
 from cryptometer.merkle import HASH_BYTES, leaf_hash
 from cryptometer.proof import verify_proof
 from cryptometer.records import (
@@ -29,6 +27,7 @@ from firmware.timekeeping import DRIFT_PPM
 from gateway.prove import prove
 from tests.core.community import FIRST_STEP, PULSE_UWH, STEP_S
 from tests.simulation.community import Board, Broken, Run, Site, true_step
+from tests.simulation.memory import Reading
 
 STEP_MS = STEP_S * MS_PER_S
 # Beyond what a record says of its clock: a bound grows by 500 ppm, and a batch holds one step.
@@ -61,7 +60,7 @@ class Ledgerwatch:
         self._tokens = 0
         self._takes: Counter[str] = Counter()  # where in a board's takes the next batch begins
         self._chain: list[tuple[str, int]] = []
-        self._verified: set[tuple[bytes, bytes, bytes]] = set()
+        self._reading = Reading()
 
     def look(self) -> None:
         """Reads what was published since the last look."""
@@ -71,8 +70,7 @@ class Ledgerwatch:
         self._signed = signed
         try:
             checkpoint = self.community.open_checkpoint(signed)
-            with _remembering(self._verified, reads=False):
-                self._read(checkpoint.size)
+            self._read(checkpoint.size)
         except Rejected as refused:
             raise Broken("E", f"the published ledger does not hold: {refused}") from refused
         if self.state.checkpoint != checkpoint:
@@ -91,7 +89,7 @@ class Ledgerwatch:
                 raw = entries[offset]
                 if leaf_hash(raw) != hashes[offset * HASH_BYTES : (offset + 1) * HASH_BYTES]:
                     raise Broken("E", "a leaf is not the one its tile holds")
-                block.append(records.decode(raw))
+                block.append(self._reading.decode(raw))
                 if isinstance(block[-1].body, Header):
                     # Every signature is verified here, by an auditor's own reading of the block.
                     self._take(check_block(self.state, block))
@@ -312,10 +310,10 @@ class Ledgerwatch:
             raise Broken("G", f"{meter}/{sequence}: another record is proven")
 
     def audit(self) -> audit.Report:
-        """The whole ledger by an independent audit. It verifies each signature once: those over
-        the same bytes by the same key, which `look` verified already, are taken from its cache."""
+        """The whole ledger by an independent audit, which begins from nothing but its files; what
+        the same bytes say is known from `look`."""
         try:
-            with _remembering(self._verified, reads=True):
+            with patch.object(records, "decode", self._reading.decode):
                 report = audit.audit(self._site.shelf.read, self.community)
         except Rejected as refused:
             raise Broken("E", f"the audit refuses the ledger: {refused}") from refused
@@ -326,22 +324,3 @@ class Ledgerwatch:
 
 def _near(run: Run, begin_ms: int, end_ms: int) -> bool:
     return run.open_ns // NS_PER_MS <= end_ms and begin_ms <= run.look_ns // NS_PER_MS + STEP_MS
-
-
-@contextmanager
-def _remembering(seen: set[tuple[bytes, bytes, bytes]], *, reads: bool) -> Iterator[None]:
-    """Keeps what was verified: key, signature and signed bytes, all of them; and spares the same
-    verification a second time where it `reads`."""
-    verify = PublicKey.verify
-
-    def remember(key: PublicKey, signature: bytes, data: bytes) -> None:
-        entry = (key.coordinates, signature, data)
-        if not (reads and entry in seen):
-            verify(key, signature, data)
-            seen.add(entry)
-
-    setattr(PublicKey, "verify", remember)  # noqa: B010 - a method is replaced on purpose
-    try:
-        yield
-    finally:
-        setattr(PublicKey, "verify", verify)  # noqa: B010
