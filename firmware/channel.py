@@ -102,13 +102,16 @@ class Channel:
             self.device = None
 
     def leave(self) -> None:
-        """Leaves the broker, which may take some seconds, and closes the files."""
+        """Leaves the broker, which may take some seconds, and closes the files. Does nothing when
+        the next life has begun before: it has closed those of the one that ended."""
         with self._changing:
-            self._life.close()
+            if self.device is None:
+                self._life.close()
 
     def release(self) -> None:
         """Leaves, and lets another program have the folder."""
-        self.leave()
+        with self._changing:
+            self._life.close()
         self._folder.close()
         if self._recorder is not None:
             self._recorder.close()

@@ -11,6 +11,7 @@ from cryptometer.commands.demo.processes import FIRMWARE, Child, program
 from cryptometer.errors import ConfigurationError
 from cryptometer.keys import Algorithm
 from firmware.board import Board
+from firmware.channel import Channel
 from firmware.device import Device
 from firmware.folder import find_configurations, initialise
 from firmware.journal import Journal
@@ -130,6 +131,18 @@ def test_a_fault_in_one_channels_end_keeps_no_other_from_ending_in_order(
     board = Board([premises.folder / f"{name}.toml" for name in NAMES], log)
     assert board.run() == EXIT_FAILED
     assert sum(": ended: " in line for line in said) == len(NAMES) - 1
+
+
+def test_a_farewell_that_comes_late_leaves_the_next_life_alone(premises: Premises) -> None:
+    said: list[str] = []
+    channel = Channel(premises.folder / "roof.toml", said.append, is_named=False)
+    channel.live()
+    channel.fail()
+    device = channel.live()
+    channel.leave()
+    assert device.wake().line is not None
+    channel.end()
+    channel.release()
 
 
 def test_one_folder_serves_one_channel(premises: Premises) -> None:
