@@ -5,12 +5,13 @@ The energy verdict is taken here, against the state after the previous block: co
 quarantined with a reason. It never stops a chain.
 """
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cryptometer import records
 from cryptometer.chain import follow
 from cryptometer.errors import Reason, Rejected
+from cryptometer.keys import PublicKey
 from cryptometer.merkle import leaf_hash
 from cryptometer.records import (
     Batch,
@@ -24,7 +25,7 @@ from cryptometer.records import (
     Role,
     StepClose,
 )
-from cryptometer.state import Head, Meter, State, act, govern
+from cryptometer.state import Meter, State, act, govern
 from cryptometer.steps import MS_PER_S, step_start_ms
 
 FUTURE_STEPS = 4  # a clock an hour ahead may yet be mended; beyond it, a record need not be awaited
@@ -57,42 +58,66 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Applied:
+    """What leaves come to as the block of a step; a pure function of the first three.
+
+    Attributes:
+        before: the state after the block before.
+        leaves: without the header.
+        after: the state after them, its frontier not yet extended.
+        flow: the fields of `Flow`.
+        late: the field of `Header`.
+    """
+
+    before: State
+    step: int
+    leaves: tuple[Record, ...]
+    after: State
+    verdicts: tuple[Verdict, ...]
+    flow: tuple[int, ...]
+    late: tuple[int, ...]
+
+    def header(self, slot: Slot) -> Header:
+        """The header that states it; the maker signs it."""
+        expected = [meter for meter in self.before.meters.values() if meter.expected_at(self.step)]
+        heard = sum(
+            1
+            for meter in expected
+            if (closed := self.after.meters[meter.name].closed_step) is not None
+            and closed >= self.step
+        )
+        return Header(
+            step=slot.step,
+            previous=self.before.checkpoint,
+            sealed_ms=slot.sealed_ms,
+            clock=slot.clock,
+            leaves=len(self.leaves),
+            flow=Flow(*self.flow),
+            balance=self.after.balance,
+            late=self.late,
+            meters=(len(expected), heard),
+            caught_up=slot.caught_up,
+        )
+
+    def is_of(self, before: State, step: int, leaves: Sequence[Record]) -> bool:
+        """Whether it is what these very leaves come to, there."""
+        return self.before is before and self.step == step and self.leaves == tuple(leaves)
+
+
+@dataclass(frozen=True, slots=True)
 class Checked:
-    """A block that holds: the state after it, and the verdict on each leaf before the header."""
+    """A block that holds.
+
+    Attributes:
+        state: the community after it.
+        verdicts: on each leaf before the header.
+        leaf_hashes: of every leaf, header last.
+    """
 
     state: State
     header: Record
     verdicts: tuple[Verdict, ...]
-
-
-def due(
-    state: State, step: int, pending: Iterable[Record]
-) -> tuple[list[Record], list[tuple[Record, Rejected]]]:
-    """Which of the pending records go into the block of `step`, in its order; and which never can,
-    because the authority has meanwhile revoked or re-anchored their chain.
-
-    A chain waits as a whole behind its first record of the near future.
-    """
-    leaves: list[Record] = []
-    refused: list[tuple[Record, Rejected]] = []
-    heads: dict[str, Head] = {}
-    waiting: set[str] = set()
-    for record in sorted(pending, key=_place):
-        body = record.body
-        if isinstance(body, ChainRecord):
-            if step < body.step <= step + FUTURE_STEPS:
-                waiting.add(body.meter)
-            if body.meter in waiting:
-                continue
-            meter = state.meters[body.meter]
-            try:
-                head = heads.get(body.meter, meter.head)
-                heads[body.meter] = follow(meter, head, record, body)
-            except Rejected as error:
-                refused.append((record, error))
-                continue
-        leaves.append(record)
-    return leaves, refused
+    leaf_hashes: tuple[bytes, ...]
 
 
 def propose(state: State, leaves: Sequence[Record], slot: Slot) -> Header:
@@ -101,14 +126,27 @@ def propose(state: State, leaves: Sequence[Record], slot: Slot) -> Header:
     Raises:
         Rejected: a leaf can not be in this block.
     """
-    block = _Block(state, slot.step)
+    return apply_leaves(state, slot.step, leaves).header(slot)
+
+
+def apply_leaves(state: State, step: int, leaves: Iterable[Record]) -> Applied:
+    """What these leaves come to as the block of `step`, no signature of a device looked at.
+
+    Raises:
+        Rejected: a leaf can not be in this block.
+    """
+    block = _Block(state, step)
     for record in leaves:
         block.add(record)
-    return block.header(slot)
+    return block.finish()
 
 
 def check_block(
-    state: State, leaves: Sequence[Record], *, verified: Container[bytes] = ()
+    state: State,
+    leaves: Sequence[Record],
+    *,
+    verified: Container[bytes] = (),
+    applied: Applied | None = None,
 ) -> Checked:
     """Checks a whole block, its header last, against the state after the block before.
 
@@ -117,6 +155,8 @@ def check_block(
         leaves: every leaf, in the ledger's order.
         verified: device records, as bytes, whose signature the caller has itself verified with the
             key they name. Whether that key may speak for the meter is looked at here in any case.
+        applied: what `apply_leaves` made of these leaves in this state, if the caller has it; of
+            any others it is not believed, and they are applied here.
 
     Raises:
         Rejected: the first thing that is wrong, naming the leaf; the ledger must not go on so.
@@ -125,50 +165,77 @@ def check_block(
         raise Rejected(Reason.WRONG_ORDER, "a block ends with its header")
     *content, last = leaves
     header = leaves[-1].body
-    block = _Block(state, header.step)
     # All signatures in one go: between other work each takes longer, by the processor's cache.
-    faults = [_fault(state, record, verified) for record in content]
-    for index, (record, fault) in enumerate(zip(content, faults, strict=True)):
-        try:
-            if fault is not None:
-                raise fault
-            block.add(record)
-        except Rejected as refused:
-            at = state.frontier.size + index
-            raise Rejected(refused.reason, f"leaf {at}: {refused.detail}") from None
-    after = block.finish()
+    faults = _faults(state, content, verified)
+    if applied is None or not applied.is_of(state, header.step, content):
+        applied = _apply_faultless(state, header.step, content, faults)
+    elif faults:
+        index, fault = min(faults.items())
+        raise _of_leaf(state, index, fault)
     try:
-        _check_header(state, after, last, header, block)
+        _check_header(applied, last, header)
     except Rejected as refused:
         raise Rejected(refused.reason, f"header of step {header.step}: {refused.detail}") from None
-    frontier = state.frontier.extended([leaf_hash(record.raw) for record in leaves])
-    return Checked(replace(after, frontier=frontier), last, tuple(block.verdicts))
+    hashes = tuple([leaf_hash(record.raw) for record in leaves])
+    after = replace(applied.after, frontier=state.frontier.extended(hashes))
+    return Checked(after, last, applied.verdicts, hashes)
 
 
-def _fault(state: State, record: Record, verified: Container[bytes]) -> Rejected | None:
-    """What keeps a device's record from being one of its meter's, whatever block it stands in."""
-    try:
-        if isinstance(record.body, ChainRecord):
-            _verify(state, record, record.body, verified)
-    except Rejected as refused:
-        return refused
-    return None
+def _apply_faultless(
+    state: State, step: int, leaves: Sequence[Record], faults: Mapping[int, Rejected]
+) -> Applied:
+    """As `apply_leaves`, for leaves of which some have a fault: the first thing that is wrong."""
+    block = _Block(state, step)
+    for index, record in enumerate(leaves):
+        try:
+            if index in faults:
+                raise faults[index]
+            block.add(record)
+        except Rejected as refused:
+            raise _of_leaf(state, index, refused) from None
+    return block.finish()
 
 
-def _verify(state: State, record: Record, body: ChainRecord, verified: Container[bytes]) -> None:
-    if record.community != state.community:
+def _of_leaf(state: State, index: int, refused: Rejected) -> Rejected:
+    at = state.frontier.size + index
+    return Rejected(refused.reason, f"leaf {at}: {refused.detail}")
+
+
+def _faults(
+    state: State, leaves: Sequence[Record], verified: Container[bytes]
+) -> dict[int, Rejected]:
+    """What keeps records of devices from being their meters', whatever block they stand in; by
+    their place."""
+    faults: dict[int, Rejected] = {}
+    speakers: dict[tuple[bytes, bytes, str], PublicKey] = {}
+    for index, record in enumerate(leaves):
+        body = record.body
+        if not isinstance(body, ChainRecord):
+            continue
+        who = (record.community, record.key_id, body.meter)
+        try:
+            key = speakers.get(who)
+            if key is None:
+                key = speakers[who] = _speaker(state, *who)
+            if record.raw not in verified:
+                record.envelope.verify(key)
+        except Rejected as refused:
+            faults[index] = refused
+    return faults
+
+
+def _speaker(state: State, community: bytes, key_id: bytes, name: str) -> PublicKey:
+    """The key with this id, if it may speak for the meter of this name."""
+    if community != state.community:
         raise Rejected(Reason.OTHER_COMMUNITY, "a record of another community")
-    meter = state.meter_of(record.key_id)
-    if meter.name != body.meter:
+    meter = state.meter_of(key_id)
+    if meter.name != name:
         raise Rejected(Reason.WRONG_ROLE, f"the key of {meter.name} does not speak for others")
-    key = meter.signed_by(record.key_id).key
-    if record.raw not in verified:
-        record.envelope.verify(key)
+    return meter.signed_by(key_id).key
 
 
-def _check_header(
-    state: State, after: State, record: Record, header: Header, block: "_Block"
-) -> None:
+def _check_header(applied: Applied, record: Record, header: Header) -> None:
+    state, after = applied.before, applied.after
     if record.community != state.community:
         raise Rejected(Reason.OTHER_COMMUNITY, "a header of another community")
     # The first block's maker is registered by that block itself; later ones by an earlier block.
@@ -182,7 +249,7 @@ def _check_header(
     if header.sealed_ms < step_start_ms(header.step + 1, state.genesis.step_s):
         raise Rejected(Reason.WRONG_STEP, "sealed before its step had ended")
     slot = Slot(header.step, header.sealed_ms, header.clock, header.caught_up)
-    expected = block.header(slot)
+    expected = applied.header(slot)
     if header != expected:
         wrong = [
             name
@@ -204,13 +271,14 @@ class _Block:
     def __init__(self, state: State, step: int) -> None:
         self._state = state
         self._step = step
+        self._step_ms = state.genesis.step_s * MS_PER_S
         self._accounts: dict[str, _Account] = {}
         self._authority: list[tuple[int, Record]] = []
         self._place: tuple[int, str, int] | None = None
         self._flow = [0, 0, 0, 0, 0]
         self._late = [0, 0]
-        self.verdicts: list[Verdict] = []
-        self._after: State | None = None
+        self._leaves: list[Record] = []
+        self._verdicts: list[Verdict] = []
 
     def add(self, record: Record) -> None:
         """Adds the next leaf; Rejected when it can not stand there."""
@@ -222,60 +290,45 @@ class _Block:
         if isinstance(body, ChainRecord):
             self._add_chain(record, body)
         else:
-            self._authority.append((len(self.verdicts), record))
-            self.verdicts.append(Verdict(record, None, 0))
+            self._authority.append((len(self._verdicts), record))
+            self._verdicts.append(Verdict(record, None, 0))
+        self._leaves.append(record)
 
-    def finish(self) -> State:
-        """The state after the block, its frontier not yet extended."""
-        if self._after is None:
-            registered, counted, quarantined, transferred, _ = self._flow
-            before = self._state.balance
-            settled = {name: account.settled() for name, account in self._accounts.items()}
-            state = replace(
-                self._state,
-                step=self._step,
-                meters={**self._state.meters, **settled},
-                balance=replace(
-                    before,
-                    registered=before.registered + registered,
-                    untransferred=before.untransferred + counted - transferred,
-                    waiting=before.waiting + transferred,
-                    quarantined=before.quarantined + quarantined,
-                ),
-            )
-            # Authority records act from the next block on, hence after everything else.
-            for index, record in self._authority:
-                try:
-                    state = govern(state, record)
-                except Rejected as refused:
-                    at = self._state.frontier.size + index
-                    raise Rejected(refused.reason, f"leaf {at}: {refused.detail}") from None
-                try:
-                    state = act(state, record)
-                except Rejected as refused:
-                    self.verdicts[index] = Verdict(record, refused.reason, 0)
-            self._after = state
-        return self._after
-
-    def header(self, slot: Slot) -> Header:
-        after = self.finish()
-        expected = [meter for meter in self._state.meters.values() if meter.expected_at(self._step)]
-        heard = sum(
-            1
-            for meter in expected
-            if (closed := after.meters[meter.name].closed_step) is not None and closed >= self._step
+    def finish(self) -> Applied:
+        """What all of them come to."""
+        registered, counted, quarantined, transferred, _ = self._flow
+        before = self._state.balance
+        settled = {name: account.settled() for name, account in self._accounts.items()}
+        state = replace(
+            self._state,
+            step=self._step,
+            meters={**self._state.meters, **settled},
+            balance=replace(
+                before,
+                registered=before.registered + registered,
+                untransferred=before.untransferred + counted - transferred,
+                waiting=before.waiting + transferred,
+                quarantined=before.quarantined + quarantined,
+            ),
         )
-        return Header(
-            step=slot.step,
-            previous=self._state.checkpoint,
-            sealed_ms=slot.sealed_ms,
-            clock=slot.clock,
-            leaves=len(self.verdicts),
-            flow=Flow(*self._flow),
-            balance=after.balance,
-            late=tuple(self._late),
-            meters=(len(expected), heard),
-            caught_up=slot.caught_up,
+        # Authority records act from the next block on, hence after everything else.
+        for index, record in self._authority:
+            try:
+                state = govern(state, record)
+            except Rejected as refused:
+                raise _of_leaf(self._state, index, refused) from None
+            try:
+                state = act(state, record)
+            except Rejected as refused:
+                self._verdicts[index] = Verdict(record, refused.reason, 0)
+        return Applied(
+            self._state,
+            self._step,
+            tuple(self._leaves),
+            state,
+            tuple(self._verdicts),
+            tuple(self._flow),
+            tuple(self._late),
         )
 
     def _add_chain(self, record: Record, body: ChainRecord) -> None:
@@ -301,7 +354,7 @@ class _Block:
             reason = Reason.FAR_FUTURE if body.step > self._step else None
             if before.register is None:
                 account.closed_register = body.register
-        self.verdicts.append(Verdict(record, reason, energy))
+        self._verdicts.append(Verdict(record, reason, energy))
 
     def _open(self, name: str) -> "_Account":
         meter = self._state.meters.get(name)
@@ -330,15 +383,14 @@ class _Block:
         if made_under is None:
             return Reason.UNKNOWN_REGISTRATION
         # Lots made under an older registration count while they satisfy the newest one in force.
-        in_force = [one for one in meter.terms if one.from_step <= batch.step]
-        if not in_force or batch.step < made_under.from_step:
+        newest = meter.in_force(batch.step)
+        if newest is None or batch.step < made_under.from_step:
             return Reason.NOT_VALID_AT_STEP
-        limit = made_under.lot_limit(in_force[-1])
+        limit = made_under.lot_limit(newest)
         if max(batch.pulses, default=0) > limit and batch.declared(Mark.OVERSIZE) is None:
             return Reason.LOT_ABOVE_V
-        times = batch.closed_ms
-        step_ms = self._state.genesis.step_s * MS_PER_S
-        if list(times) != sorted(times) or (times and times[-1] > step_ms):
+        times = list(batch.closed_ms)
+        if times != sorted(times) or (times and times[-1] > self._step_ms):
             return Reason.LOTS_OUT_OF_ORDER
         return self._judge_step(account, batch.step)
 

@@ -38,7 +38,7 @@ class Frontier:
         for current in leaf_hashes:
             position, merged = size, current
             while position & 1:
-                merged = node_hash(peaks.pop(), merged)
+                merged = sha256(b"\x01" + peaks.pop() + merged).digest()  # a node, see above
                 position >>= 1
             peaks.append(merged)
             size += 1

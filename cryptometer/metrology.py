@@ -96,14 +96,16 @@ def register_uwh(pulses: int, constant: Fraction, ratio: Fraction) -> int:
     `ratio` is r when the constant is a secondary one, else 1. A lot's energy is the difference of
     two registers, so that rounding never adds up.
     """
-    return between_uwh(0, pulses, constant, ratio)
+    worth_uwh, per_pulses = pulse_worth(constant, ratio)
+    return pulses * worth_uwh // per_pulses
 
 
-def between_uwh(before: int, after: int, constant: Fraction, ratio: Fraction) -> int:
-    """Energy between two registers, µWh: the difference of what `register_uwh` says of each."""
-    worth = UWH_PER_KWH * ratio.numerator * constant.denominator
-    pulses = ratio.denominator * constant.numerator
-    return after * worth // pulses - before * worth // pulses
+def pulse_worth(constant: Fraction, ratio: Fraction) -> tuple[int, int]:
+    """What pulses are worth: so many µWh for so many pulses, both whole numbers."""
+    return (
+        UWH_PER_KWH * ratio.numerator * constant.denominator,
+        ratio.denominator * constant.numerator,
+    )
 
 
 def lot_limit(ratings: Ratings, step_s: int, *, accept_coarse: bool) -> int:

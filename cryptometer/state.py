@@ -5,12 +5,13 @@ stored as a truth of its own; gateway, node and auditor hold the same values.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 
 from cryptometer import records
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey
 from cryptometer.merkle import Frontier
-from cryptometer.metrology import Side, between_uwh
+from cryptometer.metrology import Side, pulse_worth
 from cryptometer.records import (
     DIGEST,
     NAME,
@@ -73,7 +74,7 @@ class Head:
     register: int | None = wire_optional(3, Uint())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=False)  # a place for what is worked out once
 class Terms:
     """One registration of a meter, as far as verdicts need it.
 
@@ -92,8 +93,14 @@ class Terms:
     valid_to: int | None = wire_optional(7, Uint())
 
     def energy_uwh(self, before: int, after: int) -> int:
-        """Energy between two registers in µWh: a difference, so that rounding never adds up."""
-        return between_uwh(before, after, self.constant, self.ratio)
+        """Energy between two registers in µWh: the difference of what `register_uwh` says of each,
+        so that rounding never adds up."""
+        worth_uwh, per_pulses = self._pulse_worth
+        return after * worth_uwh // per_pulses - before * worth_uwh // per_pulses
+
+    @cached_property
+    def _pulse_worth(self) -> tuple[int, int]:
+        return pulse_worth(self.constant, self.ratio)
 
     def lot_limit(self, newest: "Terms") -> Fraction | int:
         """The most pulses of a lot made under these terms that satisfies the newest as well: by
@@ -165,6 +172,13 @@ class Meter:
         """What the energy of a batch is reckoned by: the newest terms, when it names none of this
         meter's."""
         return self.made_under(batch.registration) or self.terms[-1]
+
+    def in_force(self, step: int) -> Terms | None:
+        """The newest terms that hold in a step."""
+        for terms in reversed(self.terms):
+            if terms.from_step <= step:
+                return terms
+        return None
 
     def expected_at(self, step: int) -> bool:
         """Whether the block of `step` should wait for this meter's close."""

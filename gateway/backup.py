@@ -147,7 +147,8 @@ def roll_forward(store: SqliteStore, ledger: Ledger, community: Community) -> in
             )
             # Only the newest block's signed checkpoint is known; the others' were replaced by it.
             newest = checked.state.checkpoint == checkpoint
-            new = file_block(state, checked, block, signed.decode() if newest else "")
+            known_note = signed.decode() if newest else ""
+            new = file_block(state, checked, block, known_note, made_here=False)
             size = checked.state.frontier.size
             store.commit(Changes(authority=fresh, block=new, published=size))
             state, block, blocks = checked.state, [], blocks + 1

@@ -20,7 +20,9 @@ from cryptometer.state import State
 from gateway.store import BlockRow, NewBlock, Tally
 
 
-def file_block(before: State, checked: Checked, block: Sequence[Record], signed: str) -> NewBlock:
+def file_block(
+    before: State, checked: Checked, block: Sequence[Record], signed: str, *, made_here: bool = True
+) -> NewBlock:
     """A block as the store takes it.
 
     Args:
@@ -28,6 +30,7 @@ def file_block(before: State, checked: Checked, block: Sequence[Record], signed:
         checked: what `check_block` made of it.
         block: its leaves, header last.
         signed: the checkpoint of the tree with it; "" where it is not known any more.
+        made_here: of what waits in this very store.
     """
     after = checked.state.meters
     changed = frozenset(name for name in after if after[name] is not before.meters.get(name))
@@ -38,7 +41,7 @@ def file_block(before: State, checked: Checked, block: Sequence[Record], signed:
         if verdict.reason is not None
     )
     tallies = tally(checked, row.step)
-    return NewBlock(row, checked.state, changed, tuple(block), tallies, set_aside)
+    return NewBlock(row, checked.state, changed, tuple(block), tallies, set_aside, made_here)
 
 
 def tally(checked: Checked, step: int) -> tuple[Tally, ...]:

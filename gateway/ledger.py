@@ -36,10 +36,15 @@ class Ledger:
         """The published checkpoint, None before the first block."""
         return self._tree.read(CHECKPOINT_PATH)
 
-    def publish(self, old: int, leaves: Sequence[bytes], note: str) -> None:
+    def publish(
+        self, old: int, leaves: Sequence[bytes], note: str, hashes: Sequence[bytes] | None = None
+    ) -> None:
         """Adds leaves behind the first `old` ones, and publishes the checkpoint that covers them.
 
         May be called again with the same arguments after a crash at any instant.
+
+        Args:
+            hashes: of these leaves, if the caller has them.
 
         Raises:
             OSError: stop; the next start publishes again.
@@ -47,8 +52,8 @@ class Ledger:
         """
         new = old + len(leaves)
         files = self._entry_files(old, new, leaves)
-        hashes = self._hash_files(old, new, [leaf_hash(raw) for raw in leaves])
-        self._tree.put_all({**files, **hashes})
+        added = [leaf_hash(raw) for raw in leaves] if hashes is None else list(hashes)
+        self._tree.put_all({**files, **self._hash_files(old, new, added)})
         passing(Point.LEDGER_TILES)
         self._tree.put_all({CHECKPOINT_PATH: note.encode()})
         passing(Point.LEDGER_CHECKPOINT)

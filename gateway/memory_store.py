@@ -75,6 +75,9 @@ class MemoryStore:
                 if _place(record) in self._leaves or _place(record) in filed:
                     raise StoreFailed(f"the place {_place(record)} is taken")
                 filed.add(_place(record))
+                waits = self._pending.get(_place(record))
+                if block.made_here and (waits is None or waits.raw != record.raw):
+                    raise StoreFailed(f"the record at {_place(record)} does not wait here")
 
     def _write(self, changes: Changes) -> None:
         self._authority += [record.raw for record in changes.authority]

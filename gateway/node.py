@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from cryptometer import cbor, note, records
-from cryptometer.block import Slot, check_block, due, propose
+from cryptometer.block import Slot, apply_leaves, check_block
 from cryptometer.chain import follow, open_record
 from cryptometer.community import Community, trust
 from cryptometer.errors import Reason, Rejected
@@ -340,14 +340,17 @@ class Node:
         reading = ClockReading(now.source, now.state, -(-now.error_ns // NS_PER_MS))
         slot = Slot(step, now_ms, reading, caught_up=step <= self._missed_step)
         ripe = self._waiting.ripe(step, step_of(now_ms, before.genesis.step_s))
-        leaves, dropped = due(before, step, [*self._authority[before.authority.sequence :], *ripe])
-        header = records.seal(propose(before, leaves, slot), before.community, self._signer)
+        leaves = [*self._authority[before.authority.sequence :], *ripe]
+        applied = apply_leaves(before, step, leaves)
+        header = records.seal(applied.header(slot), before.community, self._signer)
         block = [*leaves, header]
-        checked = check_block(before, block, verified={record.raw for record in leaves})
+        verified = {record.raw for record in leaves}
+        checked = check_block(before, block, verified=verified, applied=applied)
         signed = note.sign_checkpoint(
             checked.state.checkpoint, self._community.origin, self._signer
         )
-        gone = {record.identity for record in block} | {record.identity for record, _ in dropped}
+        gone = {record.identity for record in block}
+        dropped: list[tuple[Record, Rejected]] = []
         acting = self._acting(before.authority.sequence, checked.state)
         names = dict.fromkeys(map(meter_of, acting))
         governed = [checked.state.meters[name] for name in names if name in checked.state.meters]
@@ -358,7 +361,8 @@ class Node:
         new = file_block(before, checked, block, signed)
         self._commit(replace(changes, block=new))
         # Committed before published: a crash here is mended by `_check_own_ledger`.
-        self._ledger.publish(before.frontier.size, [record.raw for record in block], signed)
+        raws = [record.raw for record in block]
+        self._ledger.publish(before.frontier.size, raws, signed, checked.leaf_hashes)
         self._published = checked.state.frontier.size
         since_ms = max(step_start_ms(step + 1, before.genesis.step_s), self._last_close_ms)
         self._last_close_ms = 0

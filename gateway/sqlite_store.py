@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,10 @@ from gateway.store import (
 from hal.faults import Point, passing
 
 APPLICATION_ID = 0x43727970  # "Cryp": tells our database from any other (PRAGMA application_id)
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 # Its group may read it: `serve` runs as another user, which no key is readable for.
 STORE_MODE = 0o640
-_READABLE = (1, SCHEMA_VERSION)
+_READABLE = (1, 2, SCHEMA_VERSION)
 _STEPS_BETWEEN_LOOKS = 10_000  # of SQLite's machine; less than a millisecond
 _BUSY_MS = 5_000  # `status` and `backup` read beside the one writer
 
@@ -68,7 +68,17 @@ CREATE TABLE contacts (
 # Since format 2: the energy verdicts, of which only those that set a leaf aside need a row. Where a
 # store was brought up from format 1, `verdicts_from` is the first leaf whose verdict is known.
 _SET_ASIDE = "CREATE TABLE set_aside (leaf INTEGER PRIMARY KEY, reason TEXT NOT NULL)"
-
+# Since format 3: runs of a chain that a block holds while their bytes stay in `pending`, until the
+# static files are durable; `staged` holds only the bytes of leaves that never waited.
+_FILED = (
+    "CREATE TABLE filed (leaf INTEGER PRIMARY KEY, meter TEXT NOT NULL, first INTEGER NOT NULL,"
+    " last INTEGER NOT NULL)"
+)
+_UNFILE = "DELETE FROM pending WHERE meter = ? AND sequence BETWEEN ? AND ?"
+_IS_LEAF = (
+    "EXISTS (SELECT 1 FROM leaves WHERE leaves.meter = pending.meter"
+    " AND leaves.sequence = pending.sequence)"
+)
 
 # Primary result codes (sqlite.org/rescode.html): starting again may mend these. A full disk gives
 # each of them, by the file it hits: the journal and its index are made anew at an opening.
@@ -134,7 +144,9 @@ class SqliteStore:
         return [raw for (raw,) in rows]
 
     def pending(self) -> Iterable[bytes]:
-        rows = self._connection.execute("SELECT raw FROM pending ORDER BY meter, sequence")
+        rows = self._connection.execute(
+            f"SELECT raw FROM pending WHERE NOT {_IS_LEAF} ORDER BY meter, sequence"  # noqa: S608
+        )
         return (raw for (raw,) in rows)
 
     def identity_at(self, meter: str, sequence: int) -> bytes | None:
@@ -193,14 +205,27 @@ class SqliteStore:
         )
 
     def depths(self) -> Depths:
+        filed = (
+            "(SELECT coalesce(sum(last - first + 1), 0) FROM filed)" if self._format > 2 else "0"
+        )
         counts = (
-            self._connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608
-            for table in ("pending", "staged", "evidence")
+            self._connection.execute(f"SELECT count(*) {more} FROM {table}").fetchone()[0]  # noqa: S608
+            for table, more in (
+                ("pending", f"- {filed}"),
+                ("staged", f"+ {filed}"),
+                ("evidence", ""),
+            )
         )
         return Depths(*counts)
 
     def staged(self) -> list[tuple[int, bytes]]:
-        return list(self._connection.execute("SELECT leaf, raw FROM staged ORDER BY leaf"))
+        in_place = (
+            " UNION ALL SELECT filed.leaf + sequence - first, raw FROM filed JOIN pending"
+            " ON pending.meter = filed.meter AND sequence BETWEEN first AND last"
+        )
+        more = in_place if self._format >= 3 else ""
+        query = f"SELECT leaf, raw FROM staged{more} ORDER BY 1"  # noqa: S608
+        return list(self._connection.execute(query))
 
     def blocks(self, newest: int) -> list[BlockRow]:
         rows = self._connection.execute(
@@ -249,7 +274,11 @@ class SqliteStore:
 
     def _write(self, changes: Changes) -> None:
         self._add_authority(changes.authority)
-        self._unfile(changes.dropped)
+        self._connection.executemany(
+            # What is a leaf by now keeps its bytes until its files are durable.
+            f"{_UNFILE} AND NOT {_IS_LEAF}",
+            _runs(map(_place, changes.dropped)),
+        )
         self._connection.executemany(
             "INSERT INTO pending VALUES (?, ?, ?, ?)",
             [(*_place(record), record.identity, record.raw) for record in changes.accepted],
@@ -266,17 +295,20 @@ class SqliteStore:
         if changes.block is not None:
             self._add_block(changes.block)
         if changes.published is not None:
-            self._connection.execute("DELETE FROM staged WHERE leaf < ?", (changes.published,))
+            self._let_go(changes.published)
         self._connection.executemany(
             "UPDATE blocks SET punctuality_ms = ? WHERE step = ?",
             [(milliseconds, step) for step, milliseconds in changes.measured],
         )
 
-    def _unfile(self, records: Iterable[Record]) -> None:
-        self._connection.executemany(
-            "DELETE FROM pending WHERE meter = ? AND sequence BETWEEN ? AND ?",
-            _runs(map(_place, records)),
-        )
+    def _let_go(self, published: int) -> None:
+        """The static files of so many leaves are durable: their bytes may go."""
+        filed = self._connection.execute(
+            "SELECT meter, first, last FROM filed WHERE leaf < ?", (published,)
+        ).fetchall()
+        self._connection.executemany(_UNFILE, filed)
+        for table in ("filed", "staged"):
+            self._connection.execute(f"DELETE FROM {table} WHERE leaf < ?", (published,))  # noqa: S608
 
     def _meta(self, key: str) -> bytes | None:
         row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
@@ -320,15 +352,38 @@ class SqliteStore:
                 },
             )
 
+    def _file_what_waits(self, chain: Sequence[tuple[int, Record]]) -> None:
+        """Pending records become leaves where they lie: their bytes are not written again."""
+        if not chain:
+            return
+        runs: list[tuple[int, str, int, int]] = []
+        first_leaf = chain[0][0]  # those of the meters stand together
+        for name, first, last in _runs(_place(record) for _, record in chain):
+            runs.append((first_leaf, name, first, last))
+            first_leaf += last - first + 1
+        filed = self._connection.executemany(
+            "INSERT INTO leaves SELECT meter, sequence, identity, sequence + ? FROM pending"
+            " WHERE meter = ? AND sequence BETWEEN ? AND ?",
+            [(leaf - first, name, first, last) for leaf, name, first, last in runs],
+        )
+        if filed.rowcount != len(chain):
+            raise StoreFailed("a record of the block does not wait in the store")
+        self._connection.executemany("INSERT INTO filed VALUES (?, ?, ?, ?)", runs)
+
     def _add_block(self, block: NewBlock) -> None:
         row, first = block.row, block.row.first
         numbered = list(enumerate(block.leaves, first))
-        chain = [(r, leaf) for leaf, r in numbered if isinstance(r.body, ChainRecord)]
-        self._unfile(record for record, _ in chain)
-        self._connection.executemany(
-            "INSERT INTO leaves VALUES (?, ?, ?, ?)",
-            [(*_place(record), record.identity, leaf) for record, leaf in chain],
-        )
+        chain = [(leaf, r) for leaf, r in numbered if isinstance(r.body, ChainRecord)]
+        if block.made_here:
+            self._file_what_waits(chain)
+            numbered = [(leaf, r) for leaf, r in numbered if not isinstance(r.body, ChainRecord)]
+        else:
+            places = [_place(record) for _, record in chain]
+            self._connection.executemany(_UNFILE, _runs(places))
+            self._connection.executemany(
+                "INSERT INTO leaves VALUES (?, ?, ?, ?)",
+                [(*_place(record), record.identity, leaf) for leaf, record in chain],
+            )
         self._connection.executemany(
             "INSERT INTO staged VALUES (?, ?)", [(leaf, record.raw) for leaf, record in numbered]
         )
@@ -381,7 +436,7 @@ def create_store(path: Path, epoch: int) -> None:
     with closing(connect(path)) as connection:
         _make_durable(connection, path)
         connection.executescript(
-            f"BEGIN; {_SCHEMA} {_SET_ASIDE}; PRAGMA application_id = {APPLICATION_ID};"
+            f"BEGIN; {_SCHEMA} {_SET_ASIDE}; {_FILED}; PRAGMA application_id = {APPLICATION_ID};"
             f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         )
         set_epoch(connection, epoch)
@@ -416,14 +471,16 @@ def _connect_reader(path: Path) -> sqlite3.Connection:
 
 
 def _bring_up(connection: sqlite3.Connection) -> None:
-    """Brings a store of format 1 to the present one, in one transaction."""
+    """Brings a store of an older format to the present one, in one transaction."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version == SCHEMA_VERSION:
         return
-    (size,) = connection.execute("SELECT coalesce(max(size), 0) FROM blocks").fetchone()
     connection.execute("BEGIN IMMEDIATE")
-    connection.execute(_SET_ASIDE)
-    connection.execute("INSERT INTO meta VALUES ('verdicts_from', ?)", (str(size).encode(),))
+    if version < 2:
+        (size,) = connection.execute("SELECT coalesce(max(size), 0) FROM blocks").fetchone()
+        connection.execute(_SET_ASIDE)
+        connection.execute("INSERT INTO meta VALUES ('verdicts_from', ?)", (str(size).encode(),))
+    connection.execute(_FILED)
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     connection.execute("COMMIT")
 

@@ -95,7 +95,9 @@ class NewBlock:
         state: the community after it.
         meters: names of the meters whose state it changed.
         leaves: its records, header last, in the ledger's order. Those of meters leave the pending
-            ones; a block brought forward from the ledger's files holds some that never waited.
+            ones.
+        made_here: every leaf of a meter is pending here, with just these bytes. A block brought
+            forward from the ledger's files holds some that never waited.
         set_aside: the leaves that have no effect, each with the reason.
     """
 
@@ -105,6 +107,7 @@ class NewBlock:
     leaves: tuple[Record, ...]
     tallies: tuple[Tally, ...]
     set_aside: tuple[tuple[int, Reason], ...] = ()
+    made_here: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ class Waiting:
         self._records: dict[str, list[Record]] = {}
         self._bytes: dict[str, int] = {}
         self._heads: dict[str, Head] = {}
+        self._closes: dict[str, list[int]] = {}  # the steps that closes among the records are of
 
     @property
     def count(self) -> int:
@@ -49,24 +50,27 @@ class Waiting:
         self._heads[name] = head
         self._records.setdefault(name, []).append(record)
         self._bytes[name] = self._bytes.get(name, 0) + len(record.raw)
+        if isinstance(body, StepClose):
+            self._closes.setdefault(name, []).append(body.step)
 
     def has_closed(self, name: str, step: int) -> bool:
         """Whether a close of `step` waits, or of a step soon after it: steps only advance. That of
         the far future says nothing of `step`."""
-        return any(
-            isinstance(record.body, StepClose) and step <= record.body.step <= step + FUTURE_STEPS
-            for record in self._records.get(name, [])
-        )
+        return any(step <= one <= step + FUTURE_STEPS for one in self._closes.get(name, ()))
 
     def ripe(self, step: int, present: int) -> Iterator[Record]:
-        """What may go into the block of `step`, made in the step `present`.
+        """What may go into the block of `step`, made in the step `present`, in the block's order.
+
+        All of it continues its chains in the state after the block before: the door has followed
+        it, and what authority records leave no place for goes with the block that holds them
+        (`outlived`). A maker of whom that is not true fails here, and finds it when it starts.
 
         A chain waits as a whole behind its first record of a step to come. What lies in the far
         future is told by the clock and not by `step`: while a gateway catches up, the records of
         today are no fault of their devices.
         """
-        for records in self._records.values():
-            for record in records:
+        for name in sorted(self._records):
+            for record in self._records[name]:
                 body = record.body
                 if isinstance(body, ChainRecord) and step < body.step <= present + FUTURE_STEPS:
                     break
@@ -93,8 +97,12 @@ class Waiting:
             if rest:
                 self._records[name] = rest
                 self._bytes[name] = sum(len(record.raw) for record in rest)
+                self._closes[name] = [
+                    record.body.step for record in rest if isinstance(record.body, StepClose)
+                ]
             else:
                 del self._records[name], self._bytes[name]
+                self._closes.pop(name, None)
 
     def stand(self, meter: Meter) -> None:
         """Finds the chain's head anew: authority records act, and it may stand elsewhere."""

@@ -4,14 +4,17 @@ hundred thousand leaves makes of a gateway's start, of its memory and of a proof
 
 import statistics
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
 from cryptometer import note, records
-from cryptometer.block import Slot, check_block, due, propose
+from cryptometer.block import Slot, check_block, propose
+from cryptometer.chain import follow
 from cryptometer.commands.demo.broker import HOST
 from cryptometer.proof import verify_proof
+from cryptometer.records import ChainRecord, Record
+from cryptometer.state import State
 from cryptometer.steps import NS_PER_MS, step_start_ms
 from gateway.filing import file_block
 from gateway.folder import read_community
@@ -19,6 +22,7 @@ from gateway.ledger import Ledger
 from gateway.prove import prove
 from gateway.service import collect_seldom
 from gateway.store import Changes
+from gateway.waiting import Waiting
 from tests.bench.crowd import (
     crowd,
     deliver,
@@ -83,7 +87,7 @@ def _anew(site: Site) -> Iterator[Figure]:
     slot = Slot(step, step_start_ms(step + 1, STEP_S) + GRACE_MS, CLOCK, caught_up=False)
     origin = site.community().origin
     whole = Stopwatch()
-    (leaves, _), sorted_ = timed(lambda: due(state, step, pending))
+    leaves, sorted_ = timed(lambda: _in_order(state, pending, step))
     header, proposed = timed(lambda: propose(state, leaves, slot))
     block = [*leaves, records.seal(header, state.community, site.key)]
     checked, judged = timed(lambda: check_block(state, block))
@@ -110,6 +114,17 @@ def _anew(site: Site) -> Iterator[Figure]:
     name = f"block of {METERS:,} x {BATCHES + 1} records, every signature verified"
     yield Figure(name, cpu_s, "s", most=3)
     yield Figure(f"{name}, on the wall", wall_s, "s", most=60)
+
+
+def _in_order(state: State, pending: Sequence[Record], step: int) -> list[Record]:
+    """Each of them followed in its chain, as a gateway does when they come; then the leaves."""
+    waiting = Waiting()
+    for record in pending:
+        body = record.body
+        assert isinstance(body, ChainRecord)
+        meter = state.meters[body.meter]
+        waiting.add(record, body, follow(meter, waiting.head(meter), record, body))
+    return list(waiting.ripe(step, step + 1))
 
 
 def _as_ingest_left_it(site: Site) -> Iterator[Figure]:

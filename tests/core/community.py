@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from cryptometer import note, proof, records
-from cryptometer.block import Checked, Slot, check_block, due, propose
+from cryptometer.block import FUTURE_STEPS, Checked, Slot, check_block, propose
 from cryptometer.chain import follow, open_record, register_after
 from cryptometer.community import Community, trust
 from cryptometer.errors import Rejected
@@ -17,6 +17,7 @@ from cryptometer.keys import PublicKey, Signer
 from cryptometer.merkle import Frontier, inclusion_proof, leaf_hash
 from cryptometer.metrology import Side
 from cryptometer.records import (
+    AuthorityRecord,
     Batch,
     Body,
     ChainPlace,
@@ -191,6 +192,43 @@ class Device:
             "register": self.register,
             "step": step,
         }
+
+
+def due(
+    state: State, step: int, pending: Iterable[Record]
+) -> tuple[list[Record], list[tuple[Record, Rejected]]]:
+    """Which of the pending records go into the block of `step`, in its order; and which never can,
+    because the authority has meanwhile revoked or re-anchored their chain.
+
+    A chain waits as a whole behind its first record of the near future.
+    """
+    leaves: list[Record] = []
+    refused: list[tuple[Record, Rejected]] = []
+    heads: dict[str, Head] = {}
+    waiting: set[str] = set()
+    for record in sorted(pending, key=_place):
+        body = record.body
+        if isinstance(body, ChainRecord):
+            if step < body.step <= step + FUTURE_STEPS:
+                waiting.add(body.meter)
+            if body.meter in waiting:
+                continue
+            meter = state.meters[body.meter]
+            try:
+                head = heads.get(body.meter, meter.head)
+                heads[body.meter] = follow(meter, head, record, body)
+            except Rejected as error:
+                refused.append((record, error))
+                continue
+        leaves.append(record)
+    return leaves, refused
+
+
+def _place(record: Record) -> tuple[int, str, int]:
+    body = record.body
+    if isinstance(body, ChainRecord):
+        return (1, body.meter, body.sequence)
+    return (0, "", body.sequence if isinstance(body, AuthorityRecord) else 0)
 
 
 class Village:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer import records
-from cryptometer.block import FUTURE_STEPS, Checked, check_block, due, propose
+from cryptometer.block import FUTURE_STEPS, Checked, check_block, propose
 from cryptometer.errors import Reason
 from cryptometer.metrology import Side, register_uwh
 from cryptometer.records import (
@@ -34,6 +34,7 @@ from tests.core.community import (
     STEP_S,
     Device,
     Village,
+    due,
     flip,
     reseal,
 )

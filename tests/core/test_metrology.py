@@ -13,14 +13,16 @@ from cryptometer.metrology import (
     UWH_PER_KWH,
     Ratings,
     Side,
-    between_uwh,
     kwh,
     lot_limit,
     number,
     register_uwh,
     wh,
 )
+from cryptometer.records import Use
+from cryptometer.state import Terms
 from tests.core.strategies import examples
+from tests.keys import signer
 
 QUARTER_S, HALF_HOUR_S = 900, 1800
 B_THREE = Ratings("B", 3, 230_000, 250, Fraction(10_000))
@@ -242,7 +244,8 @@ def test_differences_of_registers_never_drift(
         register += pulses
     exact = (register - start) * UWH_PER_KWH * ratio / constant
     assert total == register_uwh(register, constant, ratio) - register_uwh(start, constant, ratio)
-    assert total == between_uwh(start, register, constant, ratio)
+    terms = Terms(bytes(32), signer(1).public, 0, constant, ratio, 1, Use.GENERATION)
+    assert total == terms.energy_uwh(start, register)
     assert abs(total - exact) < 1
 
 

@@ -224,9 +224,13 @@ def test_a_block_may_hold_records_that_never_waited(shelf: Shelf) -> None:
     """A restored store is brought forward from the ledger's files."""
     commit_until(shelf.store, FIRST)
     shelf.store.commit(Changes(accepted=HISTORY.sent(SECOND)[:1]))
-    shelf.store.commit(Changes(block=HISTORY.block(SECOND)))
+    brought = replace(HISTORY.block(SECOND), made_here=False)
+    shelf.store.commit(Changes(block=brought))
     store = shelf.reopen()
     assert list(store.pending()) == []
+    assert [raw for _, raw in store.staged()][-len(brought.leaves) :] == [
+        record.raw for record in brought.leaves
+    ]
     for record in HISTORY.sent(SECOND):
         assert store.find(record.identity) is not None
 
@@ -252,6 +256,7 @@ def test_leaves_are_staged_until_their_files_are_published(shelf: Shelf) -> None
 
     # A block and what is known to be published of those before it come in one commit.
     third = HISTORY.block(THIRD)
+    shelf.store.commit(Changes(accepted=HISTORY.sent(THIRD)))
     shelf.store.commit(Changes(block=third, published=len(leaves)))
     assert shelf.reopen().staged() == [
         (third.row.first + at, record.raw) for at, record in enumerate(third.leaves)
@@ -341,6 +346,7 @@ def test_tallies_of_late_and_quarantined_records_add_up(shelf: Shelf) -> None:
     for number, one in enumerate(
         (Tally("m0", 0, None, 1, 2), Tally("m0", 1, 7, 0, 3), Tally("m0", 2, 8, 4, 0))
     ):
+        shelf.store.commit(Changes(accepted=HISTORY.sent(number)))
         shelf.store.commit(Changes(block=replace(HISTORY.block(number), tallies=(one,))))
     assert shelf.reopen().tallies() == [Tally("m0", 3, 7, 5, 5)]
 
@@ -362,6 +368,7 @@ def test_a_dropped_record_leaves_its_place_to_another_of_the_same_commit(shelf: 
 IMPOSSIBLE: dict[str, Callable[[], Changes]] = {
     "a place that is taken": lambda: Changes(accepted=HISTORY.sent(THIRD)[:1]),
     "a step that has its block": lambda: Changes(block=HISTORY.block(SECOND)),
+    "a leaf that never waited": lambda: Changes(block=HISTORY.block(THIRD)),
     "a leaf where a record of the chain is": lambda: Changes(
         block=replace(
             HISTORY.block(THIRD),
@@ -390,6 +397,13 @@ def test_a_commit_that_fails_leaves_nothing_of_itself(shelf: Shelf, name: str) -
     assert content(shelf.reopen()) == before
 
 
+def test_a_leaf_whose_files_are_not_durable_is_not_dropped(shelf: Shelf) -> None:
+    commit_until(shelf.store, SECOND)
+    before = shelf.store.staged()
+    shelf.store.commit(Changes(dropped=HISTORY.sent(SECOND)))
+    assert shelf.reopen().staged() == before
+
+
 def test_reading_changes_nothing(shelf: Shelf) -> None:
     commit_until(shelf.store, SECOND)
     before = content(shelf.store)
@@ -407,6 +421,7 @@ def test_both_stores_say_the_same_after_any_history(
     shelf = Shelf(tmp_path_factory.mktemp("twin") / "store.sqlite")
     disk, memory = shelf.store, MemoryStore(EPOCH)
     unsent = [record for number in range(4) for record in HISTORY.sent(number)]
+    ends = [0, *(HISTORY.block(number).row.size for number in range(4))]
     sealed = waiting = 0
 
     def both(changes: Changes) -> None:
@@ -421,7 +436,7 @@ def test_both_stores_say_the_same_after_any_history(
     both(Changes(authority=HISTORY.founding))
     for _ in range(data.draw(st.integers(1, 12), "commits")):
         changes = Changes(
-            published=data.draw(st.none() | st.integers(0, 30), "published"),
+            published=data.draw(st.none() | st.sampled_from(ends), "published"),
             measured=tuple(
                 data.draw(
                     st.lists(st.tuples(st.integers(FIRST_STEP, FIRST_STEP + 4), st.integers(0, 9)))
@@ -462,8 +477,11 @@ def test_both_stores_say_the_same_after_any_history(
                 changes = replace(changes, accepted=tuple(unsent[waiting : waiting + 2]))
                 waiting += 2
             case "block" if sealed < 4:
-                changes = replace(changes, block=HISTORY.block(sealed))
-                sealed += 1
+                held = sum(len(HISTORY.sent(number)) for number in range(sealed + 1))
+                made_here = waiting >= held and data.draw(st.booleans(), "made here")
+                block = replace(HISTORY.block(sealed), made_here=made_here)
+                changes = replace(changes, block=block)
+                sealed, waiting = sealed + 1, max(waiting, held)
             case "drop" if waiting:
                 changes = replace(changes, dropped=tuple(unsent[waiting - 1 : waiting]))
             case "again" if sealed:
@@ -678,6 +696,40 @@ def test_what_a_copied_log_holds_is_part_of_the_store(
         assert content(recovered) == content(store)
 
 
+def _make_older(connection: sqlite3.Connection) -> None:
+    """Format 2: the bytes of a block's leaves leave the pending ones, and are written anew."""
+    connection.execute(
+        "INSERT INTO staged SELECT filed.leaf + sequence - first, raw FROM filed JOIN pending"
+        " ON pending.meter = filed.meter AND sequence BETWEEN first AND last"
+    )
+    connection.execute(
+        "DELETE FROM pending WHERE EXISTS (SELECT 1 FROM filed"
+        " WHERE filed.meter = pending.meter AND sequence BETWEEN first AND last)"
+    )
+    connection.execute("DROP TABLE filed")
+    connection.execute("PRAGMA user_version = 2")
+
+
+def test_a_store_of_format_2_is_brought_up_with_what_was_staged_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    create_store(path, EPOCH)
+    with closing(SqliteStore(path)) as store:
+        commit_until(store, SECOND)
+        store.commit(Changes(accepted=HISTORY.sent(THIRD)))
+        before = content(store)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        _make_older(connection)
+    with closing(SqliteStore(path, read_only=True)) as old:
+        assert content(old) == before
+    for _ in range(2):
+        with closing(SqliteStore(path)) as store:
+            assert content(store) == before
+    with closing(SqliteStore(path)) as store:
+        store.commit(Changes(block=HISTORY.block(THIRD), published=HISTORY.block(SECOND).row.size))
+        assert [raw for _, raw in store.staged()] == [one.raw for one in HISTORY.village.blocks[2]]
+        assert store.depths().pending == 0
+
+
 def test_a_store_of_format_1_is_brought_up_and_owns_to_what_it_does_not_know(
     tmp_path: Path,
 ) -> None:
@@ -689,6 +741,7 @@ def test_a_store_of_format_1_is_brought_up_and_owns_to_what_it_does_not_know(
     before = content(site.store)
     site.store.close()  # type: ignore[attr-defined]
     with closing(sqlite3.connect(path)) as connection, connection:
+        _make_older(connection)
         connection.execute("DROP TABLE set_aside")
         connection.execute("PRAGMA user_version = 1")
     # Whoever only reads leaves it as it is, and says what is not known.

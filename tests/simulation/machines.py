@@ -169,7 +169,10 @@ class FailingSqlite(_Failing, SqliteStore):
 
     def forget_pending(self) -> None:
         """What a restore from a backup and the published files leaves."""
-        self._connection.execute("DELETE FROM pending")
+        self._connection.execute(
+            "DELETE FROM pending WHERE NOT EXISTS (SELECT 1 FROM leaves"
+            " WHERE leaves.meter = pending.meter AND leaves.sequence = pending.sequence)"
+        )
         self.epoch += 1
         set_epoch(self._connection, self.epoch)
 

@@ -288,9 +288,9 @@ def block_skipped() -> list[Patch]:
 def checkpoint_before_tiles() -> list[Patch]:
     publish = ledger.Ledger.publish
 
-    def hasty(self: Any, old: int, leaves: Any, note: str) -> None:
+    def hasty(self: Any, old: int, leaves: Any, note: str, *rest: Any) -> None:
         self._tree.put_all({"checkpoint": note.encode()})
-        publish(self, old, leaves, note)
+        publish(self, old, leaves, note, *rest)
 
     return [(ledger.Ledger, "publish", hasty)]
 
@@ -309,7 +309,7 @@ def published_before_committed() -> list[Patch]:
 
 
 def energy_from_totals() -> list[Patch]:
-    header = block._Block.header
+    header = block.Applied.header
 
     def padded(self: Any, slot: Any) -> Any:
         stated = header(self, slot)
@@ -319,7 +319,7 @@ def energy_from_totals() -> list[Patch]:
         )
         return replace(stated, balance=more)
 
-    return [(block._Block, "header", padded)]
+    return [(block.Applied, "header", padded)]
 
 
 def pending_forgotten_at_a_start() -> list[Patch]:

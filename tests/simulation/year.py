@@ -183,8 +183,10 @@ class CountedLedger(Ledger):
 
     leaves = raw_bytes = 0
 
-    def publish(self, old: int, leaves: Sequence[bytes], note: str) -> None:
-        super().publish(old, leaves, note)
+    def publish(
+        self, old: int, leaves: Sequence[bytes], note: str, hashes: Sequence[bytes] | None = None
+    ) -> None:
+        super().publish(old, leaves, note, hashes)
         self.leaves = old + len(leaves)
         self.raw_bytes += sum(map(len, leaves))
 
