@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from cryptometer import records
 from cryptometer.errors import Rejected
 from cryptometer.keys import Signer
-from cryptometer.records import Checkpoint, Ending, Mark, ReAnchor, Record
+from cryptometer.records import Acknowledgement, Checkpoint, Ending, Mark, ReAnchor, Record
 from cryptometer.steps import NS_PER_MS, NS_PER_S, ClockState, Instant, step_start_ms
 from firmware.chain import (
     Chain,
@@ -135,7 +135,7 @@ class Device:
         self._told: End | None = None  # what the journal was told of the signed chain
         self._may_leave: End | None = None  # the same, durably
         self._awaited: tuple[Record, ...] = ()  # re-anchors the gateway's word must stand on first
-        self._standing: records.Acknowledgement | None = None  # that word, not acted on yet
+        self._standing: Acknowledgement | None = None  # that word, not acted on yet
         self._refused = 0  # messages from outside that said nothing we may believe
         self._said = ""
         self._chain: Chain | None = None
@@ -307,6 +307,7 @@ class Device:
         is_dated = counter.dating is not None and counter.has_begun_in(self._clock.boot_id)
         if word is None or not is_dated or self._is_signing_anew:
             return
+        self._take_back(word, now_ns)
         self._re_anchor(self._awaited)
         self._awaited, self._standing = (), None
         self._outbox.acknowledge(word, now_ns)
@@ -328,6 +329,13 @@ class Device:
         if withheld:
             said += f"; not signed anew, since the gateway may have them: {withheld}"
         self._parts.log(said)
+
+    def _take_back(self, word: Acknowledgement, now_ns: int) -> None:
+        """What a gateway had acknowledged behind the re-anchor's place, and has dropped for it,
+        waits again: it is signed anew like all that follows that place."""
+        end = self._outbox.end
+        if end is not None and word.sequence < end.acknowledged:
+            self._outbox.acknowledge(word, now_ns)
 
     def _come_back(self) -> None:
         """Where a wrong clock had led the chain into the far future, it goes on in the present."""

@@ -81,6 +81,7 @@ class MemoryStore:
 
     def _write(self, changes: Changes) -> None:
         self._authority += [record.raw for record in changes.authority]
+        self.epoch += bool(changes.dropped)
         for record in changes.dropped:
             self._pending.pop(_place(record), None)
         for record in changes.accepted:

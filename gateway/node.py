@@ -354,7 +354,8 @@ class Node:
         acting = self._acting(before.authority.sequence, checked.state)
         names = dict.fromkeys(map(meter_of, acting))
         governed = [checked.state.meters[name] for name in names if name in checked.state.meters]
-        # What a chain has no place for goes in the same commit: the place may be taken anew.
+        # What a chain has no place for goes in the same commit, which begins a new epoch: devices
+        # were told that it is durable, and the place may be taken anew.
         for meter in governed:
             dropped += self._waiting.outlived(meter, gone)
         changes = _drop(dropped, now_ms)

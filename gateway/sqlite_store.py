@@ -131,6 +131,7 @@ class SqliteStore:
                 self._write(changes)
         except sqlite3.Error as error:
             raise StoreFailed(f"the store cannot be written: {error}") from error
+        self.epoch += bool(changes.dropped)
 
     def state(self) -> State | None:
         genesis = self._meta("genesis")
@@ -274,6 +275,8 @@ class SqliteStore:
 
     def _write(self, changes: Changes) -> None:
         self._add_authority(changes.authority)
+        if changes.dropped:
+            set_epoch(self._connection, self.epoch + 1)
         self._connection.executemany(
             # What is a leaf by now keeps its bytes until its files are durable.
             f"{_UNFILE} AND NOT {_IS_LEAF}",

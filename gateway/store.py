@@ -143,7 +143,8 @@ class Changes:
     Attributes:
         accepted: records that passed the chain verdict, in order of arrival.
         authority: authority records imported.
-        dropped: pending records that can no longer become leaves; they are refusals, too.
+        dropped: pending records that can no longer become leaves; they are refusals, too. They were
+            acknowledged, and a new epoch takes that word back.
         published: size of the tree whose static files are durable: older staged leaves may go.
         measured: punctuality of blocks, by step, in ms.
     """
@@ -178,7 +179,8 @@ class Store(Protocol):
 
     @property
     def epoch(self) -> int:
-        """Grows when the store was restored from a backup."""
+        """Grows when the store was restored from a backup, and with what is dropped: devices may
+        be told less than before, and send it again if the authority lets them."""
         ...
 
     def commit(self, changes: Changes) -> None:

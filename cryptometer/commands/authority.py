@@ -155,7 +155,8 @@ def register_meters(
             for entry in entries
         ]
         names = [entry.name for entry in entries]
-        return said + _registered(folder, extended, names, kind, now_ms)
+        anchors = _about_anchors(path, folder.roll, extended, names)
+        return said + _registered(folder, extended, names, kind, now_ms) + anchors
 
 
 def revoke(path: Path, name: str, reason: str, last: ChainPlace | None, now_ms: int) -> list[str]:
@@ -307,6 +308,19 @@ def _registered(
             " a device believes no acknowledgement"
         )
     return [*lines, *_next(after), *said]
+
+
+def _about_anchors(path: Path, before: Roll, after: Roll, names: list[str]) -> list[str]:
+    """Which meters speak with a new key: another chain than the one that stands in the ledger.
+    Where that one goes on, the authority cannot know from its folder."""
+    known, standings = before.standings(), after.standings()
+    return [
+        f"{name} has a new key: a chain that has begun goes on with it only behind a re-anchor."
+        f" next: cryptometer authority re-anchor {path} {name}, with the record and the register"
+        " that cryptometer-gateway status shows"
+        for name in names
+        if name in known and standings[name].key not in known[name].keys
+    ]
 
 
 def _next(folder: Folder) -> list[str]:

@@ -523,6 +523,28 @@ def test_all_meters_of_a_file_are_registered_or_none(tmp_path: Path) -> None:
     assert any("no gateway is registered yet" in line for line in said)
 
 
+@pytest.mark.parametrize("is_revoked", [False, True])
+def test_a_new_key_for_a_known_meter_is_said_to_need_a_re_anchor(
+    tmp_path: Path, is_revoked: bool
+) -> None:
+    folder = found(tmp_path)
+    listing = tmp_path / "meters.toml"
+    listing.write_text(METER.format(name="pv-1"))
+
+    def register(key: int) -> list[str]:
+        request(tmp_path / "pv-1.request", Role.METER, key)
+        said = authority.register_meters(folder, listing, None, NOW_MS)
+        return [line for line in said if "re-anchor" in line]
+
+    assert register(3) == []
+    assert register(3) == []  # new details
+    if is_revoked:
+        authority.revoke(folder, "pv-1", "stolen", None, NOW_MS)
+    [line] = register(4)
+    assert line.startswith("pv-1 has a new key: ")
+    assert f"cryptometer authority re-anchor {folder} pv-1" in line
+
+
 def test_a_registration_counts_from_the_step_it_was_made_in(tmp_path: Path) -> None:
     folder = found(tmp_path)
     meter(folder, "pv-1", 3)

@@ -12,18 +12,23 @@ from hypothesis import strategies as st
 
 from cryptometer import cbor, records
 from cryptometer.block import Checked
+from cryptometer.chain import register_after
+from cryptometer.errors import Reason
 from cryptometer.records import (
     Acknowledgement,
     Batch,
+    ChainPlace,
     ChainRecord,
     Ending,
     Mark,
     Record,
+    Revocation,
     Role,
     RunStart,
     StepClose,
 )
 from cryptometer.steps import NS_PER_MS, NS_PER_S, ClockState, step_of, step_start_ms
+from firmware import device as device_module
 from firmware import journal as journalling
 from firmware import outbox as keeping
 from firmware.config import JournalSettings
@@ -922,6 +927,42 @@ def test_a_board_registered_anew_before_its_first_record_has_arrived_goes_on(
     check_whole(world, board, settle(world))
 
 
+def revoke(world: World, at: int) -> None:
+    """The authority revokes the meter from record `at` on; the gateway takes it in."""
+    last = world.store.identity_at("m0", at - 1)
+    assert last is not None
+    authority = world.authority
+    body = Revocation(
+        authority.next, authority.previous, Role.METER, "m0", "on leave", ChainPlace(at - 1, last)
+    )
+    assert world.node is not None
+    assert world.node.take_authority([authority.sign(body).raw]) == 1
+
+
+@pytest.mark.parametrize("away_steps", [0, 1, 3])
+def test_what_a_revocation_took_back_comes_again_once_the_board_is_reinstated(
+    world: World, board: Board, away_steps: int
+) -> None:
+    """The gateway had acknowledged it, and drops it before any block holds it."""
+    world.run(2 * STEP_S + 60, TICK_S, pulses=1)
+    world.clock.state = ClockState.UNKNOWN  # no block is made, and all that comes waits
+    world.run(2 * STEP_S, TICK_S, pulses=1)
+    assert world.node is not None
+    at = world.node.state.meters["m0"].head.sequence
+    revoke(world, at)
+    world.clock.state = ClockState.SYNCHRONISED
+    world.run((1 + away_steps) * STEP_S, TICK_S, pulses=1)
+    register_anew(world, LOT_PULSES, step_of(now_ms(board), STEP_S))
+    world.run(3 * STEP_S, TICK_S, pulses=1)
+    ledger = settle(world)
+    assert not is_stopped(board)
+    assert ledger.quarantined == []
+    assert ledger.pulses == board.emitted
+    assert [one.sequence for one in ledger.records] == list(range(len(ledger.records)))
+    dropped = [one for one in world.store.evidence() if one.reason is Reason.REVOKED]
+    assert dropped
+
+
 # --- Re-anchors ----------------------------------------------------------------------------------
 
 
@@ -1081,6 +1122,37 @@ def test_a_re_anchor_that_came_too_late_for_its_place_repeats_no_pulse(
     ledger = settle(world)
     assert not is_stopped(board)
     assert ledger.quarantined == []
+    assert ledger.pulses == board.emitted
+
+
+@pytest.mark.parametrize("is_told_late", [False, True])
+def test_what_a_re_anchor_took_back_is_signed_anew(
+    world: World, board: Board, is_told_late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gateway had acknowledged it, and drops it before any block holds it."""
+    world.run(2 * STEP_S + 60, TICK_S, pulses=1)
+    world.clock.state = ClockState.UNKNOWN  # no block is made, and all that comes waits
+    world.run(2 * STEP_S, TICK_S, pulses=1)
+    assert world.node is not None
+    # Where the chain stands after the block that will hold the re-anchor.
+    last = [
+        body
+        for body in (records.decode(raw).body for raw in world.store.pending())
+        if isinstance(body, ChainRecord) and body.step == world.node.state.step + 1
+    ][-1]
+    anchor = world.authority.re_anchor("m0", last.sequence + 1, register_after(last))
+    assert world.node.take_authority([anchor.raw]) == 1
+    world.clock.state = ClockState.SYNCHRONISED
+    if is_told_late:  # it hears of the re-anchor, starts over, and hears then that it acts
+        monkeypatch.setattr(device_module, "MESSAGES_MAX", 1)
+        board.stop()
+        world.run(60, TICK_S, pulses=0)
+        board.start()
+    world.run(3 * STEP_S, TICK_S, pulses=1)
+    ledger = settle(world)
+    assert not is_stopped(board)
+    assert ledger.quarantined == []
+    assert [one for one in world.store.evidence() if one.meter == "m0"]
     assert ledger.pulses == board.emitted
 
 

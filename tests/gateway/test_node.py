@@ -898,8 +898,9 @@ def test_a_re_anchor_drops_what_waits_behind_the_chain_and_frees_its_place() -> 
     anchor = site.authority.re_anchor("m0", 1, 1_000)
     site.node.take_authority([anchor.raw])
     effects = site.seal()
+    # In a new epoch: it says less than the word before.
     assert acknowledgements(effects, site.key)["m0"] == Acknowledgement(
-        "m0", 1, 1, anchor.identity, 1_000
+        "m0", 2, 1, anchor.identity, 1_000
     )
     assert list(site.store.pending()) == []
     assert {one.raw for one in site.store.evidence()} == {record.raw for record in old}
@@ -946,7 +947,8 @@ def test_what_waits_of_a_revoked_chain_is_dropped_and_kept_as_evidence() -> None
     beyond = site.device.step(SECOND + 2, 1)
     site.send(*beyond)
     site.node.take_authority([site.authority.revoke(Role.METER, "m0", last).raw])
-    site.seal()
+    words = acknowledgements(site.seal(), site.key)
+    assert (words["m0"].epoch, words["m0"].sequence) == (2, 2)  # what was said before is void
     assert list(site.store.pending()) == []
     assert [one.raw for one in site.store.evidence()] == [record.raw for record in beyond]
     assert site.node.pending_count == 0

@@ -361,8 +361,10 @@ def test_a_dropped_record_leaves_its_place_to_another_of_the_same_commit(shelf: 
     store = shelf.reopen()
     assert list(store.pending()) == [new.raw]
     assert store.find(old.identity) is None
+    assert store.epoch == EPOCH + 1  # what was acknowledged is so no more
     store.commit(Changes(dropped=(new,)))
     assert store.identity_at("m0", 0) is None
+    assert store.epoch == shelf.reopen().epoch == EPOCH + 2
 
 
 IMPOSSIBLE: dict[str, Callable[[], Changes]] = {

@@ -357,20 +357,14 @@ class Days:
     def register_anew(self) -> None:
         """Another V for a meter, from some step on."""
         from_step = true_step(self.site.now_ns) + self.draw.randrange(4)
-        board = self.board()
-        node = self.site.node
-        meter = None if node is None else node.state.meters.get(board.name)
-        # Before the chain has begun it would begin behind the newest registration only.
-        if meter is not None and meter.head.register is not None and not board.is_away:
-            self.site.register_again(board, from_step)
+        self.site.register_again(self.board(), from_step)
 
     def revoke(self) -> None:
-        """A meter whose records are all in blocks is out of the community for a while."""
+        """A meter is out of the community for a while."""
         board = self.board()
-        device = board.device
-        if board.is_revoked and not board.is_away:
+        if board.is_revoked:
             self.site.register_again(board, true_step(self.site.now_ns))
-        elif not board.is_revoked and device is not None and device._outbox.end is not None:
+        else:
             board.is_revoked = self.site.revoke(board)
 
     # --- Hostile messages. ---
@@ -556,7 +550,6 @@ class Days:
             board.machine.disarm()
             self._repair(board)
             board.set_clock()
-            board.is_away = False
             if board.device is None:
                 board.start()
             if board.is_revoked:

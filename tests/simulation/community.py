@@ -232,7 +232,6 @@ class Board:
         self.device: Device | None = None
         self.is_misled = False  # its program may go by a clock that lied, or was set right
         self.is_revoked = False
-        self.is_away = False  # brought to the authority, which is about to revoke it
         self.acknowledged = (0, 0)  # epoch and sequence
         bundle = Bundle(
             name,
@@ -254,8 +253,6 @@ class Board:
 
     def start(self) -> None:
         """Starts the program; a fault of the machine may end it at once."""
-        if self.is_away:
-            return
         self.clock.move_to(self.site.now_ns)
         topic = self.site.topic
         own = f"{topic}/meter/{self.name}"
@@ -557,31 +554,19 @@ class Site:
         board.is_revoked = False
 
     def revoke(self, board: Board) -> bool:
-        """Takes a meter out from where its chain stands; only where nothing of it is on its way.
-        What a gateway has taken in behind that place would be lost to the community, by the
-        authority's word: so the board stays away until the revocation acts."""
+        """Takes a meter out from where its chain stands in blocks. What the gateway has taken in
+        behind that place it drops; the board sends it again, and is heard once it is back."""
         known = None if self.node is None else self.node.state.meters.get(board.name)
-        end = None if board.device is None else board.device._outbox.end
-        if known is None or end is None or known.head.sequence != end.sequence:
+        if known is None:
             return False
-        if not end.sequence or end.acknowledged != end.sequence:
-            return False
-        place = ChainPlace(end.sequence - 1, end.previous)
+        head = known.head
+        place = ChainPlace(head.sequence - 1, head.previous) if head.sequence else None
         chain = (self.authority.next, self.authority.previous)
         self.orders.append(
             self.authority.sign(Revocation(*chain, Role.METER, board.name, "on leave", place))
         )
         self.revoked.add(board.name)
-        board.kill()
-        board.is_away = True
         return True
-
-    def let_back(self) -> None:
-        """Boards may run again whose revocation acts: what they send is refused."""
-        for board in self.boards:
-            if board.is_away and self.node is not None:
-                meter = self.node.state.meters[board.name]
-                board.is_away = meter.terms[-1].valid_to is None
 
     # --- The gateway. ---
 
@@ -638,7 +623,6 @@ class Site:
             self._perform(node, wire, node.receive(messages, now))
         while effects := node.tick(now):
             self._perform(node, wire, effects)
-        self.let_back()
 
     def _perform(self, node: Node, wire: Wire, effects: list[Effect]) -> None:
         for effect in effects:

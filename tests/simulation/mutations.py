@@ -15,6 +15,7 @@ from cryptometer.state import Head, Meter
 from cryptometer.steps import NS_PER_MS, ClockState, Instant
 from firmware import counter, device, journal, lots, outbox, segments, timekeeping
 from gateway import door, ledger, node, waiting
+from gateway.memory_store import MemoryStore
 from gateway.store import Changes
 from hal.ports import Message
 
@@ -332,6 +333,25 @@ def pending_forgotten_at_a_start() -> list[Patch]:
     return [(node.Node, "_recover", forgetful)]
 
 
+def dropped_in_the_old_epoch() -> list[Patch]:
+    commit = MemoryStore.commit
+
+    def silent(self: Any, changes: Changes) -> None:
+        commit(self, changes)
+        self.epoch -= bool(changes.dropped)
+
+    return [(MemoryStore, "commit", silent)]
+
+
+def chains_begin_from_the_newest_registration() -> list[Patch]:
+    continues = chain._continues
+
+    def strict(meter: Meter, head: Head, record: Record, body: Any) -> bool:
+        return continues(meter, head, record, body) and body.previous == head.previous
+
+    return [(chain, "_continues", strict)]
+
+
 def refusals_uncounted() -> list[Patch]:
     judge = door.Door.judge
 
@@ -381,6 +401,12 @@ MUTATIONS = (
     Mutation("a block is published before it is committed", "E", published_before_committed),
     Mutation("energy is taken from the headers' totals", "F", energy_from_totals),
     Mutation("a gateway forgets at its start what waited", "DH", pending_forgotten_at_a_start),
+    Mutation("what was acknowledged is dropped without a word", "AD", dropped_in_the_old_epoch),
+    Mutation(
+        "a chain begins from the newest registration alone",
+        "D",
+        chains_begin_from_the_newest_registration,
+    ),
     Mutation("refusals are not counted", "H", refusals_uncounted),
     Mutation("blocks are sealed before their step ends", "E", sealed_before_the_step_ends),
 )
