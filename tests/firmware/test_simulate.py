@@ -204,8 +204,9 @@ def test_a_series_is_emitted_whole_and_ends_by_itself(simulate: Start, tmp_path:
 
 
 def test_a_rate_keeps_bytes_apart_as_a_slow_line_does(simulate: Start) -> None:
-    # 5 kHz of pulses on a line that carries 30 characters in a second: without the rate all of them
-    # would be out in 6 ms. Measured from before the start, since a late first byte is no closer one.
+    # 5 kHz of pulses on a line that carries 30 characters in a second: without the rate all of
+    # them would be out in 6 ms. Measured from before the start, since a late first byte is no
+    # closer one.
     before_ns = time.time_ns()
     meter = simulate(
         "--constant", "3600000", "--watts", "5000", "--pulses", "30", "--rate", "300"
