@@ -87,13 +87,13 @@ def split_bundle(data: bytes) -> list[bytes]:
         Rejected: MALFORMED when the last one is cut off.
     """
     entries: list[bytes] = []
-    at = 0
-    while at < len(data):
-        size = int.from_bytes(data[at : at + 2], "big")
-        if at + 2 + size > len(data):
-            raise Rejected(Reason.MALFORMED, "an entry bundle is cut off")
-        entries.append(data[at + 2 : at + 2 + size])
-        at += 2 + size
+    at, end = 0, len(data)
+    while at + 2 <= end:
+        begin = at + 2
+        at = begin + (data[at] << 8 | data[at + 1])
+        entries.append(data[begin:at])
+    if at != end:
+        raise Rejected(Reason.MALFORMED, "an entry bundle is cut off")
     return entries
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from fractions import Fraction
 from functools import cache
+from math import gcd
 from typing import Any, Generic, Protocol, TypeVar
 
 from cryptometer import cbor, keys
@@ -148,7 +149,7 @@ class Rational:
     def _checked(numerator: int, denominator: int) -> tuple[int, int]:
         if not (0 < numerator < 2**32 and 0 < denominator < 2**32):
             raise Rejected(Reason.MALFORMED, f"{numerator}/{denominator} is out of range")
-        if Fraction(numerator, denominator).denominator != denominator:
+        if gcd(numerator, denominator) != 1:
             raise Rejected(Reason.MALFORMED, f"{numerator}/{denominator} is not in lowest terms")
         return numerator, denominator
 

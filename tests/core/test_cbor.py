@@ -1,6 +1,8 @@
 """Deterministic CBOR: one encoding of each value, and nothing that records have no use for."""
 
+from itertools import product
 from typing import Any
+from unittest.mock import patch
 
 import cbor2
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer import cbor
-from cryptometer.errors import Reason
+from cryptometer.errors import Reason, Rejected
 from tests.core.refusing import refusing
 from tests.core.strategies import examples, plain_values, refusal_of, strange_cbor
 
@@ -224,3 +226,23 @@ def test_one_changed_bit_gives_another_value_or_is_refused(value: Any, data: st.
     changed[bit // 8] ^= 1 << bit % 8
     if refusal_of(cbor.decode, bytes(changed)) is None:
         assert cbor.decode(bytes(changed)) != value
+
+
+@pytest.mark.parametrize("major", [0x00, 0x20, 0x40, 0x60])
+@pytest.mark.parametrize("spare", [-1, 0, 1])
+def test_heads_that_a_table_passes_are_read_alike_without_it(major: int, spare: int) -> None:
+    without = patch.multiple(cbor, _LENGTHS={}, _LONGER_LENGTHS={})
+    for head, size in product(range(0x17, 0x1C), range(256)):
+        for behind in (size, 1, 3, 7):
+            item = bytes((major | head, size)) + bytes(max(0, behind + spare))
+            for data in (b"\x81" + item, b"\xa1\x01" + item):
+                with without:
+                    slowly = _outcome(data)
+                assert _outcome(data) == slowly, data.hex()
+
+
+def _outcome(data: bytes) -> object:
+    try:
+        return cbor.decode(data)
+    except Rejected as refused:
+        return refused.reason, refused.detail
