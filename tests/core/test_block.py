@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer import records
-from cryptometer.block import FUTURE_STEPS, Checked, check_block, propose
+from cryptometer.block import FUTURE_STEPS, Checked, apply_leaves, check_block, propose
 from cryptometer.errors import Reason
 from cryptometer.metrology import Side, register_uwh
 from cryptometer.records import (
@@ -735,6 +735,35 @@ def test_a_signature_that_the_caller_has_verified_is_not_verified_twice(full: Vi
         # Of the same content and identity; but these are not the bytes that were verified.
         check_block(full.state, block, verified={leaves[3].raw, leaves[3].identity})
     check_block(full.state, block, verified={broken.raw})
+
+
+def test_what_leaves_come_to_is_believed_for_these_leaves_in_this_state_alone(
+    full: Village,
+) -> None:
+    leaves, header = pieces(full)
+    applied = apply_leaves(full.state, header.step, leaves)
+    assert applied.header(full.slot()) == header
+    block = full.seal(leaves, header)
+    assert check_block(full.state, block, applied=applied) == check_block(full.state, block)
+    # Stated of a block that lacks the last leaf, or of another state: applied anew, and refused.
+    shorter = apply_leaves(full.state, header.step, leaves[:-1])
+    lacking = full.seal(leaves, shorter.header(full.slot()))
+    with refusing(Reason.WRONG_TOTALS):
+        check_block(full.state, lacking, applied=shorter)
+    balance = replace(full.state.balance, registered=1, waiting=1)
+    elsewhere = apply_leaves(replace(full.state, balance=balance), header.step, leaves)
+    richer = full.seal(leaves, elsewhere.header(full.slot()))
+    with refusing(Reason.WRONG_TOTALS, "balance"):
+        check_block(full.state, richer, applied=elsewhere)
+
+
+def test_a_signature_is_looked_at_whatever_its_record_came_to(full: Village) -> None:
+    leaves, header = pieces(full)
+    raw = leaves[3].raw
+    broken = [*leaves[:3], records.decode(flip(raw, 8 * len(raw) - 1)), *leaves[4:]]
+    applied = apply_leaves(full.state, header.step, broken)
+    with refusing(Reason.BAD_SIGNATURE, f"leaf {full.state.frontier.size + 3}"):
+        check_block(full.state, full.seal(broken, header), applied=applied)
 
 
 @pytest.mark.parametrize(
