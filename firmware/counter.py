@@ -6,6 +6,7 @@ boot and the monotonic time they came at; once both are known they are counted a
 
 from dataclasses import dataclass, replace
 
+from cryptometer.doubt import STEPPED_MS
 from cryptometer.records import REGISTER, Ending, Mark
 from cryptometer.steps import NS_PER_MS, NS_PER_S
 from cryptometer.wire import UINT_MAX, Bytes, Choice, Many, Map, Row, Uint, wire, wire_optional
@@ -27,7 +28,7 @@ from firmware.events import (
 )
 from firmware.lots import BLANK, Draft, Limits, Lots, LotState, Signed, Terms
 from firmware.outbox import End
-from firmware.timekeeping import STEPPED_MS, Dating
+from firmware.timekeeping import Dating
 
 WAITING_MAX = 20_000  # events kept apart while they wait; beyond it neighbours are merged: 2 MB
 MERGE_NS = NS_PER_S  # waiting pulses that came within a second are kept as one portion

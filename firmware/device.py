@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cryptometer import records
+from cryptometer.doubt import AHEAD_STEPS, Claim, doubt
 from cryptometer.errors import Rejected
 from cryptometer.keys import Signer
 from cryptometer.records import Acknowledgement, Checkpoint, Ending, Mark, ReAnchor, Record
@@ -40,7 +41,7 @@ from firmware.events import (
 from firmware.journal import Journal, Recovered
 from firmware.lots import BLANK, CloseDraft, Draft, Limits, RunDraft, Signed
 from firmware.outbox import FREE_BYTES_MIN, End, Outbox, chain_start
-from firmware.timekeeping import AHEAD_STEPS, Claim, adopt, doubt
+from firmware.timekeeping import adopt
 from hal.faults import Point, passing
 from hal.ports import (
     Clock,

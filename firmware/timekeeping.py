@@ -2,20 +2,15 @@
 
 Pulses are ordered by monotonic time. UTC is that time plus an offset, adopted only from a
 synchronised clock; between adoptions the bound grows as fast as a board's crystal may drift.
-
-A synchronised clock may still be wrong, by years where its source has gone wrong, and a chain that
-has followed it cannot come back by itself. So what runs far ahead of all that is known is believed
-only once it has been said for a while.
 """
 
 from dataclasses import dataclass
 
-from cryptometer.block import FUTURE_STEPS
+from cryptometer.doubt import DRIFT_PPM, WITH_A_SOURCE
 from cryptometer.records import ClockReading
 from cryptometer.steps import (
     DOUBTFUL_ERROR_MS,
     NS_PER_MS,
-    NS_PER_S,
     SYNCHRONISED_ERROR_MS,
     ClockSource,
     ClockState,
@@ -24,12 +19,7 @@ from cryptometer.steps import (
 )
 from cryptometer.wire import Choice, Uint, wire
 
-DRIFT_PPM = 500  # the kernel's own assumption for maxerror; a Pi's crystal stays below 100
 ADOPT_NS = 10 * NS_PER_MS  # a smaller correction is left to the next; lots are closed to 1 ms
-STEPPED_MS = 1_000  # a larger jump than any slew makes is declared
-AHEAD_STEPS = FUTURE_STEPS  # so far ahead a record waits at the gateway, and counts in the end
-CONFIRM_NS = 3600 * NS_PER_S  # a daemon with several sources outvotes a wrong one within minutes
-_SYNCHRONISED = (ClockState.SYNCHRONISED, ClockState.INFORMATIVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,54 +60,13 @@ class Dating:
         return ClockReading(self.source, state, error_ms)
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A synchronised clock's word that it is much later than anybody knew; since when it says so.
-
-    Attributes:
-        mono_ns, utc_ns: the first such moment.
-    """
-
-    mono_ns: int
-    utc_ns: int
-
-    def is_confirmed_by(self, instant: Instant) -> bool:
-        """Whether the clock has said so for long enough."""
-        return instant.mono_ns - self.mono_ns >= CONFIRM_NS
-
-    def is_repeated_by(self, instant: Instant) -> bool:
-        """Whether the clock has gone on evenly since."""
-        passed_ns, mono_ns = instant.utc_ns - self.utc_ns, instant.mono_ns - self.mono_ns
-        drift_ns = mono_ns * DRIFT_PPM // 1_000_000
-        return abs(passed_ns - mono_ns) <= STEPPED_MS * NS_PER_MS + drift_ns
-
-
-def doubt(
-    known_ms: int | None, ahead_ms: int, claim: Claim | None, instant: Instant
-) -> Claim | None:
-    """The claim that an instant makes and that is not to be believed yet; None when there is none.
-
-    Args:
-        known_ms: the latest it can be by what is believed, UTC; None while nothing is known.
-        ahead_ms: how far ahead of it a clock is believed at once.
-        claim: the one that stood at the moment before.
-    """
-    if instant.state not in _SYNCHRONISED or known_ms is None:
-        return None
-    if instant.utc_ns // NS_PER_MS <= known_ms + ahead_ms:
-        return None
-    if claim is None or not claim.is_repeated_by(instant):
-        claim = Claim(instant.mono_ns, instant.utc_ns)
-    return None if claim.is_confirmed_by(instant) else claim
-
-
 def adopt(current: Dating | None, instant: Instant) -> Dating | None:
     """The dating to use from now on, or None when the current one stays.
 
     A wall-clock change is believed only from a synchronised state. Without one, the current
     dating is carried on and its bound grows.
     """
-    if instant.state not in _SYNCHRONISED:
+    if instant.state not in WITH_A_SOURCE:
         if current is None or current.held:
             return None
         return Dating(

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cryptometer.steps import NS_PER_MS, ClockState, Instant, step_start_ms
+from cryptometer.doubt import AHEAD_STEPS, WITH_A_SOURCE
+from cryptometer.steps import MS_PER_S, NS_PER_MS, ClockState, Instant, step_start_ms
 
 # A block that is due comes within seconds, unless the machine is too slow or the gateway is down.
 OVERDUE_PART = 10  # of a step: at quarter hours a block may be 90 s late
@@ -50,6 +51,12 @@ class Facts:
             return 0
         return self.now_ms - step_start_ms(self.step + 2, self.step_s) - self.grace_ms
 
+    @property
+    def is_far_ahead(self) -> bool:
+        """Whether the gateway may not believe the clock: so long after the newest block."""
+        ahead_ms = self.now_ms - self.sealed_ms
+        return self.now.state in WITH_A_SOURCE and ahead_ms > AHEAD_STEPS * self.step_s * MS_PER_S
+
 
 def reasons(facts: Facts) -> list[str]:
     """What is wrong, most pressing first."""
@@ -60,6 +67,12 @@ def reasons(facts: Facts) -> list[str]:
         found.append(
             f"the block of step {facts.step + 1} is overdue by {facts.overdue_ms // 1000} s:"
             " see the log of cryptometer-gateway"
+        )
+    if facts.is_far_ahead:
+        found.append(
+            f"this machine's clock is {(facts.now_ms - facts.sealed_ms) // 1000} s ahead of the"
+            " newest block: if it is wrong, mend its time source; otherwise it is believed as soon"
+            " as half of the meters date their records so, or after an hour"
         )
     if not facts.accept_unsynchronised:
         if facts.now.state is not ClockState.SYNCHRONISED:

@@ -13,6 +13,7 @@ from cryptometer.chain import follow, open_record
 from cryptometer.community import Community, trust
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import Signer
+from cryptometer.readable import utc
 from cryptometer.records import (
     NAME,
     Acknowledgement,
@@ -31,6 +32,7 @@ from gateway.door import Door
 from gateway.effects import Confirm, Effect, Publish, Say, Sealed
 from gateway.filing import file_block, meter_of
 from gateway.ledger import Ledger
+from gateway.present import Present
 from gateway.store import Changes, Refusal, Store
 from gateway.waiting import Waiting
 from hal.ports import Message
@@ -115,6 +117,9 @@ class Node:
         self._owes_checkpoint = False
         self._may_seal_ms: int | None = None
         self._missed_step = 0
+        newest = store.blocks(1)
+        known_ms = newest[0].sealed_ms if newest else None
+        self._present = Present(known_ms, state.genesis.step_s)
         self._told: dict[str, list[bytes]] = {}  # each meter's authority records that act
         self._told_all: list[bytes] = []  # those on gateways, whose words meters believe
         self._hand_over()
@@ -188,7 +193,7 @@ class Node:
         """The broker accepted us: retained words are said anew, since it may have been wiped."""
         self._listening = True
         self._owes_checkpoint = True
-        self._begin_sealing(now)
+        self._look(now)
         effects = self._tell_checkpoint(now)
         for meter in self._state.meters.values():
             effects.append(self._tell_registration(meter.name))
@@ -216,6 +221,7 @@ class Node:
         for record in verdicts.accepted:
             if isinstance(record.body, StepClose) and record.body.step == self._state.step + 1:
                 self._last_close_ms = now_ms
+        self._look(now)  # what came may vouch for the clock
         # Stored before it is acknowledged: the word is the device's leave to forget.
         effects: list[Effect] = [
             self._acknowledge(self._state.meters[name], stop)
@@ -289,7 +295,8 @@ class Node:
         return max(end_ms + wait_ms, self._may_seal_ms)
 
     def why_not(self, now: Instant) -> str | None:
-        """What keeps this gateway from sealing blocks at all, for people; None if nothing does."""
+        """What keeps this gateway from sealing blocks at all, for people; None if nothing does.
+        It stays the same for as long as the cause does."""
         if not self._listening:
             return "waiting for the broker before the first block"
         if now.state is not ClockState.SYNCHRONISED and not self._policy.accept_unsynchronised:
@@ -297,12 +304,21 @@ class Node:
                 "the clock is not synchronised: no block is sealed. Start an NTP service (chrony,"
                 " systemd-timesyncd), or set accept_unsynchronised, which every header then shows"
             )
+        claim = self._present.doubts(now, self._is_vouched)
+        if claim is not None:
+            return (
+                f"the clock says that it is much later than known ({utc(claim.utc_ns // NS_PER_MS)}"
+                " when it began to): no block is sealed until half of the meters date their"
+                " records so too, or it has said so for an hour. If it is wrong, mend its"
+                " time source; what came meanwhile is kept"
+            )
         return None
 
     def tick(self, now: Instant) -> list[Effect]:
         """Seals the next block if it is time for it, and says what is owed; call again while it
         returns something."""
-        self._begin_sealing(now)
+        self._look(now)
+
         owed = self._tell_checkpoint(now)
         due_ms = self.next_due_ms(now)
         now_ms = now.utc_ns // NS_PER_MS
@@ -317,6 +333,27 @@ class Node:
         punctuality_ms = max(0, now.utc_ns // NS_PER_MS - sealed.since_ms)
         self._measured.append((sealed.row.step, punctuality_ms))
         return punctuality_ms
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether the clock is far ahead and not believed yet."""
+        return self._present.is_doubted
+
+    def _is_vouched(self, steps: range) -> bool:
+        """Whether half of the meters date what came last by a clock that says the same. Each is
+        as slow to believe its own."""
+        meters = [m.name for m in self._state.meters.values() if m.terms[-1].valid_to is None]
+        vouching = sum(self._waiting.reaches(name, steps) for name in meters)
+        return 0 < len(meters) <= 2 * vouching
+
+    def _look(self, now: Instant) -> None:
+        was_doubted = self._present.is_doubted
+        self._present.look(now, self._is_vouched)
+        if was_doubted or self._present.is_doubted:
+            # What was not sealed meanwhile is caught up on, and nothing is measured by that clock.
+            self._may_seal_ms = None
+            self._last_close_ms = 0
+        self._begin_sealing(now)
 
     def _begin_sealing(self, now: Instant) -> None:
         """From the first moment at which we hear the broker and know the time."""

@@ -226,9 +226,11 @@ class Service:
 
     def _status(self) -> str:
         state = self._node.state
-        return (
-            f"{state.frontier.size} leaves, step {state.step}, {self._node.pending_count} waiting"
-        )
+        text = f"{state.frontier.size} leaves, step {state.step}"
+        text += f", {self._node.pending_count} waiting"
+        if self._node.is_in_doubt:
+            text += ", its clock far ahead and not believed yet"
+        return text
 
     def _say(self, about: str, what: str) -> None:
         """Logs a change once, not each of its repetitions."""

@@ -58,6 +58,13 @@ class Waiting:
         the far future says nothing of `step`."""
         return any(step <= one <= step + FUTURE_STEPS for one in self._closes.get(name, ()))
 
+    def reaches(self, name: str, steps: range) -> bool:
+        """Whether the meter's newest record that waits is of one of these steps."""
+        return any(
+            isinstance(record.body, ChainRecord) and record.body.step in steps
+            for record in self._records.get(name, [])[-1:]
+        )
+
     def ripe(self, step: int, present: int) -> Iterator[Record]:
         """What may go into the block of `step`, made in the step `present`, in the block's order.
 

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cryptometer.doubt import DRIFT_PPM
 from cryptometer.records import ClockReading
 from cryptometer.steps import NS_PER_MS, NS_PER_S, ClockSource, ClockState, Instant
-from firmware.timekeeping import CONFIRM_NS, DRIFT_PPM, Claim, Dating, adopt, doubt
+from firmware.timekeeping import Dating, adopt
 from tests.core.strategies import examples
 
 UTC_NS = 1_710_000_000 * NS_PER_S
@@ -137,55 +138,6 @@ def test_a_bound_is_adopted_when_it_crosses_a_limit_or_changes_much(
 ) -> None:
     adopted = adopt(dating(before_ms), instant(0, UTC_NS, after_ms))
     assert (adopted is not None) == is_adopted
-
-
-# --- Far ahead -----------------------------------------------------------------------------------
-
-KNOWN_MS = UTC_NS // NS_PER_MS
-
-
-def claim_of(*moments: Instant, known_ms: int | None = KNOWN_MS) -> Claim | None:
-    claim: Claim | None = None
-    for moment in moments:
-        claim = doubt(known_ms, 3_600_000, claim, moment)
-    return claim
-
-
-@pytest.mark.parametrize("ahead_ns", [-(10**18), -HOUR_NS, 0, HOUR_NS])
-def test_a_clock_that_runs_little_ahead_or_back_is_believed_at_once(ahead_ns: int) -> None:
-    assert claim_of(instant(0, UTC_NS + ahead_ns)) is None
-
-
-@pytest.mark.parametrize("ahead_ns", [HOUR_NS + NS_PER_S, 10**18])
-@pytest.mark.parametrize("state", [S, I])
-def test_a_clock_far_ahead_is_believed_once_it_has_said_so_for_an_hour(
-    ahead_ns: int, state: ClockState
-) -> None:
-    first = instant(7, UTC_NS + ahead_ns, state=state)
-    later = instant(7 + CONFIRM_NS - 1, first.utc_ns + CONFIRM_NS - 1, state=state)
-    last = instant(7 + CONFIRM_NS, first.utc_ns + CONFIRM_NS, state=state)
-    claim = Claim(7, first.utc_ns)
-    assert claim_of(first) == claim_of(first, later) == claim
-    assert claim_of(first, later, last) is None
-
-
-def test_a_clock_that_says_another_time_far_ahead_begins_anew() -> None:
-    first = instant(0, UTC_NS + 10 * HOUR_NS)
-    other = instant(HOUR_NS // 2, UTC_NS + 20 * HOUR_NS)
-    last = instant(HOUR_NS, UTC_NS + 20 * HOUR_NS + HOUR_NS // 2)
-    assert claim_of(first, other, last) == Claim(other.mono_ns, other.utc_ns)
-
-
-def test_a_clock_that_loses_its_source_or_comes_right_claims_nothing_any_more() -> None:
-    first = instant(0, UTC_NS + 10 * HOUR_NS)
-    again = instant(HOUR_NS, UTC_NS + 11 * HOUR_NS)
-    for between in (instant(1, UTC_NS + 10 * HOUR_NS, state=U), instant(1, UTC_NS)):
-        assert claim_of(first, between) is None
-        assert claim_of(first, between, again) == Claim(again.mono_ns, again.utc_ns)
-
-
-def test_while_nothing_is_known_a_synchronised_clock_is_believed() -> None:
-    assert claim_of(instant(0, 10**18), known_ms=None) is None
 
 
 @examples(100)

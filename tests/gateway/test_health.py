@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from cryptometer.doubt import AHEAD_STEPS
 from cryptometer.steps import NS_PER_MS, ClockSource, ClockState, Instant, step_start_ms
 from gateway.health import (
     OVERDUE_PART,
@@ -54,6 +55,15 @@ def test_a_clock_without_a_source_is_told_unless_it_is_accepted(state: ClockStat
     assert f"not synchronised (state {state})" in here
     assert f"sealed by a clock in state {state}" in sealed
     assert reasons(replace(unsure, accept_unsynchronised=True)) == []
+
+
+def test_a_clock_so_far_ahead_that_the_gateway_may_doubt_it_is_told() -> None:
+    ahead_ms = FINE.sealed_ms + AHEAD_STEPS * STEP_S * 1000
+    [overdue] = reasons(replace(FINE, now=at(ahead_ms)))
+    assert "overdue" in overdue
+    [overdue, ahead] = reasons(replace(FINE, now=at(ahead_ms + 1)))
+    assert "overdue" in overdue
+    assert ahead.startswith(f"this machine's clock is {AHEAD_STEPS * STEP_S} s ahead")
 
 
 def test_files_behind_the_store_are_told_once_they_should_stand() -> None:

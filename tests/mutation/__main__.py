@@ -38,6 +38,7 @@ TESTS = {
     "cryptometer.community": ["tests/core/test_community.py"],
     "cryptometer.state": ["tests/core/test_state.py", "tests/core/test_block.py"],
     "cryptometer.block": ["tests/core/test_block.py", "tests/core/test_state.py"],
+    "cryptometer.doubt": ["tests/core/test_doubt.py"],
     "firmware.timekeeping": ["tests/firmware/test_timekeeping.py"],
     "firmware.lots": ["tests/firmware/test_lots.py", "tests/firmware/test_counter.py"],
     "firmware.chain": ["tests/firmware/test_chain.py"],

@@ -336,7 +336,9 @@ class Board:
         is_full = isinstance(fault, OSError) and fault.errno == errno.ENOSPC
         if not is_full and self.machine.take_sprung() is None:
             raise Broken("H", f"{self.name} ended, and nothing had failed: {fault}")
+        was_misled = self.is_misled
         self._note_look()  # it may have looked, and journalled, before it fell
+        self.is_misled = was_misled  # or not journalled that its clock has come right
         self._gone()
 
     def _gone(self) -> None:

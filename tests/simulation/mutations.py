@@ -401,7 +401,7 @@ MUTATIONS = (
     Mutation("a block is published before it is committed", "E", published_before_committed),
     Mutation("energy is taken from the headers' totals", "F", energy_from_totals),
     Mutation("a gateway forgets at its start what waited", "DH", pending_forgotten_at_a_start),
-    Mutation("what was acknowledged is dropped without a word", "AD", dropped_in_the_old_epoch),
+    Mutation("what was acknowledged is dropped without a word", "AD", dropped_in_the_old_epoch, 18),
     Mutation(
         "a chain begins from the newest registration alone",
         "D",

@@ -8,6 +8,7 @@ from unittest.mock import patch
 from cryptometer import audit, records, tiles
 from cryptometer.block import Checked, Verdict, check_block
 from cryptometer.community import Community, trust
+from cryptometer.doubt import DRIFT_PPM
 from cryptometer.errors import Reason, Rejected
 from cryptometer.merkle import HASH_BYTES, leaf_hash
 from cryptometer.proof import verify_proof
@@ -23,7 +24,6 @@ from cryptometer.records import (
 from cryptometer.state import State
 from cryptometer.steps import MS_PER_S, NS_PER_MS, ClockState, step_start_ms
 from cryptometer.tiles import CHECKPOINT_PATH, TILE_WIDTH, Tile
-from firmware.timekeeping import DRIFT_PPM
 from gateway.prove import prove
 from tests.core.community import FIRST_STEP, PULSE_UWH, STEP_S
 from tests.simulation.community import Board, Broken, Run, Site, true_step
