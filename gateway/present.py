@@ -20,8 +20,9 @@ class Present:
         Args:
             known_ms: when the newest block was sealed, UTC; None while there is none.
         """
-        self._known_ms = known_ms
-        self._mono_ns: int | None = None  # when it was `_known_ms`; None until the first look
+        # In nanoseconds: a gateway looks with each message, and a part of each would be lost.
+        self._known_ns = None if known_ms is None else known_ms * NS_PER_MS
+        self._mono_ns: int | None = None  # when it was `_known_ns`; None until the first look
         self._step_s = step_s
         self._claim: Claim | None = None
 
@@ -33,11 +34,11 @@ class Present:
     def look(self, now: Instant, is_vouched: Callable[[range], bool]) -> None:
         """Takes a moment in; the arguments are those of `doubts`."""
         self._claim = self.doubts(now, is_vouched)
-        known_ms = self._carried_ms(now)
+        known_ns = self._carried_ns(now)
         if self._claim is None and now.state in WITH_A_SOURCE:
             # A clock that is set back and comes right again is not doubted.
-            known_ms = max(known_ms or 0, now.utc_ns // NS_PER_MS)
-        self._known_ms, self._mono_ns = known_ms, now.mono_ns
+            known_ns = max(known_ns or 0, now.utc_ns)
+        self._known_ns, self._mono_ns = known_ns, now.mono_ns
 
     def doubts(self, now: Instant, is_vouched: Callable[[range], bool]) -> Claim | None:
         """What the clock says and is not to be believed yet, None when there is nothing.
@@ -46,13 +47,15 @@ class Present:
             is_vouched: whether others, too, say that it is one of these steps.
         """
         ahead_ms = AHEAD_STEPS * self._step_s * MS_PER_S
-        claim = doubt(self._carried_ms(now), ahead_ms, self._claim, now)
+        known_ns = self._carried_ns(now)
+        known_ms = None if known_ns is None else known_ns // NS_PER_MS
+        claim = doubt(known_ms, ahead_ms, self._claim, now)
         if claim is None:
             return None
         step = step_of(now.utc_ns // NS_PER_MS, self._step_s)
         return None if is_vouched(range(step - VOUCH_STEPS, step + VOUCH_STEPS + 1)) else claim
 
-    def _carried_ms(self, now: Instant) -> int | None:
-        if self._known_ms is None or self._mono_ns is None:
-            return self._known_ms
-        return self._known_ms + (now.mono_ns - self._mono_ns) // NS_PER_MS
+    def _carried_ns(self, now: Instant) -> int | None:
+        if self._known_ns is None or self._mono_ns is None:
+            return self._known_ns
+        return self._known_ns + now.mono_ns - self._mono_ns

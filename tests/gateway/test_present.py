@@ -8,7 +8,7 @@ from cryptometer.records import Header, Role
 from cryptometer.steps import MS_PER_S, NS_PER_MS, NS_PER_S, ClockState, step_of
 from gateway.node import Policy
 from gateway.present import VOUCH_STEPS, Present
-from hal.clock import ScaledClock
+from hal.clock import ScaledClock, SimulatedClock
 from tests.core.community import FIRST_STEP, STEP_S
 from tests.gateway.kit import EVERY_BLOCK, GRACE_MS, Site, acknowledgements, sealed
 
@@ -281,6 +281,21 @@ def test_the_hour_is_the_communitys_where_time_runs_faster() -> None:
         looks.append(now.mono_ns - first.mono_ns)
         now = clock.now()
     assert max(looks) < CONFIRM_NS <= now.mono_ns - first.mono_ns
+
+
+def test_looking_often_loses_no_time() -> None:
+    clock = SimulatedClock(0)
+    present = Present(1, STEP_S)
+    present.look(clock.now(), nobody)
+    clock.utc_ns -= NS_PER_S
+    for _ in range(1_000):
+        clock.advance(NS_PER_MS - 1)
+        present.look(clock.now(), nobody)
+    # What is known went on by its second: four steps ahead of that is not far.
+    clock.utc_ns = AHEAD_STEPS * STEP_NS + 1_000 * (NS_PER_MS - 1)
+    assert present.doubts(clock.now(), nobody) is None
+    clock.utc_ns += 2 * NS_PER_MS
+    assert present.doubts(clock.now(), nobody) is not None
 
 
 def test_no_header_has_a_time_that_was_doubted() -> None:
