@@ -15,6 +15,13 @@ from tests.system.plant import Plant, kill
 
 METER = SimulatedMeter("pv-roof", "B", 3, 10_000, 200)
 OTHER = SimulatedMeter("pv-shed", "A", 1, 5_000, 100)
+BACKOFF_LONGEST_S = 120.0  # hal.mqtt: a minute at most between two attempts
+
+
+def connections(plant: Plant) -> list[int]:
+    """How often each program has connected so far."""
+    programs = [plant.gateway, *plant.devices.values()]
+    return [one.log.read_text().splitlines().count("connected") for one in programs if one]
 
 
 def check_all_arrived(plant: Plant) -> None:
@@ -39,6 +46,7 @@ def test_a_broker_that_is_stopped_restarted_and_wiped_costs_nothing(tmp_path: Pa
         # Restarted in order with all it had kept; killed, with some of it; wiped.
         for keeps, end in ((True, Child.end), (True, kill), (False, kill)):
             assert plant.broker is not None
+            heard = connections(plant)
             end(plant.broker)
             gone = plant.step()
             plant.wait_for_step(gone + 2)
@@ -46,6 +54,12 @@ def test_a_broker_that_is_stopped_restarted_and_wiped_costs_nothing(tmp_path: Pa
                 plant.start_keeping_broker()
             else:
                 plant.start_broker()
+            # Back-off grows with each outage in a row: up to a minute until all have come again.
+            plant.wait(
+                lambda heard=heard: all(map(int.__lt__, heard, connections(plant))),  # type: ignore[misc]
+                "all to come again",
+                BACKOFF_LONGEST_S,
+            )
             plant.wait_for_block(plant.step())
         check_all_arrived(plant)
 
