@@ -28,12 +28,12 @@ def claim_of(*moments: Instant, known_ms: int | None = KNOWN_MS) -> Claim | None
     return claim
 
 
-@pytest.mark.parametrize("ahead_ns", [-(10**18), -HOUR_NS, 0, HOUR_NS])
+@pytest.mark.parametrize("ahead_ns", [-(10**18), -HOUR_NS, 0, HOUR_NS, HOUR_NS + NS_PER_MS - 1])
 def test_a_clock_that_runs_little_ahead_or_back_is_believed_at_once(ahead_ns: int) -> None:
     assert claim_of(instant(0, UTC_NS + ahead_ns)) is None
 
 
-@pytest.mark.parametrize("ahead_ns", [HOUR_NS + NS_PER_S, 10**18])
+@pytest.mark.parametrize("ahead_ns", [HOUR_NS + NS_PER_MS, 10**18])
 @pytest.mark.parametrize("state", [S, I])
 def test_a_clock_far_ahead_is_believed_once_it_has_said_so_for_an_hour(
     ahead_ns: int, state: ClockState
@@ -51,6 +51,17 @@ def test_a_clock_that_says_another_time_far_ahead_begins_anew() -> None:
     other = instant(HOUR_NS // 2, UTC_NS + 20 * HOUR_NS)
     last = instant(HOUR_NS, UTC_NS + 20 * HOUR_NS + HOUR_NS // 2)
     assert claim_of(first, other, last) == Claim(other.mono_ns, other.utc_ns)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_clock_may_be_slewed_and_drift_while_it_is_doubted_but_not_stepped(sign: int) -> None:
+    """Half an hour of a crystal's drift at 500 ppm is 0.9 s; with 1 s for a slew, 1.9 s."""
+    first = instant(0, UTC_NS + 10 * HOUR_NS)
+    even_ns = first.utc_ns + HOUR_NS // 2
+    strayed = instant(HOUR_NS // 2, even_ns + sign * 1_900 * NS_PER_MS)
+    stepped = instant(HOUR_NS // 2, strayed.utc_ns + sign)
+    assert claim_of(first, strayed) == Claim(first.mono_ns, first.utc_ns)
+    assert claim_of(first, stepped) == Claim(stepped.mono_ns, stepped.utc_ns)
 
 
 def test_a_clock_that_loses_its_source_or_comes_right_claims_nothing_any_more() -> None:

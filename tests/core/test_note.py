@@ -18,6 +18,7 @@ from tests.keys import p256_signer, signer
 NAME = "example.org/log"
 KEY = signer(1)
 KNOWN = Verifier(NAME, KEY.public)
+OTHER_ALGORITHM = base64.b64encode(bytes([2]) + KEY.public.coordinates).decode()
 TEXT = "first line\n\nthird line\n"
 HEAD = Checkpoint(7, leaf_hash(b"root"))
 
@@ -53,6 +54,13 @@ def test_the_published_note_opens_with_its_published_key() -> None:
     assert text == PETER_NOTE.partition("\n\n")[0] + "\n"
 
 
+def test_a_key_whose_base64_holds_a_plus_sign_is_read_whole() -> None:
+    """The sign that also separates the parts of the line."""
+    verifier = Verifier(NAME, signer(2).public)
+    assert verifier.vkey.count("+") > 2
+    assert parse_vkey(verifier.vkey) == verifier
+
+
 def test_a_note_that_was_signed_opens() -> None:
     assert open_note(signed().encode(), KNOWN) == TEXT
     assert signed() == TEXT + "\n" + signature_line(NAME, TEXT)
@@ -72,12 +80,13 @@ def test_a_checkpoint_survives_signing(size: int) -> None:
 
 
 def test_other_signatures_are_passed_over() -> None:
-    """A witness' cosignature, of another name; and one of this name with another key."""
+    """A witness' cosignature, of another name; one of this name with another key; and one of an
+    algorithm that nobody here knows, whose signatures are of one byte."""
     text, _, own = signed().rpartition("\n\n")
     text += "\n"
     others = signature_line("witness.example", text, 5) + signature_line(NAME, text, 6)
-    false_one = "— elsewhere AAAAAAAA\n"
-    for lines in (others + own, own + others, false_one + own):
+    short_one = "— elsewhere AAAAAAA=\n"
+    for lines in (others + own, own + others, short_one + own):
         assert open_note(f"{text}\n{lines}".encode(), KNOWN) == TEXT
     with refusing(Reason.UNKNOWN_KEY, NAME):
         open_note(f"{text}\n{others}".encode(), KNOWN)
@@ -112,6 +121,7 @@ def test_a_false_signature_of_the_known_key_is_refused_beside_a_true_one() -> No
         ("\t" + signed()).encode(),
         b"\xff" + signed().encode(),
         (TEXT + "\n— " + NAME + " AAAA\n").encode(),
+        (TEXT + "\n— elsewhere AAAAAA==\n" + signature_line(NAME, TEXT)).encode(),
         (TEXT + "\n— " + NAME + " ????\n").encode(),
         (TEXT + "\n— " + NAME + "\n").encode(),
         signed().replace("=\n", "\n").encode(),
@@ -222,6 +232,7 @@ def test_notes_are_signed_with_ed25519_only() -> None:
         KNOWN.vkey + "=",
         KNOWN.vkey[:-4],
         f"{NAME}+{KNOWN.key_id.hex()}+{base64.b64encode(bytes([2]) + bytes(32)).decode()}",
+        f"{NAME}+{KNOWN.key_id.hex()}+{OTHER_ALGORITHM}",
         f"a b+{Verifier('a b', KEY.public).key_id.hex()}+{KNOWN.vkey.rpartition('+')[2]}",
     ],
 )

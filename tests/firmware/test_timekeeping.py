@@ -95,8 +95,8 @@ def test_a_dating_that_is_carried_on_too_long_is_no_longer_synchronised() -> Non
 def test_a_synchronised_clock_is_followed_beyond_small_corrections(
     moved_ms: int, is_adopted: bool
 ) -> None:
-    known = dating()
-    fresh = instant(NS_PER_S, UTC_NS + NS_PER_S + moved_ms * NS_PER_MS)
+    known = Dating(HOUR_NS, UTC_NS, NS_PER_MS, ClockSource.SYSTEM, held=0)
+    fresh = instant(HOUR_NS + NS_PER_S, UTC_NS + NS_PER_S + moved_ms * NS_PER_MS)
     adopted = adopt(known, fresh)
     assert (adopted is not None) == is_adopted
     if adopted is not None:

@@ -55,6 +55,7 @@ _TEXT = re.compile(r"""f?("[^"]*"|'[^']*')|\bNone\b""")
 _BEGINS = ('f"', "f'", '" ')  # a line that is text only, as the second one of a message
 _NOTICED = ("killed", "timeout", "segfault", "suspicious", "caught by type check")
 _MODULE_S_MAX, _ALONE_S_MAX = 5_400, 600
+_EXAMPLES_MAX = 20  # of a property test, per change; what survives is tried again with all
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def _mutate(module: str, jobs: int) -> tuple[Counter[str], list[Survivor]]:
     others = [name for name in _PACKAGES if name != package]
     (folder / "pyproject.toml").write_text(
         "[tool.pytest.ini_options]\n"
-        'addopts = "-p no:cacheprovider"\n'
+        'addopts = "-p no:cacheprovider -p tests.mutation.quick"\n'
         "[tool.mutmut]\n"
         f"source_paths = {[package]}\n"
         f"only_mutate = {[module.replace('.', '/') + '.py']}\n"
@@ -95,6 +96,7 @@ def _mutate(module: str, jobs: int) -> tuple[Counter[str], list[Survivor]]:
         subprocess.run(
             [*_mutmut(), "run", "--max-children", str(jobs)],
             cwd=folder,
+            env={**os.environ, "FEW_EXAMPLES": str(_EXAMPLES_MAX)},
             stdout=log,
             stderr=subprocess.STDOUT,
             check=False,
