@@ -135,7 +135,7 @@ def apply_leaves(state: State, step: int, leaves: Iterable[Record]) -> Applied:
     Raises:
         Rejected: a leaf can not be in this block.
     """
-    block = _Block(state, step)
+    block = _Ordered(state, step)
     for record in leaves:
         block.add(record)
     return block.finish()
@@ -185,7 +185,7 @@ def _apply_faultless(
     state: State, step: int, leaves: Sequence[Record], faults: Mapping[int, Rejected]
 ) -> Applied:
     """As `apply_leaves`, for leaves of which some have a fault: the first thing that is wrong."""
-    block = _Block(state, step)
+    block = _Ordered(state, step)
     for index, record in enumerate(leaves):
         try:
             if index in faults:
@@ -265,43 +265,41 @@ def _check_header(applied: Applied, record: Record, header: Header) -> None:
         )
 
 
-class _Block:
-    """Applies leaves to a working copy of the state. Used once, then thrown away."""
+class Proposal:
+    """The block of a step while its leaves come in: each meter's are applied to a working copy of
+    its account, in the order of its chain, whatever the other meters have sent by then. Used once,
+    then thrown away."""
 
     def __init__(self, state: State, step: int) -> None:
+        """
+        Args:
+            state: the community after the block before.
+            step: the market step of the block.
+        """
         self._state = state
-        self._step = step
+        self.step = step
         self._step_ms = state.genesis.step_s * MS_PER_S
         self._accounts: dict[str, _Account] = {}
-        self._authority: list[tuple[int, Record]] = []
-        self._place: tuple[int, str, int] | None = None
         self._flow = [0, 0, 0, 0, 0]
         self._late = [0, 0]
-        self._leaves: list[Record] = []
-        self._verdicts: list[Verdict] = []
 
-    def add(self, record: Record) -> None:
-        """Adds the next leaf; Rejected when it can not stand there."""
-        place = _place(record)
-        if self._place is not None and place <= self._place:
-            raise Rejected(Reason.WRONG_ORDER, "the leaves are not in the block's order")
-        self._place = place
-        body = record.body
-        if isinstance(body, ChainRecord):
-            self._add_chain(record, body)
-        else:
-            self._authority.append((len(self._verdicts), record))
-            self._verdicts.append(Verdict(record, None, 0))
-        self._leaves.append(record)
+    def count(self, meter: str) -> int:
+        """How many leaves it has of a meter."""
+        account = self._accounts.get(meter)
+        return 0 if account is None else len(account.verdicts)
 
-    def finish(self) -> Applied:
-        """What all of them come to."""
+    def finish(self, authority: Sequence[Record] = ()) -> Applied:
+        """What all of them come to, behind these records of the authority.
+
+        Raises:
+            Rejected: the authority's records are not the next of its chain.
+        """
         registered, counted, quarantined, transferred, _ = self._flow
         before = self._state.balance
         settled = {name: account.settled() for name, account in self._accounts.items()}
         state = replace(
             self._state,
-            step=self._step,
+            step=self.step,
             meters={**self._state.meters, **settled},
             balance=replace(
                 before,
@@ -311,8 +309,9 @@ class _Block:
                 quarantined=before.quarantined + quarantined,
             ),
         )
+        verdicts: list[Verdict] = []
         # Authority records act from the next block on, hence after everything else.
-        for index, record in self._authority:
+        for index, record in enumerate(authority):
             try:
                 state = govern(state, record)
             except Rejected as refused:
@@ -320,28 +319,37 @@ class _Block:
             try:
                 state = act(state, record)
             except Rejected as refused:
-                self._verdicts[index] = Verdict(record, refused.reason, 0)
+                verdicts.append(Verdict(record, refused.reason, 0))
+            else:
+                verdicts.append(Verdict(record, None, 0))
+        for name in sorted(self._accounts):
+            verdicts += self._accounts[name].verdicts
         return Applied(
             self._state,
-            self._step,
-            tuple(self._leaves),
+            self.step,
+            tuple([verdict.record for verdict in verdicts]),
             state,
-            tuple(self._verdicts),
+            tuple(verdicts),
             tuple(self._flow),
             tuple(self._late),
         )
 
-    def _add_chain(self, record: Record, body: ChainRecord) -> None:
+    def add(self, record: Record, body: ChainRecord) -> None:
+        """Adds the next leaf of a meter.
+
+        Raises:
+            Rejected: it can not be in this block.
+        """
         account = self._accounts.get(body.meter)
         if account is None:
             account = self._open(body.meter)
-        if self._step < body.step <= self._step + FUTURE_STEPS:
+        if self.step < body.step <= self.step + FUTURE_STEPS:
             raise Rejected(Reason.NOT_YET, f"a record of step {body.step} must wait")
         before = account.head
         account.head = follow(account.meter, before, record, body)
-        if body.step < self._step:
+        if body.step < self.step:
             self._late[0] += 1
-            self._late[1] = max(self._late[1], self._step - body.step)
+            self._late[1] = max(self._late[1], self.step - body.step)
         reason: Reason | None = None
         energy = 0
         if isinstance(body, Batch):
@@ -351,10 +359,10 @@ class _Block:
         elif isinstance(body, StepClose):
             reason, energy = self._transfer(account, body)
         else:
-            reason = Reason.FAR_FUTURE if body.step > self._step else None
+            reason = Reason.FAR_FUTURE if body.step > self.step else None
             if before.register is None:
                 account.closed_register = body.register
-        self._verdicts.append(Verdict(record, reason, energy))
+        account.verdicts.append(Verdict(record, reason, energy))
 
     def _open(self, name: str) -> "_Account":
         meter = self._state.meters.get(name)
@@ -413,15 +421,40 @@ class _Block:
         return None, energy
 
     def _judge_step(self, account: "_Account", step: int) -> Reason | None:
-        if step > self._step:
+        if step > self.step:
             return Reason.FAR_FUTURE
-        if step < self._step - self._state.genesis.late_steps:
+        if step < self.step - self._state.genesis.late_steps:
             return Reason.TOO_LATE
         if account.closed_step is not None and step <= account.closed_step:
             return Reason.STEP_CLOSED
         if step < account.last_step:
             return Reason.STEP_WENT_BACK
         return None
+
+
+class _Ordered:
+    """A proposal from leaves that must stand in the block's order."""
+
+    def __init__(self, state: State, step: int) -> None:
+        self._proposal = Proposal(state, step)
+        self._authority: list[Record] = []
+        self._place: tuple[int, str, int] | None = None
+
+    def add(self, record: Record) -> None:
+        """Adds the next leaf; Rejected when it can not stand there."""
+        place = _place(record)
+        if self._place is not None and place <= self._place:
+            raise Rejected(Reason.WRONG_ORDER, "the leaves are not in the block's order")
+        self._place = place
+        body = record.body
+        if isinstance(body, ChainRecord):
+            self._proposal.add(record, body)
+        else:
+            self._authority.append(record)
+
+    def finish(self) -> Applied:
+        """What all of them come to."""
+        return self._proposal.finish(self._authority)
 
 
 class _Account:
@@ -437,6 +470,7 @@ class _Account:
         "quarantined_uwh",
         "transferred_uwh",
         "untransferred_uwh",
+        "verdicts",
     )
 
     def __init__(self, meter: Meter) -> None:
@@ -449,6 +483,7 @@ class _Account:
         self.untransferred_uwh = meter.untransferred_uwh
         self.transferred_uwh = meter.transferred_uwh
         self.quarantined_uwh = meter.quarantined_uwh
+        self.verdicts: list[Verdict] = []
 
     def settled(self) -> Meter:
         """The meter after the block."""

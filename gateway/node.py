@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from cryptometer import cbor, note, records
-from cryptometer.block import Slot, apply_leaves, check_block
+from cryptometer.block import Proposal, Slot, check_block
 from cryptometer.chain import follow, open_record
 from cryptometer.community import Community, trust
 from cryptometer.errors import Reason, Rejected
@@ -109,6 +109,9 @@ class Node:
         self._topic = f"cryptometer/1/{state.community.hex()}"
         self._waiting = Waiting()
         self._door = Door(self._topic, store, self._waiting)
+        self._proposal = Proposal(state, state.step + 1)  # applied ahead, while records come in
+        self._unanswered: dict[str, Stop | None] = {}
+        self._unconfirmed: list[tuple[int, int]] = []
         self._last_close_ms = 0
         self._measured: list[tuple[int, int]] = []
         self._published: int | None = None
@@ -201,7 +204,8 @@ class Node:
         return effects
 
     def receive(self, messages: Sequence[Message], now: Instant) -> list[Effect]:
-        """Judges messages, stores what is accepted, acknowledges; in this order.
+        """Judges messages and stores what is accepted. Only then may the devices hear of it:
+        `answer`.
 
         Raises:
             Behind: the broker keeps a checkpoint of ours that is newer than our store.
@@ -222,14 +226,23 @@ class Node:
             if isinstance(record.body, StepClose) and record.body.step == self._state.step + 1:
                 self._last_close_ms = now_ms
         self._look(now)  # what came may vouch for the clock
+        self._waiting.offer(self._proposal, names=verdicts.contacts)
+        self._unanswered |= verdicts.answers
+        # Confirmed whatever the verdict: a bad message must not come again before a good one.
+        self._unconfirmed += [message.token for message in messages]
+        return self._say_refusals(verdicts.refusals)
+
+    def answer(self) -> list[Effect]:
+        """Acknowledges what has been received, and lets the broker forget it. Both can wait for a
+        block that is due: an answer is for one, the block's checkpoint for all."""
         # Stored before it is acknowledged: the word is the device's leave to forget.
         effects: list[Effect] = [
             self._acknowledge(self._state.meters[name], stop)
-            for name, stop in verdicts.answers.items()
+            for name, stop in self._unanswered.items()
         ]
-        # Confirmed whatever the verdict: a bad message must not come again before a good one.
-        effects += [Confirm(message.token) for message in messages]
-        return effects + self._say_refusals(verdicts.refusals)
+        effects += map(Confirm, self._unconfirmed)
+        self._unanswered, self._unconfirmed = {}, []
+        return effects
 
     def take_authority(self, raws: Iterable[bytes], successor: Signer | None = None) -> int:
         """Takes in authority records, the whole chain or its newest part; returns how many are
@@ -376,12 +389,11 @@ class Node:
         before = self._state
         reading = ClockReading(now.source, now.state, -(-now.error_ns // NS_PER_MS))
         slot = Slot(step, now_ms, reading, caught_up=step <= self._missed_step)
-        ripe = self._waiting.ripe(step, step_of(now_ms, before.genesis.step_s))
-        leaves = [*self._authority[before.authority.sequence :], *ripe]
-        applied = apply_leaves(before, step, leaves)
+        self._waiting.offer(self._proposal, step_of(now_ms, before.genesis.step_s))
+        applied = self._proposal.finish(self._authority[before.authority.sequence :])
         header = records.seal(applied.header(slot), before.community, self._signer)
-        block = [*leaves, header]
-        verified = {record.raw for record in leaves}
+        block = [*applied.leaves, header]
+        verified = {record.raw for record in applied.leaves}
         checked = check_block(before, block, verified=verified, applied=applied)
         signed = note.sign_checkpoint(
             checked.state.checkpoint, self._community.origin, self._signer
@@ -405,6 +417,7 @@ class Node:
         since_ms = max(step_start_ms(step + 1, before.genesis.step_s), self._last_close_ms)
         self._last_close_ms = 0
         self._state = checked.state
+        self._proposal = Proposal(checked.state, step + 1)
         self._waiting.remove(gone | {record.identity for record, _ in dropped})
         self._note_acting(acting)
         effects: list[Effect] = [Publish(f"{self._topic}/checkpoint", signed.encode())]
@@ -440,6 +453,7 @@ class Node:
     def _tell_governed(self, meter: Meter) -> list[Effect]:
         """Authority records act on a meter: its chain may stand elsewhere, and it is told."""
         self._door.stops.pop(meter.name, None)
+        self._unanswered.pop(meter.name, None)  # said of the chain as it was; this word is newer
         self._waiting.stand(meter)
         return [self._tell_registration(meter.name), self._acknowledge(meter, None)]
 

@@ -124,19 +124,23 @@ class Service:
                 self._wait()
                 self._take_messages(stopping)
                 self._take_imports()
-                self._seal(stopping)
+                self._go_on(stopping)
                 self._say("sealing", self._node.why_not(self._clock.now()) or "sealing blocks")
-                self._report_alive()
         finally:
             self._notifier.stopping()
             self._link.stop()
         _log(f"ended: {self._status()}")
 
-    def _seal(self, stopping: list[int]) -> None:
+    def _go_on(self, stopping: list[int]) -> None:
+        """Seals the blocks that are due, and answers what was received."""
         # A gateway that catches up on weeks of blocks is alive, and can be told to stop.
-        while not stopping and (effects := self._node.tick(self._clock.now())):
+        while not stopping:
+            effects = self._node.tick(self._clock.now())
             self._perform(effects)
+            self._perform(self._node.answer())
             self._report_alive()
+            if not effects:
+                return
 
     def _found(self, store: SqliteStore) -> None:
         imports = waiting_imports(self._folder)
@@ -159,8 +163,7 @@ class Service:
                     self._say("broker", reason)
         for some in rounds(messages):
             self._perform(self._node.receive(some, self._clock.now()))
-            self._seal(stopping)
-            self._report_alive()
+            self._go_on(stopping)
 
     def _take_imports(self) -> None:
         if time.monotonic() < self._imports_at:

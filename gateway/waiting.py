@@ -3,9 +3,10 @@
 In memory only: the store holds the same records, and a start reads them back.
 """
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable
+from itertools import islice
 
-from cryptometer.block import FUTURE_STEPS
+from cryptometer.block import FUTURE_STEPS, Proposal
 from cryptometer.chain import follow
 from cryptometer.errors import Reason, Rejected
 from cryptometer.records import ChainRecord, Record, StepClose
@@ -65,23 +66,32 @@ class Waiting:
             for record in self._records.get(name, [])[-1:]
         )
 
-    def ripe(self, step: int, present: int) -> Iterator[Record]:
-        """What may go into the block of `step`, made in the step `present`, in the block's order.
+    def offer(
+        self, proposal: Proposal, present: int | None = None, names: Iterable[str] | None = None
+    ) -> None:
+        """Adds what may go into the proposed block and is not in it yet.
 
         All of it continues its chains in the state after the block before: the door has followed
         it, and what authority records leave no place for goes with the block that holds them
         (`outlived`). A maker of whom that is not true fails here, and finds it when it starts.
 
         A chain waits as a whole behind its first record of a step to come. What lies in the far
-        future is told by the clock and not by `step`: while a gateway catches up, the records of
-        today are no fault of their devices.
+        future is told by the clock and not by the block's step: while a gateway catches up, the
+        records of today are no fault of their devices.
+
+        Args:
+            present: the step in which the block is made; None while that is not known, and a
+                record of any step to come waits.
+            names: of these meters only.
         """
-        for name in sorted(self._records):
-            for record in self._records[name]:
+        for name in self._records if names is None else names:
+            for record in islice(self._records.get(name, ()), proposal.count(name), None):
                 body = record.body
-                if isinstance(body, ChainRecord) and step < body.step <= present + FUTURE_STEPS:
+                assert isinstance(body, ChainRecord)  # noqa: S101 - `add` takes nothing else
+                is_to_come = proposal.step < body.step
+                if is_to_come and (present is None or body.step <= present + FUTURE_STEPS):
                     break
-                yield record
+                proposal.add(record, body)
 
     def outlived(self, meter: Meter, gone: Container[bytes]) -> list[tuple[Record, Rejected]]:
         """The meter's records, but those `gone` by identity, that have no place in its chain any

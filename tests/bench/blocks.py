@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from cryptometer import note, records
-from cryptometer.block import Slot, check_block, propose
+from cryptometer.block import Applied, Proposal, Slot, check_block
 from cryptometer.chain import follow
 from cryptometer.commands.demo.broker import HOST
 from cryptometer.proof import verify_proof
@@ -87,9 +87,9 @@ def _anew(site: Site) -> Iterator[Figure]:
     slot = Slot(step, step_start_ms(step + 1, STEP_S) + GRACE_MS, CLOCK, caught_up=False)
     origin = site.community().origin
     whole = Stopwatch()
-    leaves, sorted_ = timed(lambda: _in_order(state, pending, step))
-    header, proposed = timed(lambda: propose(state, leaves, slot))
-    block = [*leaves, records.seal(header, state.community, site.key)]
+    applied, proposed = timed(lambda: _apply(state, pending, step))
+    leaves = applied.leaves
+    block = [*leaves, records.seal(applied.header(slot), state.community, site.key)]
     checked, judged = timed(lambda: check_block(state, block))
     head = note.sign_checkpoint(checked.state.checkpoint, origin, site.key)
     new = file_block(state, checked, block, head)
@@ -101,8 +101,7 @@ def _anew(site: Site) -> Iterator[Figure]:
     assert site.next_step == step + 1
     assert all(verdict.reason is None for verdict in checked.verdicts)
     for what, took in (
-        ("put in order", sorted_),
-        ("proposed", proposed),
+        ("put in order and proposed", proposed),
         ("checked, signatures included", judged),
         ("committed", committed),
         ("published", published),
@@ -116,15 +115,16 @@ def _anew(site: Site) -> Iterator[Figure]:
     yield Figure(f"{name}, on the wall", wall_s, "s", most=60)
 
 
-def _in_order(state: State, pending: Sequence[Record], step: int) -> list[Record]:
-    """Each of them followed in its chain, as a gateway does when they come; then the leaves."""
-    waiting = Waiting()
+def _apply(state: State, pending: Sequence[Record], step: int) -> Applied:
+    """Each of them followed in its chain and applied, as a gateway does when they come."""
+    waiting, proposal = Waiting(), Proposal(state, step)
     for record in pending:
         body = record.body
         assert isinstance(body, ChainRecord)
         meter = state.meters[body.meter]
         waiting.add(record, body, follow(meter, waiting.head(meter), record, body))
-    return list(waiting.ripe(step, step + 1))
+    waiting.offer(proposal, step + 1)
+    return proposal.finish()
 
 
 def _as_ingest_left_it(site: Site) -> Iterator[Figure]:

@@ -258,6 +258,7 @@ class _Living:
             self.perform(self.node.receive(sent, self.clock.now()))
         while effects := self.node.tick(self.clock.now()):
             self.perform(effects)
+        self.perform(self.node.answer())
 
     def perform(self, effects: list[Effect]) -> None:
         for effect in effects:

@@ -130,7 +130,8 @@ class Site:
         return self.receive([self.message(one) for one in sent])
 
     def receive(self, messages: Sequence[Message]) -> list[Effect]:
-        return self.node.receive(messages, self.clock.now())
+        """They arrive in one round, and are answered."""
+        return self.node.receive(messages, self.clock.now()) + self.node.answer()
 
     def at(self, step: int, later_ms: int = 0) -> None:
         """Sets the clock to so long after the start of a step; nothing is done."""

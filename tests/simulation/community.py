@@ -625,6 +625,7 @@ class Site:
             self._perform(node, wire, node.receive(messages, now))
         while effects := node.tick(now):
             self._perform(node, wire, effects)
+        self._perform(node, wire, node.answer())
 
     def _perform(self, node: Node, wire: Wire, effects: list[Effect]) -> None:
         for effect in effects:

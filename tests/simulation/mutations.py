@@ -269,12 +269,18 @@ def signatures_unchecked() -> list[Patch]:
 
 
 def late_records_in_no_block() -> list[Patch]:
-    ripe = waiting.Waiting.ripe
+    offer = waiting.Waiting.offer
 
-    def strict(self: Any, step: int, present: int) -> Any:
-        return [one for one in ripe(self, step, present) if getattr(one.body, "step", step) >= step]
+    def strict(self: Any, proposal: block.Proposal, *rest: Any, **more: Any) -> None:
+        everything = self._records
+        self._records = {
+            name: [one for one in records if getattr(one.body, "step", 0) >= proposal.step]
+            for name, records in everything.items()
+        }
+        offer(self, proposal, *rest, **more)
+        self._records = everything
 
-    return [(waiting.Waiting, "ripe", strict)]
+    return [(waiting.Waiting, "offer", strict)]
 
 
 def block_skipped() -> list[Patch]:

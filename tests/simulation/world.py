@@ -340,6 +340,7 @@ class World:
             self._perform(self.node.receive(messages, now))
         while effects := self.node.tick(now):
             self._perform(effects)
+        self._perform(self.node.answer())
 
     def audit(self, watch: audit.Watch = lambda _: None) -> audit.Report:
         """Audits the ledger's files as an outsider would."""

@@ -326,6 +326,7 @@ class Year:
             self._perform(self.node.receive(sent, self.clock.now()))
         while effects := self.node.tick(self.clock.now()):
             self._perform(effects)
+        self._perform(self.node.answer())
 
     def _perform(self, effects: list[Effect]) -> None:
         for effect in effects:
