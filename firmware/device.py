@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cryptometer import records
-from cryptometer.doubt import AHEAD_STEPS, Claim, doubt
+from cryptometer.doubt import AHEAD_STEPS, BOOT_CONFIRM_NS, CONFIRM_NS, Claim, doubt
 from cryptometer.errors import Rejected
 from cryptometer.keys import Signer
 from cryptometer.records import Acknowledgement, Checkpoint, Ending, Mark, ReAnchor, Record
@@ -469,12 +469,14 @@ class Device:
             return []
         before = self._claim
         known_ms = self._counter.known_ms(now.mono_ns)
-        self._claim = doubt(known_ms, self._ahead_ms, before, now)
+        confirm_ns = BOOT_CONFIRM_NS if self._counter.dating is None else CONFIRM_NS
+        self._claim = doubt(known_ms, self._ahead_ms, confirm_ns, before, now)
         if self._claim is not None:
             if before is None:
                 self._parts.log(
                     "the clock says that it is much later than known; it is believed once it has"
-                    f" said so for an hour: utc_ms={now.utc_ns // NS_PER_MS} known_ms={known_ms}"
+                    f" said so for {confirm_ns // NS_PER_S // 60} minutes:"
+                    f" utc_ms={now.utc_ns // NS_PER_MS} known_ms={known_ms}"
                 )
             now = replace(now, state=ClockState.UNKNOWN)
         dating = adopt(self._counter.dating, now)

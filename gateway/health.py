@@ -72,7 +72,8 @@ def reasons(facts: Facts) -> list[str]:
         found.append(
             f"this machine's clock is {(facts.now_ms - facts.sealed_ms) // 1000} s ahead of the"
             " newest block: if it is wrong, mend its time source; otherwise it is believed as soon"
-            " as half of the meters date their records so, or after an hour"
+            " as half of the meters, their boards not off themselves meanwhile, date their records"
+            " so, or after an hour"
         )
     if not facts.accept_unsynchronised:
         if facts.now.state is not ClockState.SYNCHRONISED:

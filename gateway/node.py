@@ -321,9 +321,9 @@ class Node:
         if claim is not None:
             return (
                 f"the clock says that it is much later than known ({utc(claim.utc_ns // NS_PER_MS)}"
-                " when it began to): no block is sealed until half of the meters date their"
-                " records so too, or it has said so for an hour. If it is wrong, mend its"
-                " time source; what came meanwhile is kept"
+                " when it began to): no block is sealed until half of the meters, their boards"
+                " not off themselves meanwhile, date their records so too, or it has said so for"
+                " an hour. If it is wrong, mend its time source; what came meanwhile is kept"
             )
         return None
 
@@ -353,10 +353,10 @@ class Node:
         return self._present.is_doubted
 
     def _is_vouched(self, steps: range) -> bool:
-        """Whether half of the meters date what came last by a clock that says the same. Each is
-        as slow to believe its own."""
-        meters = [m.name for m in self._state.meters.values() if m.terms[-1].valid_to is None]
-        vouching = sum(self._waiting.reaches(name, steps) for name in meters)
+        """Whether half of the meters date what came last by a clock that says the same, and that
+        was as slow to be believed as ours: one that leapt may have been believed at a boot."""
+        meters = [m for m in self._state.meters.values() if m.terms[-1].valid_to is None]
+        vouching = sum(self._waiting.leads_to(meter, steps) for meter in meters)
         return 0 < len(meters) <= 2 * vouching
 
     def _look(self, now: Instant) -> None:

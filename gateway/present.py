@@ -4,7 +4,7 @@ all that is known. No clock is read here.
 
 from collections.abc import Callable
 
-from cryptometer.doubt import AHEAD_STEPS, WITH_A_SOURCE, Claim, doubt
+from cryptometer.doubt import AHEAD_STEPS, CONFIRM_NS, WITH_A_SOURCE, Claim, doubt
 from cryptometer.steps import MS_PER_S, NS_PER_MS, Instant, step_of
 
 # A meter's newest record is its close of the step before, at the latest. Further apart, those of
@@ -49,7 +49,7 @@ class Present:
         ahead_ms = AHEAD_STEPS * self._step_s * MS_PER_S
         known_ns = self._carried_ns(now)
         known_ms = None if known_ns is None else known_ns // NS_PER_MS
-        claim = doubt(known_ms, ahead_ms, self._claim, now)
+        claim = doubt(known_ms, ahead_ms, CONFIRM_NS, self._claim, now)
         if claim is None:
             return None
         step = step_of(now.utc_ns // NS_PER_MS, self._step_s)

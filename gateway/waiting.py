@@ -4,7 +4,7 @@ In memory only: the store holds the same records, and a start reads them back.
 """
 
 from collections.abc import Container, Iterable
-from itertools import islice
+from itertools import islice, pairwise
 
 from cryptometer.block import FUTURE_STEPS, Proposal
 from cryptometer.chain import follow
@@ -59,12 +59,19 @@ class Waiting:
         the far future says nothing of `step`."""
         return any(step <= one <= step + FUTURE_STEPS for one in self._closes.get(name, ()))
 
-    def reaches(self, name: str, steps: range) -> bool:
-        """Whether the meter's newest record that waits is of one of these steps."""
-        return any(
-            isinstance(record.body, ChainRecord) and record.body.step in steps
-            for record in self._records.get(name, [])[-1:]
-        )
+    def leads_to(self, meter: Meter, steps: range) -> bool:
+        """Whether the meter's newest record that waits is of one of these steps, and its chain
+        has come there from the newest step counted without a leap, if it did not begin since."""
+        dated = [
+            record.body.step
+            for record in self._records.get(meter.name, [])
+            if isinstance(record.body, ChainRecord)
+        ]
+        if not dated or dated[-1] not in steps:
+            return False
+        if meter.head.register is not None:
+            dated.insert(0, meter.last_step)
+        return all(step <= before + FUTURE_STEPS for before, step in pairwise(dated))
 
     def offer(
         self, proposal: Proposal, present: int | None = None, names: Iterable[str] | None = None

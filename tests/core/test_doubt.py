@@ -2,7 +2,7 @@
 
 import pytest
 
-from cryptometer.doubt import CONFIRM_NS, Claim, doubt
+from cryptometer.doubt import BOOT_CONFIRM_NS, CONFIRM_NS, Claim, doubt
 from cryptometer.steps import NS_PER_MS, NS_PER_S, ClockSource, ClockState, Instant
 
 UTC_NS = 1_710_000_000 * NS_PER_S
@@ -21,10 +21,12 @@ def instant(mono_ns: int, utc_ns: int, state: ClockState = ClockState.SYNCHRONIS
 KNOWN_MS = UTC_NS // NS_PER_MS
 
 
-def claim_of(*moments: Instant, known_ms: int | None = KNOWN_MS) -> Claim | None:
+def claim_of(
+    *moments: Instant, known_ms: int | None = KNOWN_MS, confirm_ns: int = CONFIRM_NS
+) -> Claim | None:
     claim: Claim | None = None
     for moment in moments:
-        claim = doubt(known_ms, 3_600_000, claim, moment)
+        claim = doubt(known_ms, 3_600_000, confirm_ns, claim, moment)
     return claim
 
 
@@ -35,15 +37,21 @@ def test_a_clock_that_runs_little_ahead_or_back_is_believed_at_once(ahead_ns: in
 
 @pytest.mark.parametrize("ahead_ns", [HOUR_NS + NS_PER_MS, 10**18])
 @pytest.mark.parametrize("state", [S, I])
-def test_a_clock_far_ahead_is_believed_once_it_has_said_so_for_an_hour(
-    ahead_ns: int, state: ClockState
+@pytest.mark.parametrize("confirm_ns", [CONFIRM_NS, BOOT_CONFIRM_NS])
+def test_a_clock_far_ahead_is_believed_once_it_has_said_so_for_long_enough(
+    ahead_ns: int, state: ClockState, confirm_ns: int
 ) -> None:
     first = instant(7, UTC_NS + ahead_ns, state=state)
-    later = instant(7 + CONFIRM_NS - 1, first.utc_ns + CONFIRM_NS - 1, state=state)
-    last = instant(7 + CONFIRM_NS, first.utc_ns + CONFIRM_NS, state=state)
+    later = instant(7 + confirm_ns - 1, first.utc_ns + confirm_ns - 1, state=state)
+    last = instant(7 + confirm_ns, first.utc_ns + confirm_ns, state=state)
     claim = Claim(7, first.utc_ns)
-    assert claim_of(first) == claim_of(first, later) == claim
-    assert claim_of(first, later, last) is None
+    assert claim_of(first, confirm_ns=confirm_ns) == claim
+    assert claim_of(first, later, confirm_ns=confirm_ns) == claim
+    assert claim_of(first, later, last, confirm_ns=confirm_ns) is None
+
+
+def test_a_running_program_doubts_for_an_hour_and_a_boot_for_ten_minutes() -> None:
+    assert (CONFIRM_NS, BOOT_CONFIRM_NS) == (HOUR_NS, HOUR_NS // 6)
 
 
 def test_a_clock_that_says_another_time_far_ahead_begins_anew() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from cryptometer import cbor, records
 from cryptometer.block import Checked
 from cryptometer.chain import register_after
+from cryptometer.doubt import BOOT_CONFIRM_NS
 from cryptometer.errors import Reason
 from cryptometer.records import (
     Acknowledgement,
@@ -44,6 +45,7 @@ from tests.simulation.world import CONFIG, START_NS, Board, Wire, World
 
 START_MS = START_NS // NS_PER_MS
 TICK_S = 5
+BOOT_S = BOOT_CONFIRM_NS // NS_PER_S
 STORY_TICK_S = 2  # shorter than the interval of syncs, so that a power cut finds something to tear
 SYNC_MS = CONFIG.journal.sync_machine_ms
 WATCH_MS = CONFIG.journal.watch_machine_ms
@@ -513,17 +515,88 @@ def test_after_weeks_without_power_a_clock_is_believed_in_the_end_and_nothing_is
     board.clock.utc_ns += 20 * DAY_NS
     board.start()
     started_ms = now_ms(board)
-    world.run(3_590, TICK_S)
+    world.run(BOOT_S - TICK_S, TICK_S)
     assert board.device is not None
     assert board.device._counter.dating is None
     assert "not believed yet" in board.device.status
-    world.run(STEP_S, TICK_S)
+    assert any("once it has said so for 10 minutes" in line for line in board.log)
+    world.run(2 * TICK_S, TICK_S)
     assert "not believed yet" not in board.device.status
+    world.run(STEP_S, TICK_S)
     ledger = settle(world)
     check_whole(world, board, ledger)
     assert ledger.pulses == board.emitted
     assert ledger.runs[-1].at_ms == started_ms
     assert Mark.UNDATED not in ledger.marks
+
+
+def boot_after_a_day_off(world: World, board: Board) -> None:
+    world.run(STEP_S, TICK_S)
+    board.stop()
+    board.cut_power()
+    world.clock.advance(DAY_NS)
+    board.clock.utc_ns += DAY_NS
+    board.start()
+
+
+def test_a_wrong_clock_that_comes_right_within_ten_minutes_of_a_boot_has_moved_nothing(
+    world: World, board: Board
+) -> None:
+    boot_after_a_day_off(world, board)
+    started_ms = now_ms(board)
+    board.clock.utc_ns += 40 * DAY_NS
+    world.run(BOOT_S - 2 * TICK_S, TICK_S)
+    board.clock.utc_ns -= 40 * DAY_NS
+    # The right time is far ahead as well, and what was said before speaks for another one.
+    world.run(BOOT_S - 2 * TICK_S, TICK_S)
+    assert board.device is not None
+    assert board.device._counter.dating is None
+    world.run(STEP_S, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert ledger.pulses == board.emitted
+    assert ledger.runs[-1].at_ms == started_ms
+
+
+@pytest.mark.parametrize("is_started_over", [False, True])
+def test_a_boot_that_has_believed_a_time_doubts_another_for_an_hour(
+    world: World, board: Board, is_started_over: bool
+) -> None:
+    boot_after_a_day_off(world, board)
+    world.run(BOOT_S + TICK_S, TICK_S)
+    assert board.device is not None
+    assert board.device._counter.dating is not None
+    if is_started_over:  # a start of the program is no boot
+        board.kill()
+        board.start()
+    board.clock.utc_ns += 40 * DAY_NS
+    world.run(3_600 - TICK_S, TICK_S)
+    assert "not believed yet" in board.device.status
+    assert any("once it has said so for 60 minutes" in line for line in board.log)
+    board.clock.utc_ns -= 40 * DAY_NS
+    world.run(STEP_S, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert ledger.pulses == board.emitted
+
+
+def test_a_site_that_was_without_power_leads_its_gateway_astray_no_sooner_than_in_an_hour(
+    world: World, board: Board
+) -> None:
+    world.run(STEP_S + 60, TICK_S)
+    world.stop_gateway()
+    boot_after_a_day_off(world, board)
+    for clock in (world.clock, board.clock):  # they ask one time source, and it is wrong
+        clock.utc_ns += 40 * DAY_NS
+    world.start_gateway()
+    blocks = world.audit().blocks
+    world.run(3_600 - 2 * TICK_S, TICK_S)
+    assert board.device is not None
+    assert board.device._counter.dating is not None  # the board has believed it, and said so
+    assert world.node is not None
+    assert world.node.pending_count > 0
+    assert world.node.is_in_doubt
+    assert world.audit().blocks == blocks
 
 
 def lead_astray(world: World, board: Board) -> None:

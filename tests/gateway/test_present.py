@@ -9,7 +9,7 @@ from cryptometer.steps import MS_PER_S, NS_PER_MS, NS_PER_S, ClockState, step_of
 from gateway.node import Policy
 from gateway.present import VOUCH_STEPS, Present
 from hal.clock import ScaledClock, SimulatedClock
-from tests.core.community import FIRST_STEP, STEP_S
+from tests.core.community import FIRST_STEP, STEP_S, Device
 from tests.gateway.kit import EVERY_BLOCK, GRACE_MS, Site, acknowledgements, sealed
 
 SECOND = FIRST_STEP + 1
@@ -41,6 +41,12 @@ def pass_time(site: Site, ns: int) -> int:
 
 def present_step(site: Site) -> int:
     return step_of(site.clock.utc_ns // NS_PER_MS, STEP_S)
+
+
+def go_on(site: Site, device: Device, until: int) -> None:
+    """A board that counts on, up to before a step, from the last that is in a block."""
+    away = range(site.next_step, until)
+    site.send(*(record for step in away for record in device.step(step, 1)))
 
 
 def far_future(site: Site) -> list[object]:
@@ -176,14 +182,61 @@ def test_half_of_the_meters_vouch_for_a_clock_and_fewer_do_not() -> None:
     site.clock.utc_ns += 2 * DAY_NS
     site.tick()
     begun, step = site.next_step, present_step(site) - 1
-    site.send(*site.devices[0].step(step, 1))
+    go_on(site, site.devices[0], step + 1)
     assert site.tick() == []
     assert IN_DOUBT in why(site)
-    site.send(*site.devices[1].step(step, 1))
+    go_on(site, site.devices[1], step + 1)
     site.clock.advance(GRACE_MS * NS_PER_MS)
     assert [one.row.step for one in sealed(site.tick())] == list(range(begun, step + 1))
     assert site.audit().late == 0
     assert far_future(site) == []
+
+
+def test_a_board_that_was_off_itself_has_no_voice_until_it_counts_in_blocks_again() -> None:
+    site = running()
+    site.clock.advance(2 * DAY_NS)
+    site.start()
+    site.tick()
+    begun, step = site.next_step, present_step(site) - 1
+    site.send(site.device.run_start(step), *site.device.step(step, 1))
+    assert IN_DOUBT in why(site)
+    # Nor later: what it has believed for ten minutes it goes on to say.
+    assert pass_time(site, STEP_NS) == 0
+    site.send(*site.device.step(step + 1, 1))
+    assert IN_DOUBT in why(site)
+    assert pass_time(site, CONFIRM_NS - STEP_NS + LOOK_NS) == present_step(site) - begun
+    site.clock.advance(2 * DAY_NS)
+    site.start()
+    site.tick()
+    assert IN_DOUBT in why(site)
+    go_on(site, site.device, present_step(site))
+    assert why(site) == ""
+
+
+def test_a_board_that_was_off_for_four_steps_vouches_like_one_that_went_on() -> None:
+    for gap, is_heard in ((AHEAD_STEPS, True), (AHEAD_STEPS + 1, False)):
+        site = running()
+        site.clock.advance(2 * DAY_NS)
+        site.start()
+        site.tick()
+        step = present_step(site) - 1
+        go_on(site, site.device, step - gap + 1)
+        site.send(site.device.run_start(step), *site.device.step(step, 1))
+        assert (why(site) == "") is is_heard
+
+
+def test_a_board_led_astray_first_does_not_vouch_for_a_gateway_that_follows() -> None:
+    site = running()
+    lie_steps = 40 * DAY_NS // STEP_NS
+    device = site.device
+    site.send(device.run_start(site.next_step + lie_steps))
+    site.send(*device.step(site.next_step + lie_steps, 1))
+    site.seal()  # by a clock that is right: what is of the far future is quarantined
+    assert len(far_future(site)) == 3
+    site.clock.utc_ns += 40 * DAY_NS
+    site.tick()
+    site.send(*device.step(present_step(site), 1))
+    assert IN_DOUBT in why(site)
 
 
 def test_a_revoked_meter_has_no_voice_and_is_not_waited_for() -> None:
@@ -194,7 +247,7 @@ def test_a_revoked_meter_has_no_voice_and_is_not_waited_for() -> None:
     site.run([1])
     site.clock.utc_ns += 2 * DAY_NS
     site.tick()
-    site.send(*site.devices[0].step(present_step(site) - 1, 1))
+    go_on(site, site.devices[0], present_step(site))
     assert why(site) == ""
 
 
@@ -203,7 +256,7 @@ def test_a_meter_of_another_time_vouches_for_nothing(off: int) -> None:
     site = running()
     site.clock.utc_ns += 2 * DAY_NS
     site.tick()
-    site.send(*site.device.step(present_step(site) + off, 1))
+    go_on(site, site.device, present_step(site) + off + 1)
     assert IN_DOUBT in why(site)
 
 
@@ -234,7 +287,7 @@ def test_after_two_days_off_the_meters_that_went_on_spare_it_the_hour() -> None:
     site.tick()
     assert IN_DOUBT in why(site)
     away = range(begun, present_step(site))
-    site.send(*(record for step in away for record in site.device.step(step, 1)))
+    go_on(site, site.device, present_step(site))
     assert why(site) == ""
     site.clock.advance(GRACE_MS * NS_PER_MS)
     assert [one.row.step for one in sealed(site.tick())] == list(away)
