@@ -74,6 +74,7 @@ class Journal:
         """Reads the journal after any end of the program, cutting off what is torn.
 
         Raises:
+            OSError: stop, and recover.
             Rejected: an entry is whole, but not of this version: a newer program wrote it.
         """
         cut_bytes = 0
@@ -84,9 +85,13 @@ class Journal:
             if entries:
                 snapshot = _decode_snapshot(entries[0])
                 events = tuple(decode_event(entry) for entry in entries[1:])
-                for older in self._log.segments:
-                    if older < segment:
-                        self._log.drop(older)
+                older = [one for one in self._log.segments if one < segment]
+                if older:
+                    # A death between a snapshot's write and its sync leaves it whole to be read,
+                    # and not durable: until it is, those before it are all that a power cut leaves.
+                    self._log.sync()
+                for one in older:
+                    self._log.drop(one)
                 return Recovered(snapshot, events, cut_bytes)
             # Its snapshot never became whole; the segment before it is still there.
             self._log.drop(segment)

@@ -1,5 +1,8 @@
 """The journal: what was given is found again, whatever ended the program."""
 
+import errno
+import os
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -110,6 +113,38 @@ def test_of_two_whole_segments_the_newer_counts() -> None:
     log.append([cbor.encode(encode_map(replace(HEAD, register=11)))])
     assert recover(directory) == Recovered(replace(HEAD, register=11), (), 0)
     assert directory.names() == ["journal-00000001.log"]
+
+
+def test_a_snapshot_that_was_written_and_not_synced_takes_nothing_with_it_in_a_power_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    directory = SimulatedDirectory()
+    journal = begun(directory)
+    journal.append(EVENTS)
+    journal.sync()
+
+    def fail(_names: Sequence[str]) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(directory, "sync", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        journal.begin_segment(replace(HEAD, register=11))
+    with pytest.raises(OSError, match="Input/output"):
+        recover(directory)  # the older files are not let go of before the newer is durable
+    monkeypatch.undo()
+    directory.cut_power()
+    assert recover(directory) == Recovered(HEAD, tuple(EVENTS), 0)
+
+
+def test_of_two_whole_segments_the_newer_is_durable_before_the_older_goes() -> None:
+    directory = SimulatedDirectory()
+    begun(directory).append(EVENTS)
+    log = SegmentedLog(directory, "journal")
+    log.roll()
+    log.append([cbor.encode(encode_map(replace(HEAD, register=11)))])
+    recover(directory)
+    directory.cut_power()
+    assert recover(directory).snapshot == replace(HEAD, register=11)
 
 
 def test_a_journal_of_a_newer_version_is_refused_and_left_as_it_is() -> None:
