@@ -15,11 +15,11 @@ from cryptometer import cose, records
 from cryptometer.community import Community
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey
-from cryptometer.note import decimal
 from cryptometer.readable import describe_record, utc
 from cryptometer.records import Balance, Checkpoint, Flow, Header
 from cryptometer.steps import step_start_ms
 from cryptometer.tiles import CHECKPOINT_PATH, TILE_WIDTH, Read, Tile, read_entries
+from gateway.prove import find_record
 from gateway.store import BlockRow, Store
 
 Json: TypeAlias = "str | int | bool | list[Json] | dict[str, Json] | None"
@@ -30,7 +30,6 @@ NEWEST_MAX = 1_000
 # a third of a second's work.
 COUNTED_LEAVES_MAX = 20_000
 COUNTED_BYTES_MAX = 2**25
-_IDENTITY_HEX = 64
 _PLACE_MAX = 63 + 1 + 19  # letters of a name, and of a sequence number
 
 
@@ -147,19 +146,13 @@ def record_place(site: Site, what: str) -> tuple[str, int, int]:
     """
     if len(what) > _PLACE_MAX:
         raise Absent("no meter has such a name, and no identity is so long")
-    meter, slash, number = what.rpartition("/")
-    sequence = decimal(number) if slash else None
-    if sequence is not None:
-        known = site.store.identity_at(meter, sequence) is not None
-        leaf = site.store.leaf_at(meter, sequence)
-    elif len(what) == _IDENTITY_HEX and (identity := _unhex(what)) is not None:
-        found = site.store.find(identity)
-        known = found is not None
-        meter, sequence, leaf = found if found is not None else ("", 0, None)
-    else:
-        raise Absent(f"{what!r:.80} is no METER/SEQUENCE and no identity of 64 hex digits")
-    if not known:
+    try:
+        found = find_record(what, site.store)
+    except ValueError as error:
+        raise Absent(str(error)) from None
+    if found is None:
         raise Absent(f"there is no record {what} here; a meter's next number stands in its status")
+    meter, sequence, leaf = found
     if leaf is None or leaf >= site.size:
         raise Waiting(f"{what} waits for its block; ask again after the step's end")
     return meter, sequence, leaf
@@ -278,10 +271,3 @@ def _json(value: object) -> Json:
             }
         case _:
             raise TypeError(f"{type(value).__name__} has no place in an answer")
-
-
-def _unhex(text: str) -> bytes | None:
-    try:
-        return bytes.fromhex(text)
-    except ValueError:
-        return None

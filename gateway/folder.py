@@ -107,7 +107,8 @@ def open_folder(config: Path) -> Folder:
 
 
 def initialise(path: Path) -> str:
-    """Makes a gateway's folder: configuration, keys, requests, an empty store.
+    """Makes a gateway's folder: configuration, keys, requests, an empty store. Goes on where an
+    earlier call was cut off.
 
     Raises:
         ConfigurationError: there is one already; it is left as it is.
@@ -117,9 +118,12 @@ def initialise(path: Path) -> str:
     if not toml.exists():
         put_file(toml, _TOML.encode(), mode=0o644)
     folder = open_folder(toml)
+    # The store comes last: before it is there, nobody can have the keys.
+    is_cut_off = not any(one.exists() for one in (folder.store, folder.bundle, folder.ledger))
     lines = []
-    for role, key_path in ((Role.GATEWAY, folder.key), (Role.VPP, folder.vpp_key)):
-        lines.append(_make_request(role, key_path))
+    for role, at in ((Role.GATEWAY, folder.key), (Role.VPP, folder.vpp_key)):
+        key = load_key(at) if is_cut_off and at.exists() else create_key(at)
+        lines.append(_write_request(role, at, key))
     # The epoch is a time, so that a restored store's is greater whatever it was copied from.
     create_store(folder.store, epoch=int(time.time()))
     folder.imports.mkdir(mode=0o700, exist_ok=True)
@@ -127,9 +131,8 @@ def initialise(path: Path) -> str:
     return "\n".join(lines)
 
 
-def _make_request(role: Role, key_path: Path) -> str:
-    """Makes a key and the request that goes with it; returns a line on them."""
-    key = create_key(key_path)
+def _write_request(role: Role, key_path: Path, key: FileKey) -> str:
+    """Writes the request that goes with a key; returns a line on them."""
     now_ms = time.time_ns() // 1_000_000
     request = EnrolmentRequest(role, key.public, platform.node()[:120], SOFTWARE, now_ms)
     target = key_path.with_suffix(".request")
@@ -143,7 +146,7 @@ def prepare_successor(folder: Folder) -> str:
     Raises:
         ConfigurationError: there is one already; it is left as it is.
     """
-    line = _make_request(Role.GATEWAY, folder.next_key)
+    line = _write_request(Role.GATEWAY, folder.next_key, create_key(folder.next_key))
     return (
         f"{line}\n"
         "The service goes on signing with the key it has. Have the authority register the request\n"

@@ -1,5 +1,7 @@
 """Finds a record or a block in the ledger and writes the proof that it stands there."""
 
+from contextlib import suppress
+
 from cryptometer import note, records
 from cryptometer.community import Community
 from cryptometer.errors import ConfigurationError, Reason, Rejected
@@ -30,7 +32,7 @@ def prove(what: str, store: Store, read: Read, community: Community) -> str:
         ConfigurationError: nothing of that name, or it is in no block yet.
         Rejected: the ledger's files are damaged.
     """
-    leaf = _find(what, store)
+    leaf = _leaf(what, store)
     signed = read(CHECKPOINT_PATH)
     if signed is None:
         raise ConfigurationError("the ledger has no block yet")
@@ -46,30 +48,47 @@ def prove(what: str, store: Store, read: Read, community: Community) -> str:
     return encode_proof(record, registration, leaf, path, signed.decode())
 
 
-def _find(what: str, store: Store) -> int:
-    meter, slash, sequence = what.rpartition("/")
+def _leaf(what: str, store: Store) -> int:
     step = note.decimal(what)
-    if slash and (number := note.decimal(sequence)) is not None:
-        known = store.identity_at(meter, number) is not None
-        leaf = store.leaf_at(meter, number)
-    elif len(what) == _IDENTITY_HEX:
-        try:
-            found = store.find(bytes.fromhex(what))
-        except ValueError:
-            found = None
-        known, leaf = found is not None, None if found is None else found[2]
-    elif step is not None:
+    if step is not None:
         row = store.block(step)
-        known, leaf = row is not None, None if row is None else row.size - 1
+        found = None if row is None else row.size - 1
+        is_known = row is not None
     else:
-        raise ConfigurationError(
-            f"{what!r} is no METER/SEQUENCE, no identity of 64 hex digits, and no step"
-        )
-    if not known:
+        try:
+            place = find_record(what, store)
+        except ValueError as error:
+            raise ConfigurationError(f"{error}, and no step") from None
+        found = None if place is None else place[2]
+        is_known = place is not None
+    if not is_known:
         raise ConfigurationError(f"there is no {what} here")
-    if leaf is None:
+    if found is None:
         raise ConfigurationError(f"{what} waits for its block; ask again after the step's end")
-    return leaf
+    return found
+
+
+def find_record(what: str, store: Store) -> tuple[str, int, int | None] | None:
+    """A meter's record: its meter, sequence number, and leaf if it is in a block; None if there is
+    no such record.
+
+    Args:
+        what: METER/SEQUENCE, or the record's identity as 64 hex digits.
+
+    Raises:
+        ValueError: it is neither.
+        SearchTooLong: by its identity it was not found in time.
+    """
+    meter, slash, number = what.rpartition("/")
+    sequence = note.decimal(number) if slash else None
+    if sequence is not None:
+        if store.identity_at(meter, sequence) is None:
+            return None
+        return meter, sequence, store.leaf_at(meter, sequence)
+    if len(what) == _IDENTITY_HEX:
+        with suppress(ValueError):
+            return store.find(bytes.fromhex(what))
+    raise ValueError(f"{what!r:.80} is no METER/SEQUENCE and no identity of 64 hex digits")
 
 
 def _registration(record: Record, community: Community) -> Record | None:

@@ -27,6 +27,7 @@ from gateway.store import (
     Tally,
 )
 from hal.faults import Point, passing
+from hal.files import sync_folder
 
 APPLICATION_ID = 0x43727970  # "Cryp": tells our database from any other (PRAGMA application_id)
 SCHEMA_VERSION = 3
@@ -428,21 +429,26 @@ class SqliteStore:
 
 
 def create_store(path: Path, epoch: int) -> None:
-    """Makes an empty database.
+    """Makes an empty database; it is there whole, or not at all.
 
     Raises:
         ConfigurationError: there is one already.
     """
     if path.exists():
         raise ConfigurationError(f"{path} exists, and a store is never overwritten")
-    path.touch(mode=STORE_MODE)
-    with closing(connect(path)) as connection:
-        _make_durable(connection, path)
+    beside = path.with_name(f"{path.name}.new")
+    for left in beside.parent.glob(f"{beside.name}*"):  # by a call that was cut off
+        left.unlink()
+    beside.touch(mode=STORE_MODE)
+    with closing(connect(beside)) as connection:
+        _make_durable(connection, beside)
         connection.executescript(
             f"BEGIN; {_SCHEMA} {_SET_ASIDE}; {_FILED}; PRAGMA application_id = {APPLICATION_ID};"
             f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         )
         set_epoch(connection, epoch)
+    beside.replace(path)
+    sync_folder(path.absolute().parent)
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:

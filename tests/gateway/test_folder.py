@@ -95,6 +95,33 @@ def test_a_folder_is_not_made_twice_and_stays_as_it_is(premises: Premises) -> No
     } == before
 
 
+@pytest.mark.parametrize("left", range(6))
+def test_a_folder_whose_making_was_cut_off_is_made_whole(tmp_path: Path, left: int) -> None:
+    initialise(tmp_path)
+    made = ["gateway.toml", "gateway.key", "gateway.request", "vpp.key", "vpp.request"]
+    keys = {name: (tmp_path / name).read_bytes() for name in made[:left] if name.endswith(".key")}
+    for name in [*made[left:], "store.sqlite"]:
+        (tmp_path / name).unlink()
+    (tmp_path / "store.sqlite.new").write_bytes(b"begun")
+    (tmp_path / "store.sqlite.new-wal").write_bytes(b"begun")
+    said = initialise(tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in keys} == keys
+    assert set(files(tmp_path)) == {*made, "store.sqlite"}
+    assert open_folder(tmp_path).load_key().public.thumbprint.hex() in said
+    with closing(open_folder(tmp_path).open_store()) as store:
+        assert store.state() is None
+
+
+def test_keys_of_a_gateway_that_has_lost_its_store_are_not_taken_for_new(
+    premises: Premises,
+) -> None:
+    premises.folder.store.unlink()
+    premises.folder.ledger.mkdir()
+    with pytest.raises(ConfigurationError, match="never overwritten"):
+        initialise(premises.path)
+    assert not premises.folder.store.exists()
+
+
 def test_a_configuration_that_stands_there_already_is_kept(tmp_path: Path) -> None:
     toml = 'state = "private"\nledger = "/srv/none/ledger"\naccept_unsynchronised = true\n'
     premises = Premises(tmp_path / "gateway", toml)
