@@ -88,7 +88,7 @@ def find_record(what: str, store: Store) -> tuple[str, int, int | None] | None:
     if len(what) == _IDENTITY_HEX:
         with suppress(ValueError):
             return store.find(bytes.fromhex(what))
-    raise ValueError(f"{what!r:.80} is no METER/SEQUENCE and no identity of 64 hex digits")
+    raise ValueError(f"{what!r:.80} is neither METER/SEQUENCE nor an identity of 64 hex digits")
 
 
 def _registration(record: Record, community: Community) -> Record | None:
