@@ -119,6 +119,18 @@ def first_refused(end: End, anchor: ReAnchor, missed: int) -> int:
     return min(anchor.at, forked)
 
 
+def may_take_back(end: End, missed: int) -> bool:
+    """Whether records that were acknowledged from a re-anchor's place on may be signed anew. Where
+    damage may have taken our word that we acted on an earlier one, they may have been already, and
+    stand in blocks under other numbers.
+
+    Args:
+        end: the end of the chain as signed here.
+        missed: how many re-anchors this chain has not acted on.
+    """
+    return missed == 1 or end.suspect is None
+
+
 def anchored(
     end: End | None, unsigned_from: int, anchors: Sequence[Record], first: Record | None
 ) -> End:

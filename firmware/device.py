@@ -21,6 +21,7 @@ from firmware.chain import (
     draft_of,
     first_refused,
     is_acting,
+    may_take_back,
     signed_so_far,
 )
 from firmware.config import Config
@@ -308,7 +309,7 @@ class Device:
         is_dated = counter.dating is not None and counter.has_begun_in(self._clock.boot_id)
         if word is None or not is_dated or self._is_signing_anew:
             return
-        self._take_back(word, now_ns)
+        self._take_back(word, len(self._awaited))
         self._re_anchor(self._awaited)
         self._awaited, self._standing = (), None
         self._outbox.acknowledge(word, now_ns)
@@ -331,12 +332,15 @@ class Device:
             said += f"; not signed anew, since the gateway may have them: {withheld}"
         self._parts.log(said)
 
-    def _take_back(self, word: Acknowledgement, now_ns: int) -> None:
-        """What a gateway had acknowledged behind the re-anchor's place, and has dropped for it,
-        waits again: it is signed anew like all that follows that place."""
+    def _take_back(self, word: Acknowledgement, anchors: int) -> None:
+        """What a gateway had acknowledged behind the re-anchor's place, and has dropped since,
+        waits again: it is signed anew like all that follows that place, but for what the card has
+        let go of."""
         end = self._outbox.end
-        if end is not None and word.sequence < end.acknowledged:
-            self._outbox.acknowledge(word, now_ns)
+        if end is None or word.sequence >= end.acknowledged:
+            return
+        if may_take_back(end, anchors - end.anchors):
+            self._outbox.take_back(word.sequence)
 
     def _come_back(self) -> None:
         """Where a wrong clock had led the chain into the far future, it goes on in the present."""

@@ -504,6 +504,11 @@ class Outbox:
             self._note_fork(stop.sequence)
         self._make_room()
 
+    def take_back(self, first: int) -> None:
+        """Has what was acknowledged from sequence `first` on wait again, as far as the card still
+        holds it: a re-anchor acts there, and its signing anew follows at once."""
+        self._kept = self._find_from(first)
+
     def _index_of(self, sequence: int) -> int:
         """Where a record stands in `_kept`, or would stand: the card may have lost some."""
         return bisect_left(self._kept, sequence, key=lambda kept: kept.sequence)

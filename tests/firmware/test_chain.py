@@ -22,6 +22,7 @@ from firmware.chain import (
     draft_of,
     first_refused,
     is_acting,
+    may_take_back,
     signed_so_far,
 )
 from firmware.lots import Draft, Signed
@@ -222,6 +223,16 @@ def test_behind_more_than_one_re_anchor_a_fork_proves_nothing() -> None:
     known = replace(end, forked=0)
     assert act(known, 10, [anchor(30, 500)], signed)[1]
     assert act(known, 10, [anchor(30, 500), anchor(31, 600)], signed)[1] == []
+
+
+def test_what_was_acknowledged_is_taken_back_unless_it_may_be_signed_anew_already() -> None:
+    """Behind more than one re-anchor, and damage that may have taken our word on the earlier."""
+    _, end = sign([run(), *steps(2)])
+    torn = replace(end, torn=end.sequence)
+    assert may_take_back(end, 1)
+    assert may_take_back(end, 2)
+    assert may_take_back(torn, 1)
+    assert not may_take_back(torn, 2)
 
 
 def test_a_re_anchor_acts_once_the_gateways_word_stands_on_it() -> None:

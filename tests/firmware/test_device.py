@@ -1229,6 +1229,43 @@ def test_what_a_re_anchor_took_back_is_signed_anew(
     assert ledger.pulses == board.emitted
 
 
+def is_on(card: SimulatedDirectory, record: Record) -> bool:
+    return any(record.raw in card.read(name) for name in card.names())
+
+
+def test_of_what_a_gateway_dropped_only_what_a_full_card_let_go_of_is_missing(
+    world: World, board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "SEGMENT_BYTES", 1_000)
+    world.run(2 * STEP_S + 60, TICK_S, pulses=1)
+    world.clock.state = ClockState.UNKNOWN  # no block is made, and all that comes waits
+    world.run(5 * STEP_S, TICK_S, pulses=1)
+    assert world.node is not None
+    revoke(world, world.node.state.meters["m0"].head.sequence)
+    # Others fill the card: half of the files go, and with them what was not in a block yet.
+    waiting = [records.decode(raw) for raw in world.store.pending()]
+    sizes = [board.outbox.size(name) for name in board.outbox.names()]
+    board.outbox._room_bytes = keeping.FREE_BYTES_MIN + sum(sizes[len(sizes) // 2 :])
+    board.stop()
+    board.start()
+    held = [one for one in waiting if is_on(board.outbox, one)]
+    board.outbox._room_bytes = 2**30
+    world.clock.state = ClockState.SYNCHRONISED
+    world.run(2 * STEP_S, TICK_S, pulses=1)
+    assert is_stopped(board)
+    re_anchor(world)
+    register_anew(world, LOT_PULSES, step_of(now_ms(board), STEP_S))
+    world.run(3 * STEP_S, TICK_S, pulses=1)
+    ledger = settle(world)
+    assert not is_stopped(board)
+    assert ledger.quarantined == []
+    gone = [one.body for one in waiting if one not in held and one.body not in ledger.records]
+    missing = sum(sum(body.pulses) for body in gone if isinstance(body, Batch))
+    assert held
+    assert missing
+    assert ledger.pulses == board.emitted - missing
+
+
 def test_a_board_that_hears_of_a_re_anchor_sends_nothing_more_of_the_old_chain(
     world: World, board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
