@@ -523,6 +523,13 @@ class Days:
             case 5:
                 if self.site.node is None:
                     self.site.start_gateway()
+        self._re_anchor()
+
+    def _re_anchor(self) -> None:
+        """The authority looks after the boards whose operators ask it to."""
+        for board in self.site.boards:
+            if board.is_in_gap:
+                self.site.re_anchor(board)
 
     def _repair(self, board: Board) -> None:
         board.line.is_unplugged = False
@@ -561,6 +568,7 @@ class Days:
                 site.post.disconnect(wire)
         self.reconnect()
         for number in range(first, first + QUIET_STEPS):
+            self._re_anchor()
             self._move(START_NS + number * STEP_NS + NS_PER_S)
             for _ in range(QUIET_TURNS):
                 self._move(site.now_ns + 7 * NS_PER_S)
@@ -593,13 +601,13 @@ class Days:
     def _is_quiet(self) -> bool:
         """Whether all is acknowledged, and the newest step that has ended has its block."""
         return self.watch.state.step == true_step(self.site.now_ns) - 1 and all(
-            board.device is not None and board.device._outbox.waiting == 0
+            board.device is not None and board.device._outbox.waiting == 0 and not board.is_in_gap
             for board in self.site.boards
         )
 
     def _has_arrived(self) -> bool:
         return self._is_quiet() and all(
-            self.watch.in_blocks[board.name] == board.truth.given for board in self.site.boards
+            self.watch.heard(board) == board.truth.given for board in self.site.boards
         )
 
     def check_whole(self) -> None:
@@ -611,10 +619,10 @@ class Days:
         if watch.blocks != step - FIRST_STEP:
             raise Broken("E", f"{watch.blocks} blocks of {step - FIRST_STEP} steps")
         for board in site.boards:
-            found, given = watch.in_blocks[board.name], board.truth.given
+            found, given = watch.heard(board), board.truth.given
             if found != given:
-                raise Broken("A", f"{found} pulses of {board.name} in blocks, {given} were given")
-            if board.device is None or board.device._outbox.waiting:
+                raise Broken("A", f"{found} pulses of {board.name} were heard, {given} were given")
+            if board.device is None or board.device._outbox.waiting or board.is_in_gap:
                 raise Broken("D", f"{board.name} has not been heard")
             self._check_declared(board)
         watch.prove_one()

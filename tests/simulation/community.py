@@ -9,20 +9,34 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
+from itertools import groupby
 from typing import TypeAlias
 
 from cryptometer import records
-from cryptometer.records import Broker, Bundle, ChainPlace, Record, Revocation, Role
+from cryptometer.errors import Reason
+from cryptometer.records import (
+    Broker,
+    Bundle,
+    ChainPlace,
+    ChainRecord,
+    ReAnchor,
+    Record,
+    Revocation,
+    Role,
+    Stop,
+)
 from cryptometer.steps import NS_PER_MS, NS_PER_S, ClockState, step_of, step_start_ms
 from firmware.config import Config
 from firmware.device import Device, Parts
 from firmware.enrolment import Enrolment, read_bundle
+from gateway.filing import meter_of
 from gateway.ledger import Ledger
 from gateway.node import Confirm, Effect, Node, Policy, Publish, Sealed, found_store
 from gateway.store import StoreFailed
 from hal.ports import Connected, Disconnected, LineLost, Message, PulseSource, Taken
 from tests.core.community import DETAILS, FIRST_STEP, STEP_S, Authority
 from tests.keys import signer
+from tests.simulation.dropped import Dropped
 from tests.simulation.machines import (
     WIRE_FD,
     Card,
@@ -232,6 +246,7 @@ class Board:
         self.device: Device | None = None
         self.is_misled = False  # its program may go by a clock that lied, or was set right
         self.is_revoked = False
+        self.dropped = Dropped()
         self.acknowledged = (0, 0)  # epoch and sequence
         bundle = Bundle(
             name,
@@ -464,7 +479,7 @@ class Board:
         if end.register - end.offset > given:
             raise Broken("A", f"{self.name} has signed pulses that were never given")
         stop = device._outbox.stop
-        if stop is not None and not (self.name in self.site.revoked and stop.reason == "revoked"):
+        if stop is not None and not self._is_rightly_stopped(stop):
             raise Broken("D", f"{self.name} was stopped: {stop.reason} at {stop.sequence}")
         word = (end.epoch, end.acknowledged)
         # A word of an earlier epoch may come late, before any of the newer one: it is believed.
@@ -475,6 +490,27 @@ class Board:
                 raise Broken(
                     "D", f"{self.name} was told {end.acknowledged} are durable, and none is stored"
                 )
+
+    def _is_rightly_stopped(self, stop: Stop) -> bool:
+        """By a revocation, or where the gateway has dropped what the card has let go of."""
+        if stop.reason is Reason.GAP:
+            return any(
+                isinstance(one.body, ChainRecord)
+                and one.body.sequence == stop.sequence
+                and not self.keeps(one)
+                for one in self.dropped.records
+            )
+        return stop.reason is Reason.REVOKED and self.name in self.site.revoked
+
+    @property
+    def is_in_gap(self) -> bool:
+        """Whether its operator reads that the authority has to re-anchor its chain."""
+        stop = None if self.device is None else self.device._outbox.stop
+        return stop is not None and stop.reason is Reason.GAP
+
+    def keeps(self, record: Record) -> bool:
+        """Whether a record stands on its card."""
+        return any(record.raw in self.outbox.read(name) for name in self.outbox.names())
 
     def _hear_registration(self, update: bytes) -> bool:
         if self.updates and update == self.updates[-1]:
@@ -510,6 +546,7 @@ class Site:
         self.clock = MachineClock(START_NS, draw.randint(-100, 100))
         self.store = store
         store.machine = self.machine
+        store.on_drop = self._dropped
         self.shelf = Shelf(self.machine)
         self.gateway_registration = self.authority.register(
             Role.GATEWAY, "gw", self.gateway_key.public
@@ -518,6 +555,8 @@ class Site:
         self.boards: list[Board] = []
         self.limits: dict[bytes, int] = {}  # pulses of a lot, by registration
         self.revoked: set[str] = set()  # meters that are or were
+        self.anchors: dict[str, Record] = {}  # the newest re-anchor of each meter that has one
+        self.anchored: set[bytes] = set()  # all of them, by identity
         founding = [self.authority.genesis, self.gateway_registration]
         founding += [self.register(config).registration for config in configs]
         self.orders.clear()
@@ -570,7 +609,31 @@ class Site:
         self.revoked.add(board.name)
         return True
 
+    def re_anchor(self, board: Board) -> None:
+        """Lets a chain that is in a gap go on from where it stands in blocks, once for each gap."""
+        if self.node is None:
+            return
+        head, newest = self.node.state.meters[board.name].head, self.anchors.get(board.name)
+        if newest is not None:
+            assert isinstance(newest.body, ReAnchor)
+            is_acting = newest.body.sequence < self.node.state.authority.sequence
+            has_dropped_since = any(
+                isinstance(one.body, ChainRecord) and one.body.previous == newest.identity
+                for one in board.dropped.records
+            )
+            if not is_acting or (head.previous == newest.identity and not has_dropped_since):
+                return
+        anchor = self.authority.re_anchor(board.name, head.sequence, head.register or 0)
+        self.anchors[board.name] = anchor
+        self.anchored.add(anchor.identity)
+        self.orders.append(anchor)
+
     # --- The gateway. ---
+
+    def _dropped(self, dropped: Sequence[Record]) -> None:
+        """Its store is told to forget what it had acknowledged."""
+        for name, run in groupby(dropped, key=meter_of):
+            self.board(name).dropped.drop(list(run))
 
     def start_gateway(self) -> None:
         self.clock.move_to(self.now_ns)

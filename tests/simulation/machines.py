@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 
+from cryptometer.records import Record
 from cryptometer.steps import NS_PER_MS, NS_PER_S, ClockState
 from gateway.memory_store import MemoryStore
 from gateway.sqlite_store import SqliteStore, set_epoch
@@ -142,15 +143,18 @@ class Card(SimulatedDirectory):
 
 
 class _Failing:
-    """A store whose commit fails, or whose program dies right before or right after it."""
+    """A store whose commit fails, or whose program dies right before or right after it; `on_drop`
+    is told what a commit that returned has dropped."""
 
     machine: Machine | None = None
+    on_drop: Callable[[Sequence[Record]], None] = staticmethod(lambda _: None)
 
     def commit(self, changes: Changes) -> None:
         fault = None if self.machine is None else self.machine.passing()
         if fault in (Fault.FAILS, Fault.SHORT):
             raise StoreFailed("simulated")
         super().commit(changes)  # type: ignore[misc]  # of the store it is mixed into
+        self.on_drop(changes.dropped)
         if fault is Fault.DIES_AFTER:
             raise Died
 

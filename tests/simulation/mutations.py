@@ -32,12 +32,16 @@ class Mutation:
         patches: what is replaced, where, and by what.
         first: the seed from which on it is looked for. Another one may do after a change of
             what is drawn.
+        steps, rate: of the days it is looked for in: few, and wild ones, unless they must be as
+            they were once.
     """
 
     what: str
     promises: str
     patches: Callable[[], list[Patch]]
     first: int = 0
+    steps: int = 30
+    rate: float | None = 3.0
 
     @contextmanager
     def applied(self) -> Any:
@@ -233,6 +237,10 @@ def broker_believed() -> list[Patch]:
     return [(outbox.Outbox, "take_due", careless)]
 
 
+def dropped_and_not_signed_anew() -> list[Patch]:
+    return [(outbox.Outbox, "take_back", lambda self, first: None)]
+
+
 # --- The gateway. ---
 
 
@@ -398,6 +406,14 @@ MUTATIONS = (
     Mutation("an acknowledgement needs no signature", "H", unsigned_words_believed),
     Mutation("an older epoch's word counts", "DH", older_words_believed),
     Mutation("the broker's delivery counts as an acknowledgement", "D", broker_believed),
+    Mutation(
+        "what was dropped and the card still holds is not signed anew",
+        "D",
+        dropped_and_not_signed_anew,
+        10_009,
+        70,
+        None,
+    ),
     Mutation("records are acknowledged before they are stored", "D", acknowledged_before_stored),
     Mutation("a repeat is accepted", "DH", repeats_accepted),
     Mutation("signatures are not checked", "DEH", signatures_unchecked),

@@ -62,6 +62,10 @@ class Ledgerwatch:
         self._chain: list[tuple[str, int]] = []
         self._reading = Reading()
 
+    def heard(self, board: Board) -> int:
+        """Pulses of a meter in blocks, and those known by name that never will be."""
+        return self.in_blocks[board.name] + board.dropped.refused
+
     def look(self) -> None:
         """Reads what was published since the last look."""
         signed = self._site.shelf.files.get(CHECKPOINT_PATH)
@@ -127,10 +131,15 @@ class Ledgerwatch:
             )
         self._identities.add(identity)
         self._next[body.meter] = body.sequence + 1
-        self._note_bound(body)
+        is_behind_anchor = body.previous in self._site.anchored
+        for refused in board.dropped.arrive(verdict.record, behind_anchor=is_behind_anchor):
+            if board.keeps(refused):
+                raise Broken("D", f"{body.meter} keeps what was dropped, and does not say it anew")
+            # Known by name all the same: a gateway keeps it as evidence.
+            assert isinstance(refused.body, ChainRecord)
+            self._hear(refused.body)
+        self._hear(body)
         self._chain.append((body.meter, body.sequence))
-        for mark, amount in zip(body.marks[::2], body.marks[1::2], strict=True):
-            self.declared[body.meter, mark] += amount
         match body:
             case Batch():
                 self._take_batch(board, body)
@@ -139,6 +148,12 @@ class Ledgerwatch:
             case RunStart():
                 self._check_run(board, body)
 
+    def _hear(self, body: ChainRecord) -> None:
+        """What a record states beside its energy."""
+        self._note_bound(body)
+        for mark, amount in zip(body.marks[::2], body.marks[1::2], strict=True):
+            self.declared[body.meter, mark] += amount
+
     def _take_batch(self, board: Board, batch: Batch) -> None:
         limit = self._site.limits.get(batch.registration, 0)
         is_allowed = batch.declared(Mark.OVERSIZE) is not None and board.outbox.was_full
@@ -146,12 +161,12 @@ class Ledgerwatch:
             raise Broken("B", f"{board.name} has a lot of {max(batch.pulses)} pulses, V is {limit}")
         if max(batch.closed_ms) > STEP_MS:
             raise Broken("B", f"{board.name} has a lot that crosses its step")
-        first = self.in_blocks[board.name]
+        first = self.heard(board)
         self.in_blocks[board.name] += sum(batch.pulses)
-        last = self.in_blocks[board.name]
+        last = self.heard(board)
         if last > board.truth.given:
             raise Broken(
-                "A", f"{last} pulses of {board.name} in blocks, {board.truth.given} were given"
+                "A", f"{last} pulses of {board.name} were heard, {board.truth.given} were given"
             )
         self._open[board.name, batch.step] = (
             self._open.get((board.name, batch.step), 0) + last - first

@@ -8,7 +8,6 @@ from tests.simulation import chaos
 from tests.simulation.community import Broken
 from tests.simulation.mutations import MUTATIONS, Mutation
 
-STEPS, RATE = 30, 3.0  # few days, and wild ones
 SEEDS_MAX = 12
 
 
@@ -17,7 +16,7 @@ def _broken_by(mutation: Mutation) -> tuple[int, Broken]:
     for seed in range(mutation.first, mutation.first + SEEDS_MAX):
         try:
             with mutation.applied():
-                chaos.run(seed, STEPS, rate=RATE)
+                chaos.run(seed, mutation.steps, rate=mutation.rate)
         except Broken as broken:
             return seed, broken
     pytest.fail(f"{mutation.what}, and no promise broke")
@@ -28,4 +27,4 @@ def test_a_defect_breaks_a_promise_and_the_same_days_without_it_hold(mutation: M
     seed, broken = _broken_by(mutation)
     assert broken.promise in mutation.promises, f"{mutation.what}: {broken}"
     assert str(broken).startswith(f"promise {broken.promise}: ")
-    chaos.run(seed, STEPS, rate=RATE)
+    chaos.run(seed, mutation.steps, rate=mutation.rate)
