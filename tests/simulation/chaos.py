@@ -43,7 +43,7 @@ from tests.simulation.community import (
     true_step,
 )
 from tests.simulation.machines import FailingMemory, FailingSqlite, Fault, Machine
-from tests.simulation.memory import verifying_once
+from tests.simulation.memory import remembering
 from tests.simulation.promises import PASSING, Ledgerwatch
 
 STEPS = 100
@@ -102,7 +102,7 @@ def run(
         Broken: a promise did not hold; the message names it.
     """
     with ExitStack() as stack:
-        stack.enter_context(verifying_once())
+        stack.enter_context(remembering())
         for module, size in SEGMENTS:
             stack.enter_context(patch.object(module, "SEGMENT_BYTES", size))
         try:

@@ -2,61 +2,70 @@
 the same bytes: the device, the door, the block, the auditors. The answer is computed once.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Generic, TypeVar
 from unittest.mock import patch
 
-from cryptometer import records
+from cryptometer import cose, records
+from cryptometer.cose import Envelope
 from cryptometer.errors import Rejected
-from cryptometer.keys import Algorithm, PublicKey
+from cryptometer.keys import PublicKey
 from cryptometer.records import Record
 
 # Of one run: a hundred steps of six boards come to three thousand. At a limit all is forgotten.
-VERDICTS_MAX = 10_000
+ANSWERS_MAX = 10_000
 
-_Asked = tuple[Algorithm, bytes, bytes, bytes]
+Said = TypeVar("Said")
+
+
+class _Memory(Generic[Said]):
+    """What one function answered, refusals among it."""
+
+    def __init__(self, ask: Callable[..., Said]) -> None:
+        self._ask = ask
+        self._answers: dict[Hashable, tuple[Said] | Rejected] = {}
+
+    def recall(self, asked: Hashable, *arguments: Any) -> Said:
+        """What the function says of `arguments`, which `asked` holds every bit of."""
+        answer = self._answers.get(asked)
+        if answer is None:
+            if len(self._answers) >= ANSWERS_MAX:
+                self._answers.clear()
+            answer = self._answers[asked] = self._hear(arguments)
+        if isinstance(answer, Rejected):
+            raise Rejected(answer.reason, answer.detail)
+        return answer[0]
+
+    def _hear(self, arguments: tuple[Any, ...]) -> tuple[Said] | Rejected:
+        try:
+            return (self._ask(*arguments),)
+        except Rejected as refused:
+            return refused
 
 
 @contextmanager
-def verifying_once() -> Iterator[None]:
-    """While it lasts a signature is verified once for each key, signature and signed bytes, every
-    bit of them, by whatever `PublicKey.verify` is now: a defect put there is remembered too.
+def remembering() -> Iterator[None]:
+    """While it lasts a signature is verified once for each key, signature and signed bytes, and a
+    record read once for each of its bytes, every bit of them, by whatever the functions are now: a
+    defect put there is remembered too. What they give is frozen, so that all may hold it.
     """
-    verify = PublicKey.verify
-    verdicts: dict[_Asked, Rejected | None] = {}
+    verdicts = _Memory[None](PublicKey.verify)
+    envelopes = _Memory[Envelope](cose.open_seal)
+    bodies = _Memory[Record](records.decode_body)
+    wholes = _Memory[Record](records.decode)
 
-    def remember(key: PublicKey, signature: bytes, data: bytes) -> None:
-        asked = (key.algorithm, key.coordinates, signature, data)
-        if asked not in verdicts:
-            if len(verdicts) >= VERDICTS_MAX:
-                verdicts.clear()
-            verdicts[asked] = _verdict(key, signature, data)
-        refused = verdicts[asked]
-        if refused is not None:
-            raise Rejected(refused.reason, refused.detail)
+    def verify(key: PublicKey, signature: bytes, data: bytes) -> None:
+        # As a number: an enumeration's own hash costs more than the rest.
+        asked = (int(key.algorithm), key.coordinates, signature, data)
+        verdicts.recall(asked, key, signature, data)
 
-    def _verdict(key: PublicKey, signature: bytes, data: bytes) -> Rejected | None:
-        try:
-            verify(key, signature, data)
-        except Rejected as refused:
-            return refused
-        return None
-
-    with patch.object(PublicKey, "verify", remember):
+    with ExitStack() as stack:
+        for where, name, once in (
+            (PublicKey, "verify", verify),
+            (cose, "open_seal", lambda raw: envelopes.recall(raw, raw)),
+            (records, "decode_body", lambda envelope: bodies.recall(envelope, envelope)),
+            (records, "decode", lambda raw: wholes.recall(raw, raw)),
+        ):
+            stack.enter_context(patch.object(where, name, once))
         yield
-
-
-class Reading:
-    """Records as the checkers decode them: what one has read, the next need not read again. The
-    programs that are checked decode all for themselves."""
-
-    def __init__(self) -> None:
-        self._decode = records.decode
-        self._read: dict[bytes, Record] = {}
-
-    def decode(self, raw: bytes) -> Record:
-        """As `records.decode`."""
-        record = self._read.get(raw)
-        if record is None:
-            record = self._read[raw] = self._decode(raw)
-        return record

@@ -3,7 +3,6 @@ the published leaves and from what really happened at the meters. Each block is 
 """
 
 from collections import Counter
-from unittest.mock import patch
 
 from cryptometer import audit, records, tiles
 from cryptometer.block import Checked, Verdict, check_block
@@ -27,7 +26,6 @@ from cryptometer.tiles import CHECKPOINT_PATH, TILE_WIDTH, Tile
 from gateway.prove import prove
 from tests.core.community import FIRST_STEP, PULSE_UWH, STEP_S
 from tests.simulation.community import Board, Broken, Run, Site, true_step
-from tests.simulation.memory import Reading
 
 STEP_MS = STEP_S * MS_PER_S
 # Beyond what a record says of its clock: a bound grows by 500 ppm, and a batch holds one step.
@@ -60,7 +58,6 @@ class Ledgerwatch:
         self._tokens = 0
         self._takes: Counter[str] = Counter()  # where in a board's takes the next batch begins
         self._chain: list[tuple[str, int]] = []
-        self._reading = Reading()
 
     def heard(self, board: Board) -> int:
         """Pulses of a meter in blocks, and those known by name that never will be."""
@@ -93,7 +90,7 @@ class Ledgerwatch:
                 raw = entries[offset]
                 if leaf_hash(raw) != hashes[offset * HASH_BYTES : (offset + 1) * HASH_BYTES]:
                     raise Broken("E", "a leaf is not the one its tile holds")
-                block.append(self._reading.decode(raw))
+                block.append(records.decode(raw))
                 if isinstance(block[-1].body, Header):
                     # Every signature is verified here, by an auditor's own reading of the block.
                     self._take(check_block(self.state, block))
@@ -325,11 +322,9 @@ class Ledgerwatch:
             raise Broken("G", f"{meter}/{sequence}: another record is proven")
 
     def audit(self) -> audit.Report:
-        """The whole ledger by an independent audit, which begins from nothing but its files; what
-        the same bytes say is known from `look`."""
+        """The whole ledger by an independent audit, which begins from nothing but its files."""
         try:
-            with patch.object(records, "decode", self._reading.decode):
-                report = audit.audit(self._site.shelf.read, self.community)
+            report = audit.audit(self._site.shelf.read, self.community)
         except Rejected as refused:
             raise Broken("E", f"the audit refuses the ledger: {refused}") from refused
         if report.findings or report.state != self.state:
