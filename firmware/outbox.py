@@ -220,6 +220,7 @@ class Outbox:
         self._sent = 0  # sequence up to which, exclusively, they were, on this connection
         self._resend_at_ns: int | None = None
         self._resend_after_ns = RESEND_FIRST_NS
+        self._ask_at_ns: int | None = None  # when a stopped chain asks whether it still is
         self._progress_ns = 0
         self._connected = False
         self.stop: Stop | None = None
@@ -400,14 +401,17 @@ class Outbox:
         self._go_back()
         self._resend_after_ns = RESEND_FIRST_NS
         self._resend_at_ns = now_ns + self._resend_after_ns
+        self._ask_at_ns = None
 
     def disconnected(self) -> None:
         self._connected = False
-        self._resend_at_ns = None
+        self._resend_at_ns = self._ask_at_ns = None
 
     def next_due_ns(self) -> int | None:
         """When `take_due` should be asked again even if nothing happens."""
-        return self._resend_at_ns if self._is_owed_word and self.stop is None else None
+        if self.stop is not None:
+            return self._ask_at_ns
+        return self._resend_at_ns if self._is_owed_word else None
 
     @property
     def _is_owed_word(self) -> bool:
@@ -415,7 +419,8 @@ class Outbox:
         return self.end is not None and bool(self._kept) and self._sent > self.end.acknowledged
 
     def take_due(self, now_ns: int, below: int = UINT_MAX) -> list[bytes]:
-        """Records to publish now, in order; each is given once per connection and time-out.
+        """Records to publish now, in order; each is given once per connection and time-out. Of a
+        chain that is stopped only one, now and then: `_ask_again`.
 
         Args:
             now_ns: machine time.
@@ -423,8 +428,11 @@ class Outbox:
         """
         if not self._kept:
             self._progress_ns = now_ns  # nothing is owed: isolation begins with what comes next
-        if not self._connected or self.end is None or (self.stop and not self._asks):
+        if not self._connected or self.end is None:
             return []
+        if self.stop is not None and not self._asks:
+            return self._ask_again(self.stop, self.end, min(self._durable, below), now_ns)
+        self._ask_at_ns = None
         if self._is_owed_word and self._resend_at_ns is not None and now_ns >= self._resend_at_ns:
             self._go_back()
             self._resend_after_ns = min(2 * self._resend_after_ns, RESEND_MAX_NS)
@@ -448,6 +456,24 @@ class Outbox:
         if not waited_before:  # else the record that has waited longest decides
             self._resend_at_ns = now_ns + self._resend_after_ns
         return due
+
+    def _ask_again(self, stop: Stop, end: End, limit: int, now_ns: int) -> list[bytes]:
+        """What has stopped the chain may be gone, and the word that said so lost. The gateway
+        answers any record with where it stands: the one that the stop speaks of, if it is kept,
+        so that the answer is the same where nothing has changed."""
+        if self._ask_at_ns is None:
+            self._ask_at_ns = now_ns + RESEND_MAX_NS
+        if now_ns < self._ask_at_ns:
+            return []
+        self._ask_at_ns = now_ns + RESEND_MAX_NS
+        record = self.first_kept(stop.sequence) or self.first_kept(end.acknowledged)
+        if record is None or not isinstance(record.body, ChainRecord):
+            return []
+        sequence = record.body.sequence
+        if sequence >= limit:
+            return []
+        self._sent = max(self._sent, sequence + 1)  # else the answer were none to what we sent
+        return [record.raw]
 
     def acknowledge(self, word: Acknowledgement, now_ns: int) -> None:
         """Believes a gateway's signed acknowledgement.

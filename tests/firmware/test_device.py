@@ -35,6 +35,7 @@ from firmware import outbox as keeping
 from firmware.config import JournalSettings
 from firmware.device import ALERT_NS, Device, Wake
 from firmware.journal import Journal
+from firmware.outbox import RESEND_MAX_NS
 from hal import faults
 from hal.faults import Point
 from hal.files import SimulatedDirectory
@@ -1034,6 +1035,32 @@ def test_what_a_revocation_took_back_comes_again_once_the_board_is_reinstated(
     assert [one.sequence for one in ledger.records] == list(range(len(ledger.records)))
     dropped = [one for one in world.store.evidence() if one.reason is Reason.REVOKED]
     assert dropped
+
+
+def test_a_stop_that_was_lifted_unheard_ends_by_itself_on_a_connection_that_stands(
+    world: World, board: Board
+) -> None:
+    world.run(2 * STEP_S + 60, TICK_S, pulses=1)
+    assert board.wire is not None
+    assert world.node is not None
+    wire, acknowledged = board.wire, f"{world.topic}/meter/m0/ack/+"
+    wire.filters = [acknowledged]  # of the registration, too, it hears nothing
+    revoke(world, world.node.state.meters["m0"].head.sequence)
+    world.run(2 * STEP_S, TICK_S, pulses=1)
+    assert is_stopped(board)
+    wire.filters = []
+    register_anew(world, LOT_PULSES, step_of(now_ms(board), STEP_S))
+    world.run(STEP_S, TICK_S, pulses=1)
+    assert is_stopped(board)
+    wire.filters = [acknowledged]
+    refused = len(world.store.evidence())
+    world.run(RESEND_MAX_NS // NS_PER_S + 60, TICK_S, pulses=1)
+    assert board.wire is wire
+    assert len(world.store.evidence()) == refused
+    assert not is_stopped(board)
+    ledger = settle(world)
+    assert ledger.quarantined == []
+    assert ledger.pulses == board.emitted
 
 
 # --- Re-anchors ----------------------------------------------------------------------------------

@@ -279,7 +279,6 @@ def test_a_stop_from_the_gateway_keeps_everything_and_ends_with_its_next_word() 
     desk.outbox.disconnected()
     desk.connect()
     assert desk.publish(1_000 * S) == []
-    assert desk.outbox.next_due_ns() is None
     assert desk.outbox.waiting == 3
     desk.hear(2)
     assert desk.publish(1_001 * S) == [2, 3, 4]
@@ -293,6 +292,87 @@ def test_a_stop_that_was_said_before_anything_was_sent_is_no_answer() -> None:
     assert desk.publish() == [3, 4, 5]
     desk.hear(3, stop=Stop(3, Reason.FORK))
     assert desk.outbox.stop == Stop(3, Reason.FORK)
+
+
+REFUSED = Stop(2, Reason.REGISTER_MISMATCH)
+
+
+def stopped(records: int = 5) -> Desk:
+    """The gateway has refused record 2, and the connection is another one since."""
+    desk = connected(records)
+    desk.publish()
+    desk.hear(2, stop=REFUSED)
+    desk.outbox.disconnected()
+    desk.connect()
+    return desk
+
+
+def test_a_stopped_chain_asks_now_and_then_with_one_record() -> None:
+    desk = stopped()
+    asked = {at: desk.publish(at * S) for at in range(0, 1_000, 10)}
+    assert {at: sent for at, sent in asked.items() if sent} == {300: [2], 600: [2], 900: [2]}
+    assert desk.outbox.next_due_ns() == 1_200 * S
+    desk.outbox.disconnected()
+    assert desk.publish(1_300 * S) == []
+    assert desk.outbox.next_due_ns() is None
+    desk.connect(1_300 * S)
+    assert desk.publish(1_300 * S) == []  # what the broker keeps of the gateway's word comes now
+    assert desk.outbox.next_due_ns() == 1_600 * S
+
+
+def test_asking_changes_nothing_while_the_gateway_says_the_same() -> None:
+    desk = stopped()
+    before = desk.end, desk.directory.read(FIRST_FILE)
+    for at in range(0, 3_000, 10):
+        if desk.publish(at * S):
+            desk.hear(2, stop=REFUSED, at=at * S)
+        assert desk.outbox.stop == REFUSED
+    assert (desk.end, desk.directory.read(FIRST_FILE)) == before
+
+
+def test_a_stop_whose_end_was_never_heard_of_ends_with_the_answer() -> None:
+    desk = stopped()
+    desk.publish()
+    assert desk.publish(300 * S) == [2]
+    desk.hear(3, at=300 * S)
+    assert desk.outbox.stop is None
+    assert desk.publish(300 * S) == [3, 4]
+
+
+def test_a_stop_behind_the_gateways_place_asks_there_and_begins_again_in_order() -> None:
+    desk = connected(6)
+    desk.publish()
+    desk.hear(2, stop=Stop(5, Reason.REVOKED))
+    desk.publish()
+    assert desk.publish(300 * S) == [5]
+    desk.hear(2, at=300 * S)  # a gap, but no stop any more
+    assert desk.publish(300 * S) == [2, 3, 4, 5]
+
+
+def test_a_chain_that_is_stopped_where_nothing_is_kept_asks_with_what_waits() -> None:
+    desk = connected(6)
+    desk.publish()
+    damage(desk, 3)
+    desk.outbox.disconnected()
+    desk.connect()
+    assert desk.publish() == [0, 1, 2]
+    assert desk.outbox.stop == Stop(3, Reason.MALFORMED)
+    desk.publish()
+    assert desk.publish(300 * S) == [4]
+    desk.hear(6, at=300 * S)  # it had it: its word was lost on its way
+    assert desk.outbox.waiting == 0
+    assert not desk.outbox.stop
+    gap = Stop(6, Reason.GAP)
+    desk.outbox.stop = gap
+    assert [desk.publish(at * S) for at in (400, 700, 1_000)] == [[], [], []]
+    assert desk.outbox.stop == gap
+
+
+def test_a_stopped_chain_asks_with_nothing_that_may_not_leave_yet() -> None:
+    desk = stopped()
+    desk.outbox.take_due(0, below=2)
+    assert desk.outbox.take_due(300 * S, below=2) == []
+    assert desk.outbox.take_due(600 * S, below=3) == [desk.records[2].raw]
 
 
 def test_a_word_that_comes_again_changes_nothing() -> None:
@@ -890,6 +970,9 @@ def test_an_older_copy_sends_what_it_has_until_the_gateway_says_where_it_differs
     assert (asked, desk.end.forked) == (None, 4)
     desk.connect()
     assert desk.publish(10_000 * S) == []
+    assert desk.publish(10_300 * S) == [4]
+    desk.outbox.acknowledge(Acknowledgement("m0", 1, 12, bytes(32), 0, Stop(4, Reason.FORK)), 0)
+    assert desk.outbox.stop == Stop(4, Reason.FORK)
 
 
 # --- Any order of things -------------------------------------------------------------------------
