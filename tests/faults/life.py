@@ -208,7 +208,8 @@ class _Living:
         if life.careless == Careless.STORE:
             store._connection.execute("PRAGMA synchronous = OFF")
         tree = CarelessTree if life.careless == Careless.LEDGER else DiskTree
-        ledger = Ledger(tree(ledger_path(folder)))
+        # One at a time: the calls of a life are numbered.
+        ledger = Ledger(tree(ledger_path(folder), at_once=1))
         self.node = Node(store, ledger, town.gateway, Policy("gw"))
         outbox = CarelessDirectory if life.careless == Careless.OUTBOX else DiskDirectory
         self.directories = (

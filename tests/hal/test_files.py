@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ from cryptometer.errors import ConfigurationError
 from hal import files
 from hal.faults import CRASH_VARIABLE, Point
 from hal.files import (
+    WRITES_AT_ONCE,
     DiskDirectory,
     DiskTree,
     SimulatedDirectory,
@@ -628,14 +630,14 @@ def test_published_files_are_readable_by_all(tmp_path: Path) -> None:
     assert modes == [0o755, 0o755, 0o755, 0o644]
 
 
-def test_a_published_file_is_durable_before_its_name_and_its_name_before_the_folders_above(
+def test_a_published_file_is_durable_before_it_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree = DiskTree(tmp_path / "ledger")
     recorded = Recorded(monkeypatch)
     tree.put_all({"tile/0/000": b"x"})
     assert recorded.calls[:3] == [("write", "000.new"), ("fsync", "000.new"), ("rename", "000")]
-    assert recorded.calls[3:] == [("fsync", "0"), ("fsync", "tile"), ("fsync", "ledger")]
+    assert sorted(recorded.calls[3:]) == [("fsync", "0"), ("fsync", "ledger"), ("fsync", "tile")]
     recorded.calls.clear()
     tree.put_all({"tile/0/001": b"x"})
     assert recorded.calls[3:] == [("fsync", "0")]
@@ -655,3 +657,91 @@ def test_a_published_file_has_its_old_content_until_the_new_one_is_whole(
         with pytest.raises(OSError, match="worn out"):
             tree.put_all({"checkpoint": b"new"})
     assert tree.read("checkpoint") == b"old"
+
+
+MANY = {f"tile/{level}/{number:03}": b"new" for level in range(3) for number in range(10)}
+
+
+def fsync_of_contents(monkeypatch: pytest.MonkeyPatch, before: Callable[[], None]) -> None:
+    """Lets something happen before each sync of a file's content; folders are synced as ever."""
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            before()
+        real(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", fsync)  # type: ignore[attr-defined]
+
+
+def test_published_files_wait_for_the_disk_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = threading.active_count()
+    together = threading.Barrier(WRITES_AT_ONCE)
+
+    def wait() -> None:
+        together.wait(PATIENCE_S)
+
+    fsync_of_contents(monkeypatch, wait)
+    tree = DiskTree(tmp_path)
+    tree.put_all({f"tile/0/{number:03}": b"x" for number in range(2 * WRITES_AT_ONCE)})
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("at_once", [1, WRITES_AT_ONCE])
+def test_every_published_content_is_durable_before_any_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    tree = DiskTree(tmp_path / "ledger", at_once)
+    recorded = Recorded(monkeypatch)
+    tree.put_all(MANY)
+    kinds = [kind for kind, _ in recorded.calls]
+    contents, names = 2 * len(MANY), 3 * len(MANY)
+    assert sorted(kinds[:contents]) == ["fsync"] * len(MANY) + ["write"] * len(MANY)
+    assert set(kinds[contents:names]) == {"rename"}
+    folders = [("fsync", name) for name in ("0", "1", "2", "ledger", "tile")]
+    assert sorted(recorded.calls[names:]) == folders
+    assert {name: tree.read(name) for name in MANY} == MANY
+
+
+@pytest.mark.parametrize("at_once", [1, WRITES_AT_ONCE])
+@pytest.mark.parametrize("failing", [0, 5, len(MANY) - 1])
+def test_when_one_published_file_fails_none_has_its_name_and_no_sync_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int, failing: int
+) -> None:
+    tree = DiskTree(tmp_path, at_once)
+    old = dict.fromkeys(MANY, b"old")
+    tree.put_all(old)
+    synced: list[int] = []
+
+    def fail_once() -> None:
+        synced.append(len(synced))
+        if synced[-1] == failing:
+            raise OSError(errno.EIO, "the card is worn out")
+
+    threads, descriptors = threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
+    with monkeypatch.context() as patched:
+        fsync_of_contents(patched, fail_once)
+        with pytest.raises(OSError, match="worn out"):
+            tree.put_all(MANY)
+    assert failing < len(synced) <= len(MANY)
+    assert threading.active_count() == threads
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    assert {name: tree.read(name) for name in MANY} == old
+    tree.put_all(MANY)
+    assert {name: tree.read(name) for name in MANY} == MANY
+
+
+def test_a_folder_of_published_files_that_cannot_be_synced_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        if path.name == "1":
+            raise OSError(errno.EIO, "the card is worn out")
+
+    tree = DiskTree(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "sync_folder", fail)
+        with pytest.raises(OSError, match="worn out"):
+            tree.put_all(MANY)
