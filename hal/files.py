@@ -288,6 +288,7 @@ class DiskTree:
         thread."""
         self.path = path
         self._at_once = at_once
+        self._named: set[Path] = set()  # folders whose names this run has made durable
         make_folder(path, 0o755)
 
     def read(self, path: str) -> bytes | None:
@@ -299,13 +300,13 @@ class DiskTree:
     def put_all(self, files: Mapping[str, bytes]) -> None:
         targets = {self.path / name: data for name, data in files.items()}
         folders = {target.parent for target in targets}
-        for folder in sorted(folders):
-            folders |= self._make_folders(folder)
+        unsure = {one for folder in sorted(folders) for one in self._make_folders(folder)}
         self._each(_write_beside, list(targets.items()))
         # Here each content is durable: none of the names can lead to half a file.
         for target in targets:
             _beside(target).replace(target)
-        self._each(sync_folder, sorted(folders))
+        self._each(sync_folder, sorted(folders | {one.parent for one in unsure}))
+        self._named |= unsure
 
     def remove_under(self, path: str) -> None:
         folder = self.path / path
@@ -313,16 +314,18 @@ class DiskTree:
             for entry in folder.iterdir():
                 entry.unlink()
             folder.rmdir()
+        self._named.discard(folder)
 
-    def _make_folders(self, folder: Path) -> set[Path]:
-        """Makes a folder and those above it; returns those whose names are new or changed."""
-        made: set[Path] = set()
-        while not folder.exists():
-            made |= {folder, folder.parent}
+    def _make_folders(self, folder: Path) -> list[Path]:
+        """Makes a folder and those above it; returns those whose names may not be durable."""
+        unsure: list[Path] = []
+        # Also one that stands there already: who made it may have died.
+        while folder != self.path and folder not in self._named:
+            unsure.append(folder)
             folder = folder.parent
-        for one in sorted(made, key=lambda path: len(path.parts)):
+        for one in reversed(unsure):
             one.mkdir(mode=0o755, exist_ok=True)
-        return made
+        return unsure
 
     def _each(self, work: Callable[[_Item], None], items: Sequence[_Item]) -> None:
         """Does some work with each item, several at the same time; all has ended once it returns

@@ -641,6 +641,14 @@ def test_a_published_file_is_durable_before_it_has_its_name(
     recorded.calls.clear()
     tree.put_all({"tile/0/001": b"x"})
     assert recorded.calls[3:] == [("fsync", "0")]
+    recorded.calls.clear()
+    again = DiskTree(tmp_path / "ledger")  # who made the folders may have died before they were
+    again.put_all({"tile/0/002": b"x"})
+    assert sorted(recorded.calls[3:]) == [("fsync", "0"), ("fsync", "ledger"), ("fsync", "tile")]
+    recorded.calls.clear()
+    again.remove_under("tile/0")
+    again.put_all({"tile/0/000": b"x"})
+    assert sorted(recorded.calls[3:]) == [("fsync", "0"), ("fsync", "tile")]
 
 
 def test_a_published_file_has_its_old_content_until_the_new_one_is_whole(
