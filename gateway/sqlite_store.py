@@ -35,6 +35,9 @@ SCHEMA_VERSION = 3
 STORE_MODE = 0o640
 _READABLE = (1, 2, SCHEMA_VERSION)
 _STEPS_BETWEEN_LOOKS = 10_000  # of SQLite's machine; less than a millisecond
+# So long, in pages of 4 KiB, the write-ahead log may grow before a commit has to copy it into the
+# database itself: more than what 400 meters send in a step.
+_LOG_PAGES = 4_000
 _BUSY_MS = 5_000  # `status` and `backup` read beside the one writer
 
 _SCHEMA = """
@@ -130,6 +133,9 @@ class SqliteStore:
         try:
             with self._transaction():
                 self._write(changes)
+            if changes.published is not None and changes.block is None:
+                # Copied once after each block: people wait for the next one at its step's end.
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
         except sqlite3.Error as error:
             raise StoreFailed(f"the store cannot be written: {error}") from error
         self.epoch += bool(changes.dropped)
@@ -567,6 +573,7 @@ def _check_format(connection: sqlite3.Connection, path: Path) -> int:
 def _make_durable(connection: sqlite3.Connection, path: Path) -> None:
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
     if mode != "wal":
         raise ConfigurationError(
             f"{path} cannot have a write-ahead log ({mode}); put the folder on a local disk"

@@ -1,6 +1,7 @@
 """One suite for both stores: every guarantee that `gateway.store` states. Then what only the one on
 a disk owes: durability, files of other formats, a full disk."""
 
+import resource
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -504,6 +505,44 @@ def test_a_commit_is_synced_through_a_write_ahead_log(disk: tuple[SqliteStore, P
         for name in ("journal_mode", "synchronous", "busy_timeout")
     }
     assert pragma == {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 5_000}  # 2 is FULL
+
+
+def test_the_log_is_copied_into_the_database_after_a_block_and_not_by_its_commit(
+    disk: tuple[SqliteStore, Path],
+) -> None:
+    """People wait for the block; what the log holds is as durable as the database."""
+    store, path = disk
+    commit_until(store, FIRST)
+    store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    before = path.read_bytes()
+    long = bytes(5_000_000)  # more than what SQLite by itself would let the log have
+    store.commit(Changes(refusals=(refusal("m0", Reason.FORK, raw=long),)))
+    store.commit(Changes(accepted=HISTORY.sent(SECOND)))
+    second = HISTORY.block(SECOND)
+    store.commit(Changes(block=second, published=HISTORY.block(FIRST).row.size))
+    assert path.read_bytes() == before
+    store.commit(Changes(published=second.row.size))
+    assert len(path.read_bytes()) > len(before) + len(long)
+    (_, pages, copied) = store._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    assert pages == copied
+
+
+def test_a_log_that_cannot_be_copied_stops_the_program(disk: tuple[SqliteStore, Path]) -> None:
+    """Files may not outgrow a limit: the database would, the log does not."""
+    store, path = disk
+    commit_until(store, FIRST)
+    store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    store.commit(Changes(refusals=(refusal("m0", Reason.FORK, raw=bytes(30_000)),)))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, hard))
+    try:
+        with pytest.raises(StoreFailed, match="cannot be written"):
+            store.commit(Changes(published=HISTORY.block(FIRST).row.size))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with closing(SqliteStore(path)) as again:
+        assert not again.staged()  # the commit itself stands
+        assert len(again.evidence()) == 1
 
 
 def test_a_new_store_is_closed_to_others_and_bears_our_mark(tmp_path: Path) -> None:
