@@ -381,13 +381,17 @@ class SqliteStore:
         self._connection.executemany("INSERT INTO filed VALUES (?, ?, ?, ?)", runs)
 
     def _add_block(self, block: NewBlock) -> None:
-        row, first = block.row, block.row.first
-        numbered = list(enumerate(block.leaves, first))
-        chain = [(leaf, r) for leaf, r in numbered if isinstance(r.body, ChainRecord)]
+        row = block.row
+        chain: list[tuple[int, Record]] = []
+        others: list[tuple[int, Record]] = []
+        for leaf, record in enumerate(block.leaves, row.first):
+            kind = chain if isinstance(record.body, ChainRecord) else others
+            kind.append((leaf, record))
         if block.made_here:
             self._file_what_waits(chain)
-            numbered = [(leaf, r) for leaf, r in numbered if not isinstance(r.body, ChainRecord)]
+            staged = others
         else:
+            staged = others + chain
             places = [_place(record) for _, record in chain]
             self._connection.executemany(_UNFILE, _runs(places))
             self._connection.executemany(
@@ -395,7 +399,7 @@ class SqliteStore:
                 [(*_place(record), record.identity, leaf) for leaf, record in chain],
             )
         self._connection.executemany(
-            "INSERT INTO staged VALUES (?, ?)", [(leaf, record.raw) for leaf, record in numbered]
+            "INSERT INTO staged VALUES (?, ?)", [(leaf, record.raw) for leaf, record in staged]
         )
         self._connection.executemany(
             "INSERT OR REPLACE INTO meters VALUES (?, ?)",
