@@ -511,7 +511,10 @@ class Outbox:
                 return
             self._kept = kept
         elif not self._is_at(word):
-            self._note_fork(word.sequence - 1)
+            # What the gateway names there may be a re-anchor that we have not heard of: it has our
+            # records before it then, and we must not sign them anew.
+            if end.suspect is not None:
+                self._note_fork(word.sequence - 1)
             self.stop = Stop(word.sequence, Reason.FORK)
             return
         if renewed or word.sequence > end.acknowledged:

@@ -1293,6 +1293,29 @@ def test_of_what_a_gateway_dropped_only_what_a_full_card_let_go_of_is_missing(
     assert ledger.pulses == board.emitted - missing
 
 
+def test_a_word_behind_a_re_anchor_not_read_yet_proves_nothing_of_what_was_sent(
+    world: World, board: Board
+) -> None:
+    """The gateway has records whose acknowledgement was lost, and its chain goes on behind a
+    re-anchor: its word names that, and not ours, as the one before."""
+    world.run(STEP_S + 60, TICK_S, pulses=1)
+    assert board.wire is not None
+    board.wire.filters = []  # hears nothing more
+    world.run(400, TICK_S, pulses=1)
+    re_anchor(world)
+    world.broker.disconnect(board.wire)
+    world.run(2 * STEP_S, TICK_S, pulses=1)
+    own = f"{world.topic}/meter/m0"
+    word = world.broker.retained.pop(f"{own}/ack/gw")
+    world.broker.retained[f"{own}/ack/gw"] = word  # behind the registration, as subscribed to
+    board.wire.filters = [f"{own}/registration", f"{own}/ack/+"]
+    world.broker.connect(board.wire)
+    world.run(3 * STEP_S, TICK_S, pulses=1)
+    ledger = settle(world)
+    assert not is_stopped(board)
+    assert ledger.pulses == board.emitted
+
+
 def test_a_board_that_hears_of_a_re_anchor_sends_nothing_more_of_the_old_chain(
     world: World, board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
