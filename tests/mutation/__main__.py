@@ -3,12 +3,13 @@
     .venv-mutation/bin/python -m tests.mutation [MODULE ...]    (`make mutation`)
 
 A change that no test notices is a survivor: it is killed by a test, or explained in
-`explained.toml`, unless only the wording of a message changed. Ends with 1 when one is neither.
-What mutmut cannot change is not tried: decorated functions (properties, class methods, cached
+`explained.toml`. Ends with 1 when one is neither. What changes only the wording of a message is
+not tried; nor is what mutmut cannot change: decorated functions (properties, class methods, cached
 ones), defaults, module constants.
 """
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
@@ -54,13 +55,14 @@ _IS = re.compile(r"^\+(?!\+\+)\s*(.*)$", re.MULTILINE)
 _TEXT = re.compile(r"""f?("[^"]*"|'[^']*')|\bNone\b""")
 _BEGINS = ('f"', "f'", '" ')  # a line that is text only, as the second one of a message
 _NOTICED = ("killed", "timeout", "segfault", "suspicious", "caught by type check")
+_UNTRIED, _WORDING = "not checked", "wording"
 _MODULE_S_MAX, _ALONE_S_MAX = 5_400, 600
-_EXAMPLES_MAX = 20  # of a property test, per change; what survives is tried again with all
+_EXAMPLES_MAX = 5  # of a property test, per change; what survives is tried again with all
 
 
 @dataclass(frozen=True, slots=True)
-class Survivor:
-    """A change that no test noticed: a line as it was and as it was changed."""
+class Change:
+    """One change: a line as it was and as it was changed."""
 
     was: str
     line: str
@@ -74,8 +76,8 @@ class Survivor:
         return is_message and _TEXT.sub("", self.was) == _TEXT.sub("", self.line)
 
 
-def _mutate(module: str, jobs: int) -> tuple[Counter[str], list[Survivor]]:
-    """Runs all changes of a module; how many ended how, and the survivors."""
+def _mutate(module: str, jobs: int) -> None:
+    """Runs all changes of a module, but for those of wording."""
     folder = WORK / module
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -92,9 +94,22 @@ def _mutate(module: str, jobs: int) -> tuple[Counter[str], list[Survivor]]:
         f"also_copy = {others}\n"
         f"pytest_add_cli_args_test_selection = {TESTS[module]}\n"
     )
-    with (folder / "run.log").open("w") as log:
+    # The first change of each function; and all are written down, so that they can be told apart.
+    _run(folder, jobs, [f"{module}.*__mutmut_1"])
+    changes, endings = _changes(module), _endings(module)
+    left = [
+        name
+        for name, change in changes.items()
+        if endings[name] == _UNTRIED and not change.is_wording
+    ]
+    if left:
+        _run(folder, jobs, left)
+
+
+def _run(folder: Path, jobs: int, names: list[str]) -> None:
+    with (folder / "run.log").open("a") as log:
         subprocess.run(
-            [*_mutmut(), "run", "--max-children", str(jobs)],
+            [*_mutmut(), "run", "--max-children", str(jobs), *names],
             cwd=folder,
             env={**os.environ, "FEW_EXAMPLES": str(_EXAMPLES_MAX)},
             stdout=log,
@@ -102,19 +117,36 @@ def _mutate(module: str, jobs: int) -> tuple[Counter[str], list[Survivor]]:
             check=False,
             timeout=_MODULE_S_MAX,
         )
-    return _read(module)
 
 
-def _read(module: str) -> tuple[Counter[str], list[Survivor]]:
-    """What a run of a module came to."""
-    folder = WORK / module
-    endings = dict(_RESULT.findall(_say(folder, "results", "--all", "true")))
-    survivors: list[Survivor] = []
-    for name, ending in endings.items():
-        if ending not in _NOTICED:
-            survivor = _survivor(_say(folder, "show", name))
-            if survivor.is_wording or _passes_alone(module, name):
-                survivors.append(survivor)
+def _changes(module: str) -> dict[str, Change]:
+    """All changes of a module, by the names that mutmut gave them."""
+    from mutmut.mutation.diff_apply import get_diff_for_mutant  # type: ignore[import-not-found]
+
+    changes = {}
+    with contextlib.chdir(WORK / module):
+        for name in _endings(module):
+            difference = get_diff_for_mutant(name, path=f"{module.replace('.', '/')}.py")
+            was, changed = _WAS.search(difference), _IS.search(difference)
+            changes[name] = Change(
+                was[1] if was else "", changed[1] if changed else "", f"# {name}\n{difference}\n"
+            )
+    return changes
+
+
+def _endings(module: str) -> dict[str, str]:
+    return dict(_RESULT.findall(_say(WORK / module, "results", "--all", "true")))
+
+
+def _read(module: str) -> tuple[Counter[str], list[Change]]:
+    """What a run of a module came to: how many changes ended how, and the survivors."""
+    endings, survivors = _endings(module), []
+    for name, change in _changes(module).items():
+        if change.is_wording:
+            endings[name] = _WORDING
+        elif endings[name] not in _NOTICED:
+            if _passes_alone(module, name):
+                survivors.append(change)
             else:
                 endings[name] = "killed"
     return Counter(endings.values()), survivors
@@ -132,11 +164,6 @@ def _passes_alone(module: str, name: str) -> bool:
         timeout=_ALONE_S_MAX,
     )
     return done.returncode == 0
-
-
-def _survivor(difference: str) -> Survivor:
-    was, changed = _WAS.search(difference), _IS.search(difference)
-    return Survivor(was[1] if was else "", changed[1] if changed else "", difference)
 
 
 def _mutmut() -> list[str]:
@@ -166,15 +193,15 @@ def main() -> int:
     }
     unexplained = 0
     for module in given.modules or TESTS:
-        endings, survivors = _read(module) if given.read else _mutate(module, given.jobs)
-        wording = [one for one in survivors if one.is_wording]
-        others = [one for one in survivors if not one.is_wording]
-        open_ones = [one for one in others if (module, one.line) not in explained]
+        if not given.read:
+            _mutate(module, given.jobs)
+        endings, survivors = _read(module)
+        open_ones = [one for one in survivors if (module, one.line) not in explained]
         unexplained += len(open_ones)
         print(
-            f"{module:24} {sum(endings.values()):>5} changes"
-            f" {sum(endings[name] for name in _NOTICED):>5} noticed {len(wording):>4} wording"
-            f" {len(others) - len(open_ones):>4} explained {len(open_ones):>4} open",
+            f"{module:24} {sum(endings.values()):>5} changes {endings[_WORDING]:>4} wording"
+            f" {sum(endings[name] for name in _NOTICED):>5} noticed"
+            f" {len(survivors) - len(open_ones):>4} explained {len(open_ones):>4} open",
             flush=True,
         )
         (WORK / f"{module}.open").write_text("\n".join(one.difference for one in open_ones))
