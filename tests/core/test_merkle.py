@@ -117,6 +117,20 @@ def test_a_frontier_has_the_root_of_a_naive_recomputation(size: int) -> None:
     assert len(frontier.peaks) == size.bit_count()
 
 
+def test_a_frontier_knows_its_perfect_subtrees_by_their_height() -> None:
+    """Eleven leaves: eight, two and one."""
+    tree = Tree(11)
+    frontier = Frontier().extended(leaf_hash(entry) for entry in tree.entries)
+    eight, two, one = (3, tree.node(3, 0)), (1, tree.node(1, 4)), (0, tree.node(0, 10))
+    assert frontier.peaks_between(0, 4) == [eight, two, one]
+    assert frontier.peaks_between(1, 4) == [eight, two]
+    assert frontier.peaks_between(0, 3) == [two, one]
+    assert frontier.peaks_between(2, 3) == []
+    assert Frontier().peaks_between(0, 64) == []
+    with pytest.raises(ValueError, match="shorter"):
+        Frontier(11, frontier.peaks[:2]).peaks_between(0, 64)
+
+
 @examples(100)
 @given(st.lists(st.integers(0, 40), max_size=8))
 def test_a_frontier_extended_in_parts_is_the_same(parts: list[int]) -> None:

@@ -57,6 +57,7 @@ def test_levels_hold_a_256th_each() -> None:
         (1, 256, 511, []),
         (1, 256, 70_000, [Tile(1, 0), Tile(1, 1, 17)]),
         (2, 0, 70_000, [Tile(2, 0, 1)]),
+        (0, 2**48, 2**48 + 1, [Tile(0, 2**40, 1)]),  # what stands there already takes no time
         (None, 255, 257, [Tile(None, 0), Tile(None, 1, 1)]),
     ],
 )
@@ -108,10 +109,10 @@ def test_a_large_tree_is_proven_through_three_levels() -> None:
 
 
 def test_bundles_keep_entries_of_every_length() -> None:
-    entries = [b"", b"a", bytes(255), bytes(256), bytes(65_535)]
+    entries = [b"", b"a", bytes(255), bytes(256), bytes(65_535), b""]
     data = encode_bundle(entries)
     assert data[:5] == b"\x00\x00\x00\x01a"
-    assert decode_bundle(data, 5) == entries
+    assert decode_bundle(data, 6) == entries
     with pytest.raises(OverflowError):
         encode_bundle([bytes(65_536)])
 
@@ -185,3 +186,9 @@ def test_the_parent_of_a_full_tile_is_the_root_of_its_leaves() -> None:
     leaves, files = ledger(256)
     root = Frontier().extended(map(leaf_hash, leaves)).root
     assert tiles.parent_hash(files["tile/0/000"]) == root == files["tile/1/000.p/1"]
+
+
+def test_a_tile_with_a_hash_left_over_has_no_parent() -> None:
+    _, files = ledger(256)
+    with pytest.raises(ValueError, match="shorter"):
+        tiles.parent_hash(files["tile/0/000"][: 3 * 32])

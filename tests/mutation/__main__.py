@@ -55,6 +55,7 @@ _IS = re.compile(r"^\+(?!\+\+)\s*(.*)$", re.MULTILINE)
 _TEXT = re.compile(r"""f?("[^"]*"|'[^']*')|\bNone\b""")
 _BEGINS = ('f"', "f'", '" ')  # a line that is text only, as the second one of a message
 _NOTICED = ("killed", "timeout", "segfault", "suspicious", "caught by type check")
+_SLOWER_MAX = 5  # times what the tests took before; a change that makes them so slow is noticed
 _UNTRIED, _WORDING = "not checked", "wording"
 _MODULE_S_MAX, _ALONE_S_MAX = 5_400, 600
 _EXAMPLES_MAX = 5  # of a property test, per change; what survives is tried again with all
@@ -93,6 +94,7 @@ def _mutate(module: str, jobs: int) -> None:
         f"only_mutate = {[module.replace('.', '/') + '.py']}\n"
         f"also_copy = {others}\n"
         f"pytest_add_cli_args_test_selection = {TESTS[module]}\n"
+        f"timeout_multiplier = {_SLOWER_MAX}.0\n"
     )
     # The first change of each function; and all are written down, so that they can be told apart.
     _run(folder, jobs, [f"{module}.*__mutmut_1"])
@@ -155,14 +157,17 @@ def _read(module: str) -> tuple[Counter[str], list[Change]]:
 def _passes_alone(module: str, name: str) -> bool:
     """Whether the tests pass under a change in a process of their own: mutmut's are forked after
     the import, at which some code runs once and for all."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", *TESTS[module]],
-        cwd=WORK / module / "mutants",
-        env={**os.environ, "MUTANT_UNDER_TEST": name},
-        capture_output=True,
-        check=False,
-        timeout=_ALONE_S_MAX,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-x", *TESTS[module]],
+            cwd=WORK / module / "mutants",
+            env={**os.environ, "MUTANT_UNDER_TEST": name},
+            capture_output=True,
+            check=False,
+            timeout=_ALONE_S_MAX,
+        )
+    except subprocess.TimeoutExpired:  # a loop without end, which nobody overlooks
+        return False
     return done.returncode == 0
 
 
