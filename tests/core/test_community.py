@@ -56,6 +56,11 @@ def test_only_what_stands_between_the_markers_is_believed() -> None:
     assert decode_community(PUB.replace("\n", "\r\n")).id == VILLAGE.id
 
 
+def test_where_a_text_holds_two_communities_the_first_counts() -> None:
+    other = encode_community(Village(name="elsewhere").community())
+    assert decode_community(PUB + other).id == VILLAGE.id
+
+
 def test_keys_are_found_by_role_the_newest_first() -> None:
     authority = Authority(signer(1))
     gateways = [authority.register(Role.GATEWAY, "gw", signer(n).public) for n in (20, 21)]
@@ -64,6 +69,35 @@ def test_keys_are_found_by_role_the_newest_first() -> None:
     assert community.keys_of(Role.GATEWAY) == [signer(21).public, signer(20).public]
     assert community.keys_of(Role.VPP) == [signer(22).public]
     assert community.keys_of(Role.METER) == []
+
+
+def renewed() -> Community:
+    """A community whose gateway `gw` was revoked, and registered again with another key."""
+    authority = Authority(signer(1))
+    others = [
+        authority.register(Role.GATEWAY, "gw", signer(20).public),
+        authority.register(Role.GATEWAY, "spare", signer(21).public),
+        authority.register(Role.VPP, "vpp", signer(22).public),
+        authority.revoke(Role.GATEWAY, "gw"),
+        authority.register(Role.GATEWAY, "gw", signer(23).public),
+    ]
+    return trust(authority.genesis.raw, [one.raw for one in others])
+
+
+def test_a_key_that_a_revocation_has_ended_is_found_only_where_it_is_asked_for() -> None:
+    community = renewed()
+    ended, spare, again = (signer(n).public for n in (20, 21, 23))
+    assert community.keys_of(Role.GATEWAY) == [again, spare]
+    assert community.keys_of(Role.GATEWAY, revoked=True) == [again, spare, ended]
+    assert community.keys_of(Role.VPP) == [signer(22).public]
+
+
+def test_a_checkpoint_of_a_revoked_gateway_opens_only_where_it_is_asked_for() -> None:
+    community = renewed()
+    signed = sign_head([b"leaf"], community.origin, signer(20)).encode()
+    with refusing(Reason.UNKNOWN_KEY):
+        community.open_checkpoint(signed)
+    assert community.open_checkpoint(signed, revoked=True).size == 1
 
 
 def test_a_checkpoint_of_any_registered_gateway_opens() -> None:
@@ -83,10 +117,14 @@ def test_a_checkpoint_of_any_registered_gateway_opens() -> None:
 
 
 def test_a_p256_gateway_signs_no_checkpoints() -> None:
-    """Notes are Ed25519 only; a note made by hand as if they were not is passed over."""
+    """Notes are Ed25519 only; a note made by hand as if they were not is passed over. Another
+    gateway of the community still signs them."""
     authority, by = Authority(signer(1)), p256_signer(20)
+    another = authority.register(Role.GATEWAY, "another", signer(21).public)
     registered = authority.register(Role.GATEWAY, "gw", by.public)
-    community = trust(authority.genesis.raw, [registered.raw])
+    community = trust(authority.genesis.raw, [another.raw, registered.raw])
+    theirs = sign_head([b"leaf"], community.origin, signer(21))
+    assert community.open_checkpoint(theirs.encode()).size == 1
     text = f"{community.origin}\n1\n{base64.b64encode(bytes(32)).decode()}\n"
     data = note.Verifier(community.origin, by.public).key_id + by.sign(text.encode())
     signed = f"{text}\n\u2014 {community.origin} {base64.b64encode(data).decode()}\n"

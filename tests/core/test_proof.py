@@ -271,6 +271,8 @@ LINES = PROOF.split("\n")
         "",
         "\n\n",
         PROOF.partition("\n\n")[0],
+        "\n".join([LINES[0], "", *LINES[3:]]),
+        "\n".join([*LINES[:2], "", *LINES[3:]]),
         PROOF.replace("@v1", "@v2"),
         "\n".join(LINES[:1] + LINES[2:]),
         "\n".join(LINES[:2] + LINES[3:]),
@@ -291,6 +293,13 @@ LINES = PROOF.split("\n")
 def test_what_is_no_proof_file_is_malformed(text: str) -> None:
     with refusing(Reason.MALFORMED):
         verify_proof(text, COMMUNITY)
+
+
+def test_a_path_is_as_long_as_that_of_the_largest_tree_and_no_longer() -> None:
+    signed = PROOF.partition("\n\n")[2]
+    for hashes, reason in ((63, Reason.BAD_PROOF), (64, Reason.MALFORMED)):
+        with refusing(reason):
+            verify_proof("\n".join([*LINES[:3], *[LINES[3]] * hashes, "", signed]), COMMUNITY)
 
 
 def test_base64_with_stray_bits_is_no_second_form_of_a_proof() -> None:
