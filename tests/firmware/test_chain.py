@@ -90,6 +90,21 @@ def test_a_draft_is_signed_as_it_is() -> None:
     assert {body.clock for body in (one, two, three)} == {draft.clock}
 
 
+@pytest.mark.parametrize("offset", [-20, 0, 1_000])
+def test_a_record_gives_its_draft_back_whatever_the_chain_is_ahead_of_the_counter(
+    offset: int,
+) -> None:
+    start = chain_start(REGISTRATION)
+    end = replace(start, shift=start.shift + offset)
+    drafts: list[Draft] = [replace(run(20), unwatched_ms=7_000), batch(20, 8, 5), close(20, 33)]
+    assert [draft_of(record, offset) for record in sign(drafts, end)[0]] == drafts
+
+
+def test_what_stands_in_no_meters_chain_was_signed_from_no_draft() -> None:
+    with pytest.raises(TypeError, match="re-anchor"):
+        draft_of(anchor(5, 1_000), 0)
+
+
 def test_a_batch_names_the_newest_registration_that_covers_its_step() -> None:
     one, two, three = (bytes([number]) * 32 for number in (1, 2, 3))
     registered = ((FIRST_STEP + 1, one), (FIRST_STEP + 5, two), (FIRST_STEP + 3, three))
@@ -252,6 +267,8 @@ def test_a_second_re_anchor_starts_from_the_first() -> None:
     assert (again.anchors, again.previous) == (2, newest.identity)
     after, end = sign(drafts, again)
     assert registers(after, 2_000) == 2_000  # only the close is left, which adds nothing
+    assert isinstance(after[0].body, StepClose)
+    assert after[0].body.register == 2_000  # and looks back to the re-anchor
     assert signed_so_far(end).register == 10
 
 
@@ -268,6 +285,7 @@ def test_a_new_board_that_counted_before_its_first_step_goes_on_without_those_pu
     fresh = anchored(None, 0, [anchor(40, 7_000)], None)
     drafts: list[Draft] = [run(30), *steps(1, register=30)]
     where = aligned(fresh, drafts)
+    assert where == aligned(fresh, drafts[:1])  # the run alone says from where on
     signed, end = sign(drafts, where)
     assert registers(signed, 7_000) == 7_005
     assert signed_so_far(end).register == 35
