@@ -275,6 +275,26 @@ def test_while_the_line_is_gone_what_was_counted_gets_its_close_in_time(
     check_whole(world, board, settle(world))
 
 
+def test_a_killed_run_does_not_watch_on_where_the_clock_is_set_forward_without_its_line(
+    world: World, board: Board
+) -> None:
+    world.run(300, TICK_S)
+    board.kill()
+    board.is_unplugged = True
+    board.clock.utc_ns += STEP_S * NS_PER_S
+    board.start()
+    world.run(60, TICK_S, pulses=0)
+    board.is_unplugged = False
+    world.run(2 * STEP_S, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    _, again = ledger.runs
+    assert again.unwatched_ms is not None
+    assert again.unwatched_ms <= START_MS + 300_000
+    gone = (START_MS + 300_000, again.at_ms)
+    assert all(end <= gone[0] or begin >= gone[1] for begin, end in ledger.watched_ms)
+
+
 def test_a_boot_without_its_line_does_not_close_steps_by_the_clock_of_the_boot_before(
     world: World, board: Board
 ) -> None:
