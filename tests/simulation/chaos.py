@@ -561,8 +561,8 @@ class Days:
                 board.start()
             if board.is_revoked:
                 site.register_again(board, true_step(site.now_ns))
-        # A board whose chain was stopped asks nothing by itself: a word that the broker lost on a
-        # connection that stands is retained, and comes with the next one.
+        # A board whose chain was stopped asks again only after minutes: a word that the broker lost
+        # on a connection that stands is retained, and comes with the next one.
         for wire in site.post.wires:
             if wire.is_up:
                 site.post.disconnect(wire)
