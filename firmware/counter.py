@@ -114,6 +114,11 @@ class Counter:
         """Whether a run has begun in this boot: datings of another one do not map its times."""
         return boot == self._boot
 
+    @property
+    def last_ns(self) -> int | None:
+        """The monotonic time of the newest event, in its boot; None before the first run."""
+        return None if self._ending is Ending.FIRST else self._mono_ns
+
     def snapshot(self, end: End | None = None) -> Snapshot:
         """All there is to know, once the drafts have been taken; `end` is that of what is signed
         of them."""
@@ -308,7 +313,7 @@ def _count_undated(lots: Lots, event: Event, ending: Ending, dating: Dating, fir
         case Pulses(register=register):
             lots.notice(Mark.UNDATED, max(0, register - lots.register))
             lots.count(register, at_ms, at_ms, clock)
-        case Ended():
+        case Ended() | Passed():
             lots.end_run()
 
 

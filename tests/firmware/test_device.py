@@ -788,6 +788,32 @@ def test_a_clock_set_forward_within_a_step_leaves_a_gap_in_what_was_watched(
     assert watched[3] == STEP_S * 1_000
 
 
+def test_a_clock_set_forward_after_a_kill_while_the_line_is_gone_has_watched_nothing(
+    world: World, board: Board
+) -> None:
+    world.run(100, TICK_S)
+    board.kill()
+    last_ms = now_ms(board)
+    board.is_unplugged = True
+    board.start()
+    world.run(50, TICK_S, pulses=0)
+    board.clock.utc_ns += 300 * NS_PER_S
+    world.run(50, TICK_S, pulses=0)
+    board.kill()  # what the journal is read as once more is no other
+    board.start()
+    world.run(50, TICK_S, pulses=0)
+    board.is_unplugged = False
+    world.run(STEP_S, TICK_S)
+    ledger = settle(world)
+    check_whole(world, board, ledger)
+    assert ledger.runs[1].unwatched_ms is not None
+    assert ledger.runs[1].unwatched_ms <= last_ms
+    begin, end = ledger.closes[0].watched[:2]
+    assert begin == 0
+    assert end <= 100_000
+    assert all(at <= end or at >= 450_000 for at in ledger.closes[0].watched)
+
+
 def test_a_doubtful_clock_is_marked_and_its_pulses_count(world: World, board: Board) -> None:
     world.run(100, TICK_S)
     board.clock.error_ns = 6_000 * NS_PER_MS
