@@ -420,10 +420,6 @@ class Device:
             due_ns = self._counter.next_due_ns()
             # Another boot's dating says nothing of this one's monotonic time.
             is_ours = self._counter.has_begun_in(self._clock.boot_id)
-            if is_ours and events:
-                # A killed run has not said that it ended: were the clock set forward first, it
-                # would be taken to watch on from there.
-                events.insert(0, Passed(before.mono_ns))
             if is_ours and due_ns is not None and before.mono_ns >= due_ns:
                 events.append(Passed(before.mono_ns))
             self._give(events)
