@@ -68,6 +68,7 @@ TAKEN: list[tuple[Any, Any, Any]] = [
     (Key(), ED, {1: 1, -1: 6, -2: ED.coordinates}),
     (Flat(2, 2), (), ()),
     (Flat(2, 2), (1, 2, 3, UINT_MAX), (1, 2, 3, UINT_MAX)),
+    (Many(Uint(), 1, 2), (1,), [1]),
     (Many(Uint(), 1, 2), (1, 2), [1, 2]),
     (Map(Pair), Pair(1), {0: 1}),
     (Map(Pair), Pair(1, b"x"), {0: 1, 5: b"x"}),
@@ -129,9 +130,11 @@ def test_a_codec_encodes_nothing_that_it_would_not_decode(codec: Any, value: Any
         codec.encode(value)
 
 
-def test_a_refusal_names_the_field() -> None:
+def test_a_refusal_names_the_field_and_what_would_do() -> None:
     with refusing(Reason.MALFORMED, "first: ", "str where an integer belongs"):
         decode_map(Pair, {0: "a"})
+    with refusing(Reason.MALFORMED, "'green' is none of red, blue"):
+        Choice(Colour).decode("green")
     with refusing(Reason.MALFORMED, "first (key 0) is missing"):
         decode_map(Pair, {5: b"x"})
     with refusing(Reason.MALFORMED, "Pair has a map key that it does not know"):

@@ -53,7 +53,8 @@ _RESULT = re.compile(r"^\s+(\S+): (.+)$", re.MULTILINE)
 _WAS = re.compile(r"^-(?!--)\s*(.*)$", re.MULTILINE)
 _IS = re.compile(r"^\+(?!\+\+)\s*(.*)$", re.MULTILINE)
 _TEXT = re.compile(r"""f?("[^"]*"|'[^']*')|\bNone\b""")
-_BEGINS = ('f"', "f'", '" ')  # a line that is text only, as the second one of a message
+# How a line of a message begins: with its reason, or with text, as the second one does.
+_BEGINS = ("Reason.", 'f"', "f'", '" ')
 _NOTICED = ("killed", "timeout", "segfault", "suspicious", "caught by type check")
 _SLOWER_MAX = 5  # times what the tests took before; a change that makes them so slow is noticed
 _UNTRIED, _WORDING = "not checked", "wording"
@@ -73,7 +74,8 @@ class Change:
     def is_wording(self) -> bool:
         """Whether only the words of a message changed: the text of a refusal, or a line of one.
         Nothing but people reads those."""
-        is_message = "Rejected(" in self.was or "Error(" in self.was or self.was[:2] in _BEGINS
+        raises = "Rejected(" in self.was or "Error(" in self.was
+        is_message = raises or self.was.startswith(_BEGINS)
         return is_message and _TEXT.sub("", self.was) == _TEXT.sub("", self.line)
 
 
