@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer import cbor
+from cryptometer.block import FUTURE_STEPS
 from cryptometer.records import LOTS_MAX, WATCHED_MAX, ClockReading, Ending, Mark
 from cryptometer.steps import NS_PER_MS, ClockSource, ClockState
 from cryptometer.wire import decode_map, encode_map
@@ -352,6 +353,39 @@ def test_a_clock_set_forward_leaves_a_gap_in_what_was_watched() -> None:
     ]
 
 
+def test_a_clock_set_forward_to_a_boundary_closes_the_step_before_it() -> None:
+    meter = Meter()
+    meter.watch(200_000)
+    meter.take()
+    meter.lots.leap(START_MS + STEP_MS, CLOCK)
+    assert only(meter.take()) == CloseDraft(0, FIRST_STEP, CLOCK, (), 0, (0, 200_000))
+    assert meter.lots.state().step == FIRST_STEP + 1
+
+
+def test_after_a_run_has_ended_nothing_is_called_watched() -> None:
+    meter = Meter()
+    meter.watch(20_000)
+    meter.lots.end_run()
+    meter.watch(40_000)
+    meter.lots.leap(START_MS + 500_000, CLOCK)
+    meter.take()
+    meter.begin(600_000)
+    run = only(meter.take())
+    assert isinstance(run, RunDraft)
+    assert run.unwatched_ms == START_MS + 20_000
+    meter.watch(STEP_MS)
+    close = only(meter.take())
+    assert isinstance(close, CloseDraft)
+    assert close.watched == (0, 20_000, 600_000, STEP_MS)
+
+
+def test_the_newest_moment_watched_does_not_go_back_with_the_clock() -> None:
+    meter = Meter()
+    meter.watch(500_000)
+    meter.watch(400_000)
+    assert meter.lots.seen_ms == START_MS + 500_000
+
+
 def test_a_step_of_which_nothing_is_signed_goes_back_with_the_clock() -> None:
     meter = Meter()
     meter.give(LOT_PULSES + 3, 100_000)
@@ -470,6 +504,16 @@ def test_before_the_first_step_nothing_is_signed_and_the_chain_begins_with_it() 
     assert isinstance(batch, BatchDraft)
     assert (batch.register, batch.lots) == (5, (8, 20_000))
     assert close == CloseDraft(5, FIRST_STEP, CLOCK, (), 13, (0, STEP_MS))
+
+
+def test_the_chain_begins_with_the_first_moment_of_the_first_step() -> None:
+    meter = Meter(began_ms=-100_000)
+    meter.watch(-1)
+    assert meter.take() == []
+    meter.watch(0)
+    assert only(meter.take()) == RunDraft(
+        0, FIRST_STEP, CLOCK, (), START_MS, "test", Ending.FIRST, unwatched_ms=None
+    )
 
 
 def test_a_run_restarted_across_the_first_step_begins_the_chain_once() -> None:
@@ -610,6 +654,17 @@ def test_a_signed_close_is_not_drafted_again() -> None:
     assert close == CloseDraft(3, FIRST_STEP + 1, CLOCK, (), 3, (0, STEP_MS))
 
 
+def test_pulses_behind_those_signed_count_in_the_next_step_if_their_own_is_closed() -> None:
+    meter = Meter()
+    again = Meter(lots=1, state=meter.lots.state(), began_ms=None)
+    again.lots.resume(Signed(3, FIRST_STEP, 3, START_MS))
+    again.give(3 + LOT_PULSES, 10_000)
+    batch = only(again.take())
+    assert isinstance(batch, BatchDraft)
+    assert (batch.register, batch.step, batch.lots) == (3, FIRST_STEP + 1, (LOT_PULSES, 0))
+    assert marks_of(batch) == {Mark.STRADDLE: LOT_PULSES}
+
+
 def test_a_run_whose_step_is_signed_as_closed_opens_no_later_step_when_met_again() -> None:
     again = Meter(state=BLANK, began_ms=None)
     again.lots.resume(Signed(5, FIRST_STEP + 1, 5, START_MS + 100_000))
@@ -631,6 +686,8 @@ def test_time_that_passes_after_a_killed_run_is_not_called_watched() -> None:
     close = meter.take()[-1]
     assert isinstance(close, CloseDraft)
     assert close.watched == (0, 10_000)
+    after = meter.lots.state()
+    assert (after.step, after.watched, after.watching) == (None, (), False)
 
 
 def test_a_run_met_again_in_an_open_step_leaves_its_gap_unwatched() -> None:
@@ -809,3 +866,97 @@ def test_what_is_signed_of_the_far_future_is_not_believed_once_the_clock_came_ba
     assert after.next_step == (FIRST_STEP + 2 if told else KEPT.next_step)
     assert (after.step is None) == told
     assert after.watched == (() if told else KEPT.watched)
+
+
+FAR = FIRST_STEP + 9_000
+LED_AWAY = replace(
+    KEPT,
+    step=FAR,
+    next_step=FAR + 1,
+    lots=(5, 2_000, 4, 3_000, 3, 4_000),
+    run_ms=FAR * STEP_MS + 1,
+    lots_ms=FAR * STEP_MS + 2_000,
+    seen_ms=FAR * STEP_MS + 3_000,
+    told_step=FAR,
+)
+BACK = replace(
+    LED_AWAY,
+    step=FIRST_STEP,
+    next_step=FIRST_STEP + 1,
+    lots=(5, 400_000, 4, 400_000, 3, 400_000),
+    run_ms=START_MS + 400_000,
+    lots_ms=START_MS + 400_000,
+    watched=(400_000, 400_000),
+    seen_ms=START_MS + 400_000,
+    told_step=None,
+    back_step=FIRST_STEP,
+)
+
+
+def led_away(**changes: object) -> Lots:
+    return Lots(replace(LED_AWAY, **changes), TERMS, Limits(1_000, 60_000))  # type: ignore[arg-type]
+
+
+def test_a_chain_that_comes_back_begins_the_present_step_with_what_is_not_signed() -> None:
+    lots = led_away()
+    lots.come_back(START_MS + 400_000)
+    assert lots.state() == BACK
+
+
+def test_a_chain_that_comes_back_while_nobody_watches_claims_nothing_watched() -> None:
+    lots = led_away(watching=False)
+    lots.come_back(START_MS + 400_000)
+    assert lots.state() == replace(BACK, watching=False, watched=())
+    lots = led_away(watching=False, seen_ms=START_MS + 7)  # before the clock went wrong
+    lots.come_back(START_MS + 400_000)
+    assert lots.state().seen_ms == START_MS + 7
+
+
+def test_a_chain_without_an_open_step_comes_back_as_well() -> None:
+    lots = led_away(step=None, lots=(), watched=(), watching=False)
+    lots.come_back(START_MS + 400_000)
+    after = lots.state()
+    assert (after.step, after.next_step, after.told_step) == (None, FIRST_STEP, None)
+
+
+def test_a_run_that_begins_once_the_chain_has_come_back_is_declared() -> None:
+    """Whatever the newest signed one said of the far future."""
+    lots = led_away()
+    lots.resume(Signed(60, FAR - 1, 50, FAR * STEP_MS + 1, FAR))
+    lots.come_back(START_MS + 400_000)
+    lots.begin_run(START_MS + 500_000, "test", Ending.UNKNOWN, CLOCK)
+    run = lots.drafts[-1]
+    assert isinstance(run, RunDraft)
+    assert (run.step, run.at_ms) == (FIRST_STEP, START_MS + 500_000)
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_chain_is_far_ahead_where_a_gateway_sets_its_records_aside(is_open: bool) -> None:
+    for ahead, is_far in ((FUTURE_STEPS, False), (FUTURE_STEPS + 1, True)):
+        step = FIRST_STEP + ahead
+        lots = led_away(step=step, next_step=0) if is_open else led_away(step=None, next_step=step)
+        assert lots.is_far_ahead(START_MS + STEP_MS - 1) is is_far
+
+
+@pytest.mark.parametrize(
+    ("told", "step"),
+    [(None, FIRST_STEP - 7), (FIRST_STEP - 20, FIRST_STEP - 7), (FIRST_STEP + 3, FIRST_STEP + 4)],
+)
+def test_a_step_that_goes_back_stays_behind_the_newest_one_told(
+    told: int | None, step: int
+) -> None:
+    lots = led_away(told_step=told)
+    lots.put_back(START_MS - 7 * STEP_MS)
+    assert (lots.state().step, lots.state().next_step) == (step, step + 1)
+
+
+def test_a_clock_put_back_within_the_open_step_changes_nothing() -> None:
+    lots = kept()
+    lots.put_back(START_MS + 500)
+    assert lots.state() == KEPT
+    lots = kept(step=None)
+    lots.put_back(START_MS - STEP_MS)
+    assert lots.state() == replace(KEPT, step=None)
+    lots = kept(step=None, told_step=None)
+    lots.put_back(START_MS - STEP_MS)
+    assert lots.state() == replace(KEPT, step=None, told_step=None)
