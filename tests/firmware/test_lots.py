@@ -113,6 +113,8 @@ def test_a_batch_is_cut_at_its_number_of_lots() -> None:
     first, second_batch = meter.batches()
     assert first.lots == (8, 1_000, 8, 2_000, 8, 3_000)
     assert second_batch.lots == (8, 4_000, 8, 5_000, 8, 6_000)
+    after = meter.lots.state()
+    assert (after.lots, after.batch_from, after.lot_from) == ((), 48, 48)
 
 
 def test_one_lot_per_batch_gives_a_record_for_every_lot() -> None:
@@ -203,6 +205,16 @@ def test_a_look_within_the_next_step_proves_the_one_before_watched_to_its_end() 
     close = only(meter.take())
     assert isinstance(close, CloseDraft)
     assert close.watched == (0, STEP_MS)
+
+
+def test_a_look_two_steps_on_proves_nothing() -> None:
+    meter = Meter()
+    meter.watch(100_000)
+    meter.take()
+    meter.watch(2 * STEP_MS)
+    close = only(meter.take())
+    assert isinstance(close, CloseDraft)
+    assert (close.step, close.watched) == (FIRST_STEP, (0, 100_000))
 
 
 def test_a_step_begun_in_the_middle_says_from_when_it_was_watched() -> None:
@@ -310,6 +322,36 @@ def test_a_run_whose_clock_stands_before_the_last_look_is_put_behind_it_and_mark
     assert isinstance(run, RunDraft)
     assert run.at_ms == START_MS + 500_000
     assert marks_of(run) == {Mark.CLOCK_STEPPED: 400_000}
+
+
+@pytest.mark.parametrize(("back_ms", "marked"), [(1_000, {}), (1_001, {Mark.CLOCK_STEPPED: 1_001})])
+def test_a_clock_that_is_back_by_a_second_was_slewed_and_not_stepped(
+    back_ms: int, marked: dict[int, int]
+) -> None:
+    meter = Meter()
+    meter.watch(500_000)
+    meter.take()
+    meter.begin(500_000 - back_ms)
+    assert marks_of(only(meter.take())) == marked
+
+
+def test_a_run_that_saw_nothing_has_watched_until_it_began() -> None:
+    meter = Meter()
+    meter.take()
+    meter.lots.end_run()
+    meter.begin(50_000)
+    run = only(meter.take())
+    assert isinstance(run, RunDraft)
+    assert run.unwatched_ms == START_MS
+
+
+def test_a_run_whose_clock_stands_in_a_step_that_is_closed_begins_in_the_next() -> None:
+    meter = Meter()
+    meter.watch(10_000)
+    meter.lots.pass_by(START_MS + STEP_MS + 5_000, CLOCK)
+    meter.take()
+    meter.begin(20_000)
+    assert only(meter.take()).step == FIRST_STEP + 1
 
 
 def test_a_run_in_an_earlier_step_than_one_closed_goes_on_in_the_later() -> None:
@@ -434,10 +476,11 @@ def test_with_the_authoritys_word_a_chain_that_is_not_far_ahead_stays_where_it_i
 
 
 def test_times_of_lots_never_go_back_within_a_batch() -> None:
-    meter = Meter(lots=2)
-    meter.give(LOT_PULSES, 500_000)
+    meter = Meter(lots=3)
     meter.give(LOT_PULSES, 400_000)
-    assert meter.batches()[0].lots == (8, 500_000, 8, 500_000)
+    meter.give(LOT_PULSES, 430_000)
+    meter.give(LOT_PULSES, 420_000)
+    assert meter.batches()[0].lots == (8, 400_000, 8, 430_000, 8, 430_000)
 
 
 def test_more_restarts_than_a_close_can_hold_drop_the_shortest_interval() -> None:
@@ -575,12 +618,12 @@ def test_above_five_seconds_of_error_pulses_are_counted_and_marked(
 
 
 def test_a_coarse_meter_marks_every_record() -> None:
-    meter = Meter(lots=1, terms=replace(TERMS, lot_pulses=1, coarse=True))
-    meter.give(1, 10_000)
+    meter = Meter(lots=3, terms=replace(TERMS, lot_pulses=1, coarse=True))
+    meter.give(3, 10_000)
     meter.watch(STEP_MS)
     run, batch, close = meter.take()
     assert marks_of(run) == marks_of(close) == {Mark.COARSE: 0}
-    assert marks_of(batch) == {Mark.COARSE: 1}
+    assert marks_of(batch) == {Mark.COARSE: 3}
 
 
 def test_on_a_full_disk_a_lot_takes_the_whole_step_and_is_marked() -> None:
@@ -671,11 +714,34 @@ def test_a_run_whose_step_is_signed_as_closed_opens_no_later_step_when_met_again
     again.begin(100_000, Ending.FIRST)
     again.give(5, 200_000)
     again.watch(STEP_MS + 300_000)
+    assert again.lots.state().watching
+    again.watch(STEP_MS + 200_000)
     again.lots.end_run()
     again.begin(7 * STEP_MS)
     run = only(again.take())
     assert isinstance(run, RunDraft)
     assert (run.step, run.unwatched_ms) == (FIRST_STEP + 7, START_MS + STEP_MS + 300_000)
+
+
+def test_a_run_met_again_that_began_right_behind_a_closed_step_opens_the_next() -> None:
+    again = Meter(state=BLANK, began_ms=None)
+    again.lots.resume(Signed(5, FIRST_STEP, 5, START_MS + STEP_MS))
+    again.begin(STEP_MS, Ending.FIRST)
+    assert again.take() == []
+    assert again.lots.state().step == FIRST_STEP + 1
+
+
+@pytest.mark.parametrize(
+    ("seen_ms", "watched"),
+    [(3 * STEP_MS, (0, 300_000)), (3 * STEP_MS - 1, (300_000, 300_000))],
+)
+def test_behind_a_close_met_again_a_step_was_watched_throughout_if_the_one_before_was_seen(
+    seen_ms: int, watched: tuple[int, int]
+) -> None:
+    closed = {"step": None, "next_step": FIRST_STEP + 4, "watched": (), "lots": ()}
+    lots = kept(**closed, seen_ms=START_MS + seen_ms, held_software=None, held_ending=None)
+    lots.watch(START_MS + 4 * STEP_MS + 300_000, CLOCK)
+    assert lots.state().watched == watched
 
 
 def test_time_that_passes_after_a_killed_run_is_not_called_watched() -> None:
