@@ -147,6 +147,9 @@ def _keep(names: list[str]) -> int:
             ],
             capture_output=True, check=True, timeout=600,
         )  # fmt: skip
+        if not any(merged.iterdir()):
+            print(f"{target.name}: nothing was chosen; its corpus stays as it is")
+            return 1
         kept = KEPT / target.name
         kept.mkdir(parents=True, exist_ok=True)
         # What mended faults have left stays; the rest is chosen anew.

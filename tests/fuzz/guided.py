@@ -32,7 +32,9 @@ def main() -> None:
             return bytes(atheris.Mutate(data, size_max))
         return Mutator(draw, keys, seeds).mutate(data or draw.choice(seeds), size_max)
 
-    atheris.Setup([sys.argv[0], *sys.argv[2:]], read, custom_mutator=change)
+    # libFuzzer has a shell call it again by its first argument, to choose among inputs.
+    again = f"{sys.executable} -m tests.fuzz.guided {target.name}"
+    atheris.Setup([again, *sys.argv[2:]], read, custom_mutator=change)
     atheris.Fuzz()
 
 

@@ -58,6 +58,7 @@ class Ledgerwatch:
         self._tokens = 0
         self._takes: Counter[str] = Counter()  # where in a board's takes the next batch begins
         self._chain: list[tuple[str, int]] = []
+        self._gaps: dict[str, tuple[int, int]] = {}  # the newest a meter has declared, UTC ms
 
     def heard(self, board: Board) -> int:
         """Pulses of a meter in blocks, and those known by name that never will be."""
@@ -249,8 +250,10 @@ class Ledgerwatch:
         )
 
     def _check_run(self, board: Board, start: RunStart) -> None:
-        """The interval declared as not watched covers the gap."""
+        """The interval declared as not watched covers the gap: together with that of the run
+        before, where that run watched nothing."""
         truth = board.truth
+        unwatched_ms = self._note_gap(start)
         if start.step in truth.doubtful or start.clock.state is ClockState.UNKNOWN:
             return
         bound_ms = start.clock.error_ms + SLACK_MS
@@ -277,14 +280,23 @@ class Ledgerwatch:
         if len(looks) < len(near) or not truth.doubtful.isdisjoint(map(true_step, looks)):
             return
         # The last look was dated by the run before, as well as that run knew the time.
-        bound_ms = self._bound_ms(board, start.unwatched_ms // STEP_MS - 1, start.step)
+        bound_ms = self._bound_ms(board, unwatched_ms // STEP_MS - 1, start.step)
         latest_ms = max(looks) // NS_PER_MS + bound_ms
-        if start.unwatched_ms > latest_ms:
+        if unwatched_ms > latest_ms:
             raise Broken(
                 "C",
-                f"{board.name} declares {start.unwatched_ms} to {start.at_ms} as not watched;"
+                f"{board.name} declares {unwatched_ms} to {start.at_ms} as not watched;"
                 f" its last look was at {latest_ms - bound_ms}",
             )
+
+    def _note_gap(self, start: RunStart) -> int:
+        """Where the time begins that a meter says, up to this run, it has not watched."""
+        begin_ms = start.at_ms if start.unwatched_ms is None else start.unwatched_ms
+        before = self._gaps.get(start.meter)
+        if before is not None and begin_ms == before[1]:
+            begin_ms = before[0]
+        self._gaps[start.meter] = (begin_ms, start.at_ms)
+        return begin_ms
 
     def _check_energy(self, header: Header) -> None:
         """Promise F, from the pulses in the leaves alone."""
