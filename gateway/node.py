@@ -112,6 +112,7 @@ class Node:
         self._proposal = Proposal(state, state.step + 1)  # applied ahead, while records come in
         self._unanswered: dict[str, Stop | None] = {}
         self._unconfirmed: list[tuple[int, int]] = []
+        self._spent: object = None  # what the newest block was made of, until it is answered
         self._last_close_ms = 0
         self._measured: list[tuple[int, int]] = []
         self._published: int | None = None
@@ -241,7 +242,7 @@ class Node:
             for name, stop in self._unanswered.items()
         ]
         effects += map(Confirm, self._unconfirmed)
-        self._unanswered, self._unconfirmed = {}, []
+        self._unanswered, self._unconfirmed, self._spent = {}, [], None
         return effects
 
     def take_authority(self, raws: Iterable[bytes], successor: Signer | None = None) -> int:
@@ -422,6 +423,8 @@ class Node:
         self._note_acting(acting)
         effects: list[Effect] = [Publish(f"{self._topic}/checkpoint", signed.encode())]
         effects.append(Sealed(new.row, since_ms))
+        # To let go of thousands of records takes a while, and can wait, too.
+        self._spent = (block, applied, checked)
         for meter in governed:
             effects += self._tell_governed(meter)
         if any(map(_is_on_gateway, acting)):

@@ -134,6 +134,7 @@ def _name(data: bytes) -> str:
 
 def _keep(names: list[str]) -> int:
     """The smallest inputs that reach what the corpus at work reaches, within the limit."""
+    chosen = 0
     for target in TARGETS:
         if names and target.name not in names:
             continue
@@ -148,8 +149,8 @@ def _keep(names: list[str]) -> int:
             capture_output=True, check=True, timeout=600,
         )  # fmt: skip
         if not any(merged.iterdir()):
-            print(f"{target.name}: nothing was chosen; its corpus stays as it is")
-            return 1
+            print(f"{target.name:16} no input reaches more than none does: its corpus stays")
+            continue
         kept = KEPT / target.name
         kept.mkdir(parents=True, exist_ok=True)
         # What mended faults have left stays; the rest is chosen anew.
@@ -163,7 +164,8 @@ def _keep(names: list[str]) -> int:
                 break
             (kept / _name(data)).write_bytes(data)
         print(f"{target.name:16} {len(list(kept.iterdir())):>4} inputs", flush=True)
-    return 0
+        chosen += 1
+    return 0 if chosen else 1
 
 
 def _replay(files: list[Path]) -> int:
