@@ -275,6 +275,8 @@ class ChainRecord:
         sequence: 0 for the first record; without gaps.
         previous: identity of the record before; for the first, of the meter's registration;
             after a re-anchor, of that.
+        clock: of a run start, the one that dated it; of a batch or close, the one with the
+            greatest error that has dated anything of its step so far.
         marks: flat pairs of a `Mark` and its amount.
         register: pulses counted before what this record adds.
         step: the market step the record belongs to.

@@ -21,7 +21,7 @@ from cryptometer.records import (
     Mark,
 )
 from cryptometer.steps import DOUBTFUL_ERROR_MS, MS_PER_S, NS_PER_MS, step_of, step_start_ms
-from cryptometer.wire import Choice, Flag, Flat, wire, wire_optional
+from cryptometer.wire import Choice, Flag, Flat, Row, wire, wire_optional
 
 BURST_FACTOR = 2  # how much faster than at I_max pulses come before they are declared a burst
 
@@ -132,6 +132,7 @@ class LotState:
         told_step: the step of the newest draft.
         back_step: the step in which the chain goes on after it was led into the far future, until
             a run start there says so.
+        clock: the one with the greatest error that has dated anything in the open step.
         held_software, held_ending: of a run that began before the registration's first step: the
             chain begins with it once that step has come.
     """
@@ -153,6 +154,7 @@ class LotState:
     held_ending: Ending | None = wire_optional(14, Choice(Ending))
     told_step: int | None = wire_optional(15, STEP)
     back_step: int | None = wire_optional(16, STEP)
+    clock: ClockReading | None = wire_optional(17, Row(ClockReading))
 
 
 BLANK = LotState(0, 0, 0, 0, 0, 0, (), 0, (), watching=False, marks=())
@@ -205,6 +207,7 @@ class Lots:
         self._signed_run_ms = 0
         self._told_step = state.told_step
         self._back_step = state.back_step
+        self._clock = state.clock
 
     @property
     def seen_ms(self) -> int | None:
@@ -242,6 +245,7 @@ class Lots:
             ending,
             self._told_step,
             self._back_step,
+            self._clock,
         )
 
     def resume(self, signed: Signed) -> None:
@@ -317,7 +321,7 @@ class Lots:
             )
         self._run_ms = at_ms
         self._watching = True
-        self._watch_from(at_ms)
+        self._watch_from(at_ms, clock)
 
     def end_run(self) -> None:
         """The program stopped watching."""
@@ -332,8 +336,9 @@ class Lots:
             return
         self._advance(to_ms, clock)
         pulses = max(0, register - self._register)
-        if not self._reach(to_ms, pulses):
+        if not self._reach(to_ms, pulses, clock):
             return
+        self._date(clock)
         if pulses and from_ms < step_start_ms(self._step or 0, self.terms.step_s):
             self.notice(Mark.STRADDLE, pulses)
         shortest_ns = (pulses - 1) * self._acting.pulse_ns
@@ -355,7 +360,7 @@ class Lots:
         if self._first_run is not None and not self._begin_held(self._register, until_ms, clock):
             return
         self._advance(until_ms, clock)
-        if self._reach(until_ms, 0):
+        if self._reach(until_ms, 0, clock):
             self._see(until_ms, clock)
 
     def pass_by(self, utc_ms: int, clock: ClockReading) -> None:
@@ -373,7 +378,7 @@ class Lots:
         if utc_ms >= step_start_ms(self._step + 1, self.terms.step_s):
             self._close_step(clock)
             self._open(utc_ms)
-        self._watch_from(utc_ms)
+        self._watch_from(utc_ms, clock)
 
     def put_back(self, utc_ms: int) -> None:
         """The clock was set back to `utc_ms`: the open step goes with it as long as nothing of it
@@ -414,7 +419,7 @@ class Lots:
         if self._watching:
             self._watch_from(utc_ms)
 
-    def _reach(self, utc_ms: int, pulses: int) -> bool:
+    def _reach(self, utc_ms: int, pulses: int, clock: ClockReading) -> bool:
         """Sees to it that a step is open; False for a moment whose step is signed as closed, met
         again while the journal is applied after a crash."""
         if self._step is not None:
@@ -425,7 +430,7 @@ class Lots:
             return False
         begin_ms = step_start_ms(self._open(utc_ms), self.terms.step_s)
         watched_before = (self._seen_ms or 0) >= begin_ms - self.terms.step_ms
-        self._watch_from(begin_ms if watched_before else utc_ms)
+        self._watch_from(begin_ms if watched_before else utc_ms, clock)
         return True
 
     def _begin_held(self, register: int, utc_ms: int, clock: ClockReading) -> bool:
@@ -447,6 +452,7 @@ class Lots:
         if self._watching and utc_ms > (self._seen_ms or 0):
             self._seen_ms = utc_ms
             self._watched[-1] = max(self._watched[-1], self._offset(utc_ms))
+            self._date(clock)
         self._cut_when_due(utc_ms, clock)
 
     def _cut_when_due(self, utc_ms: int, clock: ClockReading) -> None:
@@ -468,13 +474,14 @@ class Lots:
         if throughout:
             self._watched[-1] = self.terms.step_ms
             self._seen_ms = max(end_ms, self._seen_ms or 0)
+            self._date(clock)
         self._close_step(clock)
         if throughout:
             self._open(end_ms)
-            self._watch_from(end_ms)
+            self._watch_from(end_ms, clock)
         elif self._watching:
             self._open(utc_ms)
-            self._watch_from(utc_ms)
+            self._watch_from(utc_ms, clock)
 
     def _open(self, utc_ms: int) -> int:
         """The open step; opens the one of `utc_ms`, or a later one: steps only advance."""
@@ -482,9 +489,21 @@ class Lots:
             self._step = max(step_of(utc_ms, self.terms.step_s), self._next_step)
             self._next_step = self._step + 1
             self._watched = []
+            self._clock = None
         return self._step
 
-    def _watch_from(self, utc_ms: int) -> None:
+    def _date(self, clock: ClockReading) -> None:
+        """Notes by which clock a time in the open step was told."""
+        self._clock = self._widest(clock)
+
+    def _widest(self, clock: ClockReading) -> ClockReading:
+        """The clock whose error bounds all that is told of the open step."""
+        known = self._clock
+        return clock if known is None or known.error_ms <= clock.error_ms else known
+
+    def _watch_from(self, utc_ms: int, clock: ClockReading | None = None) -> None:
+        if clock is not None:
+            self._date(clock)
         if len(self._watched) >= 2 * WATCHED_MAX:
             # Too many restarts in one step: the shortest interval is not claimed as watched.
             lengths = [
@@ -520,6 +539,7 @@ class Lots:
         if not self._lots or self._step is None:
             return
         lots = tuple(self._lots)
+        clock = self._widest(clock)
         marks = self._take_marks(clock, sum(lots[::2]))
         self._tell(BatchDraft(self._batch_from, self._step, clock, marks, lots))
         self._lots = []
@@ -530,6 +550,7 @@ class Lots:
             return
         self._close_lot(step_start_ms(self._step + 1, self.terms.step_s))
         self._cut(clock)
+        clock = self._widest(clock)
         self._tell(
             CloseDraft(
                 self._closed_from,

@@ -220,8 +220,8 @@ def test_pulses_of_a_board_that_does_not_know_the_time_wait_and_are_dated_back()
     assert lots_of(rest) == [(8, 105_000), (8, 400_000), (4, STEP_S * 1_000)]
     [close] = [draft for draft in rest if isinstance(draft, CloseDraft)]
     assert (close.step, close.register_after) == (FIRST_STEP, 20)
-    # 995 s before the moment of synchronisation, at 500 ppm
-    assert rest[0].clock.error_ms == 1 + 498
+    # The run began 1,000 s before the moment of synchronisation, at 500 ppm.
+    assert rest[0].clock.error_ms == 1 + 500
     assert marks_of(drafts) == {}
 
 

@@ -117,6 +117,21 @@ def test_a_batch_is_cut_at_its_number_of_lots() -> None:
     assert (after.lots, after.batch_from, after.lot_from) == ((), 48, 48)
 
 
+def test_a_record_states_the_widest_error_that_dated_anything_of_its_step() -> None:
+    rough = replace(CLOCK, state=ClockState.INFORMATIVE, error_ms=8_000)
+    meter = Meter(lots=2)
+    meter.give(LOT_PULSES, 10_000, clock=rough)
+    again = Meter(lots=2, state=meter.lots.state(), began_ms=None)  # told from a snapshot
+    again.register = meter.register
+    again.give(LOT_PULSES, 20_000)
+    again.watch(STEP_MS)
+    again.watch(2 * STEP_MS)
+    batch, close, next_close = again.take()
+    assert batch.clock == close.clock == rough
+    assert marks_of(batch) == {int(Mark.CLOCK_DOUBTFUL): 8_000}
+    assert next_close.clock == CLOCK
+
+
 def test_one_lot_per_batch_gives_a_record_for_every_lot() -> None:
     meter = Meter(lots=1)
     meter.give(3 * LOT_PULSES, 1_000)
