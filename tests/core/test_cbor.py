@@ -1,5 +1,6 @@
 """Deterministic CBOR: one encoding of each value, and nothing that records have no use for."""
 
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 from unittest.mock import patch
@@ -117,17 +118,31 @@ def test_what_is_no_part_of_the_subset_is_refused(data: str, what: str) -> None:
         cbor.decode(bytes.fromhex(data))
 
 
-def nested(depth: int) -> Any:
+WRAPPINGS: dict[str, Callable[[Any], Any]] = {
+    "an array": lambda value: [value],
+    "a long array": lambda value: [*range(20), value],
+    "a map": lambda value: {0: value},
+}
+
+
+def nested(depth: int, wrapping: str) -> Any:
     value: Any = 0
     for _ in range(depth):
-        value = [value]
+        value = WRAPPINGS[wrapping](value)
     return value
 
 
-def test_nesting_has_a_limit() -> None:
-    assert cbor.decode(cbor.encode(nested(cbor.DEPTH_MAX))) == nested(cbor.DEPTH_MAX)
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_nesting_has_a_limit(wrapping: str) -> None:
+    deepest, too_deep = (nested(cbor.DEPTH_MAX + more, wrapping) for more in (0, 1))
+    assert cbor.decode(cbor.encode(deepest)) == deepest
     with refusing(Reason.MALFORMED, "deeper"):
-        cbor.decode(cbor2.dumps(nested(cbor.DEPTH_MAX + 1)))
+        cbor.decode(cbor2.dumps(too_deep))
+    with pytest.raises(TypeError, match="deeper"):
+        cbor.encode(too_deep)
+
+
+def test_nesting_as_deep_as_bytes_can_say_is_refused() -> None:
     with refusing(Reason.MALFORMED):
         cbor.decode(b"\x81" * 100_000 + b"\x00")
 
@@ -197,7 +212,19 @@ def test_a_long_flat_array_is_counted_to_its_last_integer(count: int) -> None:
             cbor.decode(data[:-1])
 
 
-@pytest.mark.parametrize("value", [1.0, True, None, {1.5: 0}, {24: 0}, {"a": 0}, 2**64, {1}])
+def test_a_long_flat_array_is_passed_without_a_look_at_each_integer() -> None:
+    data = cbor.encode(list(range(20_000)))
+    with patch.object(cbor, "_end_of_items", side_effect=AssertionError):
+        cbor.decode(data)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        1.0, True, None, {1.5: 0}, {24: 0}, {"a": 0}, 2**64, {1}, [1.0], [0, True], (None,),
+        [2**64], [-(2**64) - 1], [[1.0]], [{0: 1.0}], {0: [1.0]}, {0: {24: 0}},
+    ],
+)  # fmt: skip
 def test_the_encoder_takes_nothing_that_the_decoder_would_refuse(value: Any) -> None:
     with pytest.raises(TypeError):
         cbor.encode(value)
