@@ -10,10 +10,21 @@ from cryptometer import records
 from cryptometer.errors import Reason
 from cryptometer.metrology import Side
 from cryptometer.records import ChainPlace, Record, Revocation, Role, Use
-from cryptometer.state import LIFETIME_H, REGISTRATIONS_MAX, State, act, found, govern
+from cryptometer.state import (
+    LIFETIME_H,
+    REGISTRATIONS_MAX,
+    Head,
+    Meter,
+    Party,
+    State,
+    act,
+    found,
+    govern,
+)
 from cryptometer.wire import UINT_MAX
 from tests.core.community import DETAILS, FIRST_STEP, Authority, Village, flip, reseal
 from tests.core.refusing import refusing
+from tests.core.strategies import refusal_of
 from tests.keys import p256_signer, signer
 
 
@@ -131,9 +142,18 @@ def test_a_registered_meter_has_its_terms(office: Office) -> None:
         record.identity, FIRST_STEP + 3, 5,
     )  # fmt: skip
     assert (terms.constant, terms.ratio) == (Fraction(10_000), Fraction(1))
-    assert meter.head.register is None
-    assert meter.head.previous == record.identity
-    assert meter.lifetime_uwh == 3 * 230 * 65 * LIFETIME_H * 10**6 == meter.head.allowance_uwh
+    lifetime_uwh = 3 * 230 * 65 * LIFETIME_H * 10**6
+    nothing = (0, 0, 0, 0, 0, 0)
+    assert meter == Meter(
+        "m0",
+        DETAILS.serial,
+        (terms,),
+        Head(0, record.identity, lifetime_uwh),
+        *nothing,
+        lifetime_uwh,
+        index_wh=DETAILS.index_wh,
+        index_from_uwh=0,
+    )
     assert office.state.keys[signer(10).public.thumbprint] == (Role.METER, "m0")
 
 
@@ -267,6 +287,77 @@ def test_a_new_registration_sets_the_allowance_anew_less_what_is_spent() -> None
     assert len(meter.terms) == 2
 
 
+@pytest.mark.parametrize(
+    ("changes", "index_from_uwh"),
+    [
+        ({}, 30),  # a new key or limit; the display goes on
+        ({"serial": "MID-0002"}, 1_200),
+        ({"index_wh": 7}, 1_200),
+    ],
+)
+def test_a_meter_that_is_registered_again_keeps_its_chain_and_what_it_registered(
+    office: Office, changes: dict[str, Any], index_from_uwh: int
+) -> None:
+    """Another device on the wall, or the same one read anew, begins at what it shows."""
+    fresh = office.do(office.meter()).meters["m0"]
+    running = replace(
+        fresh,
+        head=Head(5, bytes(32), 99, register=40),
+        last_step=FIRST_STEP + 2,
+        closed_step=FIRST_STEP + 1,
+        closed_register=20,
+        untransferred_uwh=200,
+        transferred_uwh=900,
+        quarantined_uwh=100,
+        index_from_uwh=30,
+    )
+    office.state = replace(office.state, meters={"m0": running})
+    again = office.do(office.meter("m0", 11, **changes)).meters["m0"]
+    newest = again.terms[-1]
+    assert newest.key == signer(11).public
+    assert again == replace(
+        running,
+        serial=changes.get("serial", DETAILS.serial),
+        index_wh=changes.get("index_wh", DETAILS.index_wh),
+        index_from_uwh=index_from_uwh,
+        terms=(*fresh.terms, newest),
+        head=replace(running.head, allowance_uwh=fresh.lifetime_uwh - 1_200),
+    )
+
+
+def test_a_meter_that_has_registered_all_it_may_gets_no_more(office: Office) -> None:
+    fresh = office.do(office.meter()).meters["m0"]
+    spent = replace(fresh, transferred_uwh=fresh.lifetime_uwh + 5)
+    office.state = replace(office.state, meters={"m0": spent})
+    assert office.do(office.meter()).meters["m0"].head.allowance_uwh == 0
+
+
+def test_the_lives_of_all_meters_may_fill_63_bits_to_the_last(office: Office) -> None:
+    first = office.do(office.meter("m0", 10)).meters["m0"]
+    for room, reason in ((first.lifetime_uwh - 1, Reason.TOO_MANY), (first.lifetime_uwh, None)):
+        state = replace(office.state, meters={"m0": replace(first, lifetime_uwh=UINT_MAX - room)})
+        assert refusal_of(act, state, office.meter("m1", 11)) is reason
+
+
+def test_a_lot_made_under_older_terms_is_measured_by_its_energy(office: Office) -> None:
+    """A pulse that was worth 4 Wh, and is worth 8 Wh or 2 Wh in the newest terms."""
+    old = office.do(office.meter()).meters["m0"].terms[0]
+    old = replace(old, constant=Fraction(10_000), ratio=Fraction(40), lot_pulses=8)
+    assert old.lot_limit(old) == 8
+    dearer = replace(old, constant=Fraction(2_500), ratio=Fraction(20), lot_pulses=3)
+    assert old.lot_limit(dearer) == 6
+    assert old.lot_limit(replace(dearer, lot_pulses=7)) == 8
+    assert old.lot_limit(replace(dearer, constant=Fraction(10_000))) == Fraction(3, 2)
+
+
+def test_the_terms_of_a_key_are_the_newest_that_name_it(office: Office) -> None:
+    for number, pulses in ((10, 8), (10, 7), (11, 6)):
+        meter = office.do(office.meter("m0", number, lot_pulses=pulses)).meters["m0"]
+    assert meter.signed_by(signer(10).public.thumbprint).lot_pulses == 7
+    with refusing(Reason.UNKNOWN_KEY, "not registered for m0"):
+        meter.signed_by(signer(12).public.thumbprint)
+
+
 def test_a_chain_without_records_begins_from_the_newest_registration(office: Office) -> None:
     office.do(office.meter())
     again = office.meter("m0", 12)
@@ -303,7 +394,8 @@ def test_a_block_waits_for_no_revoked_meter(office: Office) -> None:
 def test_a_party_is_found_by_its_key_and_role(office: Office) -> None:
     office.do(office.authority.register(Role.GATEWAY, "gw", p256_signer(5).public))
     key_id = p256_signer(5).public.thumbprint
-    assert office.state.party_of(key_id, Role.GATEWAY).name == "gw"
+    known = Party(Role.GATEWAY, "gw", p256_signer(5).public, revoked=False)
+    assert office.state.party_of(key_id, Role.GATEWAY) == known
     with refusing(Reason.WRONG_ROLE, "gateway gw"):
         office.state.party_of(key_id, Role.VPP)
     with refusing(Reason.WRONG_ROLE):
