@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer import records
-from cryptometer.block import FUTURE_STEPS, Checked, apply_leaves, check_block, propose
+from cryptometer.block import FUTURE_STEPS, Checked, Proposal, apply_leaves, check_block, propose
 from cryptometer.errors import Reason
 from cryptometer.metrology import Side, register_uwh
 from cryptometer.records import (
@@ -118,6 +118,13 @@ def test_energy_of_a_step_that_is_never_closed_stays_untransferred(village: Vill
     assert energies(checked) == [300_000, 300_000]
     assert village.state.balance.untransferred == 800_000
     assert village.state.meters["m0"].untransferred_uwh == 800_000
+
+
+def test_a_close_does_not_transfer_the_energy_of_an_earlier_step(village: Village) -> None:
+    step, device = village.next_step, village.device
+    sent(village, device.batch(step, 8))
+    assert energies(sent(village, device.close(step + 1))) == [0]
+    assert village.state.balance.untransferred == 800_000
 
 
 def test_a_day_offline_comes_back_under_its_own_steps(village: Village) -> None:
@@ -404,6 +411,7 @@ def test_a_close_continues_from_the_close_before(village: Village) -> None:
     step, device = village.next_step, village.device
     checked = sent(village, device.batch(step, 3), device.close(step, register=7))
     assert reasons(checked) == [None, Reason.REGISTER_MISMATCH]
+    assert energies(checked) == [300_000, 0]
     assert village.state.balance.untransferred == 300_000
     # Set aside, it is yet what the next one starts from: the device does not know.
     checked = sent(village, device.batch(step + 1, 2), device.close(step + 1))
@@ -755,6 +763,20 @@ def test_what_leaves_come_to_is_believed_for_these_leaves_in_this_state_alone(
     richer = full.seal(leaves, elsewhere.header(full.slot()))
     with refusing(Reason.WRONG_TOTALS, "balance"):
         check_block(full.state, richer, applied=elsewhere)
+    later = apply_leaves(full.state, header.step + 1, leaves)
+    late = full.seal(leaves, later.header(full.slot()))
+    with refusing(Reason.WRONG_TOTALS, "late"):
+        check_block(full.state, late, applied=later)
+
+
+def test_a_proposal_knows_how_many_leaves_of_a_meter_it_has(village: Village) -> None:
+    proposal = Proposal(village.state, village.next_step)
+    assert proposal.count("m0") == 0
+    for number, record in enumerate(village.device.step(village.next_step, 3), 1):
+        body = record.body
+        assert isinstance(body, records.ChainRecord)
+        proposal.add(record, body)
+        assert (proposal.count("m0"), proposal.count("m1")) == (number, 0)
 
 
 def test_a_signature_is_looked_at_whatever_its_record_came_to(full: Village) -> None:

@@ -266,8 +266,12 @@ def test_registered_meters_can_never_drive_a_sum_out_of_63_bits(office: Office) 
     assert len(office.state.meters) == 1
 
 
-def test_a_smaller_registration_does_not_lower_the_life_of_a_meter(office: Office) -> None:
+def test_a_larger_registration_raises_the_life_of_a_meter_and_a_smaller_one_leaves_it(
+    office: Office,
+) -> None:
+    smallest = office.do(office.meter(i_max_ma=2_000)).meters["m0"].lifetime_uwh
     before = office.do(office.meter()).meters["m0"].lifetime_uwh
+    assert before > smallest
     after = office.do(office.meter(i_max_ma=1_000)).meters["m0"]
     assert after.lifetime_uwh == before
     assert after.head.allowance_uwh == 3 * 230 * 1 * LIFETIME_H * 10**6
