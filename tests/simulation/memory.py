@@ -12,6 +12,7 @@ from cryptometer.cose import Envelope
 from cryptometer.errors import Rejected
 from cryptometer.keys import PublicKey
 from cryptometer.records import Record
+from hal.keyfile import FileKey
 
 # Of one run: a hundred steps of six boards come to three thousand. At a limit all is forgotten.
 ANSWERS_MAX = 10_000
@@ -37,6 +38,10 @@ class _Memory(Generic[Said]):
             raise Rejected(answer.reason, answer.detail)
         return answer[0]
 
+    def learn(self, asked: Hashable, said: Said) -> None:
+        """Keeps an answer that is known without asking."""
+        self._answers.setdefault(asked, (said,))
+
     def _hear(self, arguments: tuple[Any, ...]) -> tuple[Said] | Rejected:
         try:
             return (self._ask(*arguments),)
@@ -48,7 +53,8 @@ class _Memory(Generic[Said]):
 def remembering() -> Iterator[None]:
     """While it lasts a signature is verified once for each key, signature and signed bytes, and a
     record read once for each of its bytes, every bit of them, by whatever the functions are now: a
-    defect put there is remembered too. What they give is frozen, so that all may hold it.
+    defect put there is remembered too. What they give is frozen, so that all may hold it. What a
+    key has signed here is known to verify: that its library's two halves agree is not in question.
     """
     verdicts = _Memory[None](PublicKey.verify)
     envelopes = _Memory[Envelope](cose.open_seal)
@@ -60,8 +66,17 @@ def remembering() -> Iterator[None]:
         asked = (int(key.algorithm), key.coordinates, signature, data)
         verdicts.recall(asked, key, signature, data)
 
+    sign_anew = FileKey.sign
+
+    def sign(key: FileKey, data: bytes) -> bytes:
+        signature = sign_anew(key, data)
+        own = key.public
+        verdicts.learn((int(own.algorithm), own.coordinates, signature, data), None)
+        return signature
+
     with ExitStack() as stack:
         for where, name, once in (
+            (FileKey, "sign", sign),
             (PublicKey, "verify", verify),
             (cose, "open_seal", lambda raw: envelopes.recall(raw, raw)),
             (records, "decode_body", lambda envelope: bodies.recall(envelope, envelope)),

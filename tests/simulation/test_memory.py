@@ -45,6 +45,25 @@ def test_both_verdicts_are_remembered_and_no_other_bit_shares_them(holder: Signe
     assert PublicKey.verify is verify
 
 
+def test_what_was_signed_here_is_known_to_verify_and_nothing_else_is() -> None:
+    asked: list[bytes] = []
+    verify = PublicKey.verify
+
+    def count(key: PublicKey, signature: bytes, data: bytes) -> None:
+        asked.append(data)
+        verify(key, signature, data)
+
+    with patch.object(PublicKey, "verify", count), remembering():
+        key, signature = signer(1).public, signer(1).sign(DATA)
+        assert _is_accepted(key, signature, DATA)
+        assert asked == []
+        assert not _is_accepted(key, signature, DATA + b".")
+        assert not _is_accepted(signer(2).public, signature, DATA)
+    assert asked == [DATA + b".", DATA]
+    with remembering():
+        assert _is_accepted(key, signature, DATA)
+
+
 def test_what_another_run_heard_is_not_believed() -> None:
     key, signature = signer(1).public, signer(1).sign(DATA)
     with patch.object(PublicKey, "verify", lambda *_: None), remembering():
