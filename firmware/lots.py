@@ -4,7 +4,7 @@ Everything is in UTC milliseconds and in the counter's own registers. No clock, 
 """
 
 from collections import Counter as Amounts
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from cryptometer.block import FUTURE_STEPS
@@ -20,7 +20,15 @@ from cryptometer.records import (
     Ending,
     Mark,
 )
-from cryptometer.steps import DOUBTFUL_ERROR_MS, MS_PER_S, NS_PER_MS, step_of, step_start_ms
+from cryptometer.steps import (
+    DOUBTFUL_ERROR_MS,
+    MS_PER_S,
+    NS_PER_MS,
+    SYNCHRONISED_ERROR_MS,
+    ClockState,
+    step_of,
+    step_start_ms,
+)
 from cryptometer.wire import Choice, Flag, Flat, Row, wire, wire_optional
 
 BURST_FACTOR = 2  # how much faster than at I_max pulses come before they are declared a burst
@@ -314,10 +322,11 @@ class Lots:
         step = self._open(at_ms)
         # After a crash the journal is applied again: what is signed is not signed twice.
         if not is_signed:
-            marks = self._take_marks(clock, 0)
+            told = _off_by(clock, at_ms - utc_ms)
+            marks = self._take_marks(told, 0)
             unwatched = self._seen_ms
             self._tell(
-                RunDraft(self._register, step, clock, marks, at_ms, software, ending, unwatched)
+                RunDraft(self._register, step, told, marks, at_ms, software, ending, unwatched)
             )
         self._run_ms = at_ms
         self._watching = True
@@ -579,3 +588,11 @@ class Lots:
         flat = tuple(part for pair in sorted(self._marks.items()) for part in pair)
         self._marks.clear()
         return flat
+
+
+def _off_by(clock: ClockReading, off_ms: int) -> ClockReading:
+    """The reading for a moment that is told so much later than the clock says."""
+    error_ms = clock.error_ms + off_ms
+    is_wide = clock.state is ClockState.SYNCHRONISED and error_ms > SYNCHRONISED_ERROR_MS
+    state = ClockState.INFORMATIVE if is_wide else clock.state
+    return replace(clock, state=state, error_ms=error_ms)

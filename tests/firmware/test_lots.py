@@ -336,7 +336,10 @@ def test_a_run_whose_clock_stands_before_the_last_look_is_put_behind_it_and_mark
     run = only(meter.take())
     assert isinstance(run, RunDraft)
     assert run.at_ms == START_MS + 500_000
-    assert marks_of(run) == {Mark.CLOCK_STEPPED: 400_000}
+    # Its moment is as wrong as it was put off, and its record says so.
+    off_ms = 400_000 + CLOCK.error_ms
+    assert run.clock == replace(CLOCK, state=ClockState.INFORMATIVE, error_ms=off_ms)
+    assert marks_of(run) == {Mark.CLOCK_STEPPED: 400_000, Mark.CLOCK_DOUBTFUL: off_ms}
 
 
 @pytest.mark.parametrize(("back_ms", "marked"), [(1_000, {}), (1_001, {Mark.CLOCK_STEPPED: 1_001})])
@@ -806,7 +809,8 @@ def test_a_new_run_is_declared_even_if_the_clock_stands_before_the_newest_signed
     run = only(meter.take())
     assert isinstance(run, RunDraft)
     assert run.at_ms == START_MS + 100_001
-    assert marks_of(run) == {Mark.CLOCK_STEPPED: 60_001}
+    doubtful_ms = 60_001 + CLOCK.error_ms
+    assert marks_of(run) == {Mark.CLOCK_STEPPED: 60_001, Mark.CLOCK_DOUBTFUL: doubtful_ms}
 
 
 # --- Any order of things -------------------------------------------------------------------------
