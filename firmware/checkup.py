@@ -204,7 +204,8 @@ def judge_line(look: LineLook, details: MeterDetails | None) -> list[Finding]:
                 f"{look.noise} characters or edges that are no pulse in {seconds} s,"
                 f" and {look.pulses} pulses",
                 "screen the cable, check pull-up and the setting `line`:"
-                f" {_NAMED} 1 (a byte source on an s0 line looks like this, too)",
+                f" {_NAMED} 1 (a byte source on an s0 line looks like this, too; so does a modem"
+                " line ri with the wrong `counts`)",
             )
         )
     elif look.noise:

@@ -8,7 +8,7 @@ from cryptometer.settings import read_settings, setting
 from hal.clock import ScaledClock, SystemClock
 from hal.ports import Clock, PulseSource
 
-SOURCES = ("serial", "gpio", "sim")
+SOURCES = ("serial", "gpio", "modem", "sim")
 CLOCKS = ("system", "scaled")
 
 
@@ -44,6 +44,10 @@ def open_source(table: Mapping[str, object]) -> PulseSource:
                 from hal.gpio_line import GpioLine, GpioSettings  # noqa: PLC0415
 
                 return GpioLine(read_settings(GpioSettings, rest, "[source]"))
+            case "modem":
+                from hal.modem_line import ModemLine, ModemSettings  # noqa: PLC0415
+
+                return ModemLine(read_settings(ModemSettings, rest, "[source]"))
             case _:
                 from hal.sim_line import SimSettings, SimulatedLine  # noqa: PLC0415
 

@@ -5,7 +5,6 @@ A received byte has no measured width, so on a `byte` line every byte and every 
 measurement: `hal.uart` says why, and models it.
 """
 
-import errno
 import fcntl
 import os
 import struct
@@ -20,6 +19,7 @@ from cryptometer.errors import ConfigurationError
 from cryptometer.settings import setting
 from cryptometer.steps import NS_PER_MS, NS_PER_S
 from hal.ports import LineLost, Taken
+from hal.terminal import why_unopened
 from hal.uart import S0_BAUD, S0_BOUNCE_NS, s0_pulses
 
 BAUD_MIN, BAUD_MAX = 300, 115_200
@@ -87,7 +87,7 @@ class SerialLine:
             _set_terminal(self._port.fileno(), is_s0=self._is_s0)
         except (OSError, termios.error, ValueError) as error:  # SerialException is an OSError
             self._port.close()
-            raise LineLost(f"cannot open {settings.device}: {_why(error)}") from None
+            raise LineLost(f"cannot open {settings.device}: {why_unopened(error)}") from None
         bits = _BITS_PER_CHARACTER + _fifo_bits(self._port.fileno())
         bounce_ns = S0_BOUNCE_NS if self._is_s0 else 0
         self.latency_ns = _SETTLE_NS + bits * NS_PER_S // settings.baud + bounce_ns
@@ -163,20 +163,3 @@ def _fifo_bits(descriptor: int) -> int:
     """For how many bits a pulse may be held back in a UART's FIFO."""
     major = os.major(os.fstat(descriptor).st_rdev)
     return 0 if major in _UNHELD_MAJORS else _FIFO_BITS
-
-
-def _why(error: BaseException) -> str:
-    number = getattr(error, "errno", None)
-    if isinstance(error, termios.error):  # no OSError
-        number = error.args[0]
-    elif number is None and isinstance(error.__context__, termios.error):
-        return _why(error.__context__)  # pyserial keeps only its text
-    if number in (errno.EACCES, errno.EPERM):
-        return "permission denied; add the user to the group dialout"
-    if number in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-        return "there is no such device; look under /dev/serial/by-id"
-    if number in (errno.EAGAIN, errno.EWOULDBLOCK):
-        return "another program reads it"
-    if number in (errno.ENOTTY, errno.EISDIR, errno.EINVAL, errno.EIO):
-        return "it is no serial line"
-    return str(error)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -12,6 +13,7 @@ from cryptometer.settings import read_settings
 from firmware.config import read_config
 from gateway.folder import initialise, open_folder
 from hal.gpio_line import GpioSettings
+from hal.modem_line import Edge, ModemSettings, ModemSignal
 from hal.serial_line import SerialSettings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -120,6 +122,24 @@ def test_a_second_meter_has_a_folder_of_its_own_within_the_services() -> None:
     unit = (DEPLOY / "systemd" / "cryptometer-firmware.service").read_text()
     assert f"StateDirectory={own.name}\n" in unit
     assert "run --config /etc/cryptometer\n" in unit  # the folder: all meters in it
+
+
+def test_the_example_of_a_modem_line_is_valid_and_drawn_as_it_is_configured() -> None:
+    examples = DEPLOY / "examples"
+    text = (examples / "modem-meter.toml").read_text()
+    settings = dict(read_config(tomllib.loads(text)).source)
+    assert settings.pop("driver") == "modem"
+    given = read_settings(ModemSettings, settings, "[source]")
+    assert (given.line, given.edge) == (ModemSignal.CTS, Edge.OFF)
+    [drawing] = re.findall(r"[\w-]+\.svg", text)
+    tree = ElementTree.parse(examples / drawing)  # noqa: S314 - a file of our own
+    words = [one.text for one in tree.iter() if one.text]
+    assert {"S0+", "S0−", "CTS", "GND", "3.3 V", "1 kΩ"} <= set(words)
+    # The circuit and its levels are those of section 1.
+    wiring = (DEPLOY.parent / "docs" / "operations.md").read_text().partition("\n## 2. ")[0]
+    assert "3.3 V ──[ 1 kΩ ]──┬──────── RX" in wiring
+    assert "closed below 0.8 V, open above 2.5 V" in wiring
+    assert "closed: 2.5 to 3 mA, below 0.8 V; open: above 2.5 V" in words
 
 
 def test_the_configuration_a_new_gateway_gets_is_valid(tmp_path: Path) -> None:
