@@ -22,7 +22,7 @@ from cryptometer.steps import NS_PER_MS, NS_PER_S
 from hal.ports import LineLost, Taken
 from hal.terminal import why_unopened
 
-# Fifty looks a second take half a per cent of a core; S0 gives a pulse every 60 ms at most.
+# Fifty looks a second take 0.4 % of a core; S0 gives a pulse every 60 ms at most.
 WATCH_NS = 20 * NS_PER_MS
 _LATENCY_NS = 20 * NS_PER_MS  # a USB adapter's latency timer (16 ms) and its transfer
 # For so long a line may stand otherwise than counted: an adapter tells its state before its count.

@@ -62,11 +62,11 @@ class Board:
     def config(self) -> Path:
         return self.path / "meter.toml"
 
-    def configure(self, line: str = "", more: str = "") -> None:
+    def configure(self, line: str = "", more: str = "", driver: str = "serial") -> None:
         device = line or f'device = "{self.line}"'
         now_ms, mono_ms = time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000
         self.config.write_text(
-            f'state = "state"\n[source]\ndriver = "serial"\n{device}\n'
+            f'state = "state"\n[source]\ndriver = "{driver}"\n{device}\n'
             f'[clock]\ndriver = "scaled"\nspeed = 1\norigin_ms = {now_ms}\nanchor_ms = {mono_ms}\n'
             f"{more}"
         )
@@ -313,6 +313,14 @@ def test_a_line_that_is_missing(board: Board, mosquitto: BrokerProcess) -> None:
     _, findings = examine(board.config)
     assert wrong_parts(findings) == {"line"}
     assert "there is no such device" in about(findings, "line")
+
+
+def test_a_port_that_does_not_count_its_modem_lines(board: Board, mosquitto: BrokerProcess) -> None:
+    board.enrol(address(mosquitto))
+    board.configure(f'device = "{board.line}"\nline = "dcd"', driver="modem")
+    _, findings = examine(board.config)
+    assert wrong_parts(findings) == {"line"}
+    assert "take another adapter, or RX with driver serial" in about(findings, "line", "wrong")
 
 
 def test_a_line_that_is_silent(board: Board, mosquitto: BrokerProcess) -> None:
