@@ -2,14 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer import cbor
-from cryptometer.errors import Reason, Rejected
-from cryptometer.records import Acknowledgement, ChainRecord, Record, Stop
+from cryptometer.errors import Reason
+from cryptometer.records import (
+    Acknowledgement,
+    ChainRecord,
+    ReAnchor,
+    Record,
+    RunStart,
+    Stop,
+    seal,
+)
 from cryptometer.steps import NS_PER_S
 from cryptometer.wire import encode_map
 from firmware import outbox as keeping
@@ -25,12 +34,15 @@ from firmware.outbox import (
     follow,
     starts_from,
 )
-from firmware.segments import SegmentedLog
+from firmware.segments import Cut, SegmentedLog
 from hal.files import SimulatedDirectory
+from tests.core.refusing import refusing
 from tests.core.strategies import examples
-from tests.firmware.kit import CHAIN, REGISTRATION, run, steps, word
+from tests.firmware.kit import CHAIN, COMMUNITY, REGISTRATION, run, steps, word
+from tests.keys import signer
 
 FIRST_FILE = "outbox-00000000.log"
+FRAME_BYTES = 8  # around each record in a file
 S = NS_PER_S
 
 
@@ -91,6 +103,56 @@ def connected(records: int = 0, *, window: int = 64, limit_bytes: int = 2**30) -
     desk.connect()
     desk.hear(0)
     return desk
+
+
+# --- Ends ----------------------------------------------------------------------------------------
+
+
+def test_a_chain_begins_with_nothing_but_its_registration() -> None:
+    assert chain_start(REGISTRATION) == End(
+        sequence=0,
+        previous=REGISTRATION,
+        register=0,
+        closed_from=0,
+        run_ms=0,
+        shift=2**62,
+        epoch=0,
+        acknowledged=0,
+        anchors=0,
+    )
+
+
+def test_an_end_is_behind_another_of_more_records_or_of_a_newer_re_anchor() -> None:
+    end = replace(chain_start(REGISTRATION), anchors=1, sequence=5)
+    assert not end.is_behind(end)
+    for later in (replace(end, sequence=6), replace(end, anchors=2, sequence=0)):
+        assert end.is_behind(later)
+        assert not later.is_behind(end)
+
+
+def test_a_run_in_the_step_that_is_closed_has_the_steps_begin_anew() -> None:
+    desk = Desk(1)
+    [record] = desk.records
+    assert isinstance(record.body, RunStart)
+    before = replace(chain_start(REGISTRATION), closed_step=record.body.step, run_ms=1)
+    assert follow(before, record).closed_step is None
+    assert follow(replace(before, closed_step=record.body.step - 1), record).closed_step is not None
+
+
+def test_a_record_of_another_kind_continues_no_chain() -> None:
+    anchor = seal(ReAnchor(1, bytes(32), "m0", 5, 0, "board lost"), COMMUNITY, signer(1))
+    with pytest.raises(TypeError, match="re-anchor"):
+        follow(chain_start(REGISTRATION), anchor)
+
+
+def test_the_durable_end_is_that_of_the_newest_sync() -> None:
+    desk = Desk(2)
+    before = desk.end
+    desk.write(1)
+    assert desk.outbox.durable == before
+    desk.outbox.sync()
+    assert desk.outbox.durable == desk.end != before
+    assert desk.open().durable is None
 
 
 # --- Sending -------------------------------------------------------------------------------------
@@ -214,6 +276,40 @@ def test_a_word_that_says_less_than_an_earlier_one_of_its_epoch_is_void() -> Non
     desk.hear(2, stop=Stop(2, Reason.FORK))
     assert desk.end.acknowledged == 4
     assert desk.outbox.stop is None
+
+
+def test_a_word_that_claims_nothing_new_stops_nothing_whatever_it_names() -> None:
+    desk = connected(3)
+    desk.hear(3)
+    desk.outbox.acknowledge(word(desk.end, 3, bytes(32)), 0)
+    assert desk.outbox.stop is None
+
+
+def test_a_stop_at_a_record_that_was_not_sent_is_no_answer() -> None:
+    desk = connected(6, window=3)
+    assert desk.publish() == [0, 1, 2]
+    desk.hear(0, stop=Stop(3, Reason.REGISTER_MISMATCH))
+    assert desk.outbox.stop is None
+    desk.hear(0, stop=Stop(2, Reason.REGISTER_MISMATCH))
+    assert desk.outbox.stop == Stop(2, Reason.REGISTER_MISMATCH)
+
+
+def test_a_chain_that_is_stopped_behind_all_that_is_kept_asks_with_the_first_that_waits() -> None:
+    desk = connected(4)
+    desk.publish()
+    desk.outbox.stop = Stop(9, Reason.GAP)
+    assert desk.publish() == []
+    assert desk.publish(300 * S) == [0]
+
+
+def test_what_was_acknowledged_can_be_taken_back() -> None:
+    desk = connected(6)
+    desk.publish()
+    desk.hear(4)
+    assert (desk.outbox.waiting, desk.outbox.waiting_before(5)) == (2, 1)
+    desk.outbox.take_back(1)
+    assert (desk.outbox.waiting, desk.outbox.waiting_before(4)) == (5, 3)
+    assert desk.outbox.first_kept(0) == desk.records[1]
 
 
 def test_a_word_of_an_older_epoch_is_void() -> None:
@@ -397,6 +493,13 @@ def test_isolation_is_counted_from_the_first_record_that_waits() -> None:
     assert desk.outbox.isolated_ns(9_000 * S) == 0
 
 
+def test_isolation_of_what_waits_already_is_counted_from_the_start() -> None:
+    desk = Desk(1)
+    assert desk.outbox.isolated_ns(5 * S) == 5 * S
+    desk.restart(7 * S)
+    assert desk.outbox.isolated_ns(9 * S) == 2 * S
+
+
 # --- Recovery ------------------------------------------------------------------------------------
 
 
@@ -438,6 +541,7 @@ def test_a_torn_outbox_keeps_a_prefix_of_the_chain(torn: int) -> None:
     for record in desk.records[:kept]:
         expected = follow(expected, record)
     assert outbox.end == expected
+    assert {type(cut) for cut in cuts} <= {Cut}
     assert bool(cuts) == any(name.endswith(".damaged") for name in desk.directory.names())
     outbox.sync()
     outbox.connected(0)
@@ -512,7 +616,7 @@ def test_an_outbox_of_a_newer_version_is_refused_and_left_as_it_is() -> None:
     newer = {**encode_map(chain_start(REGISTRATION)), 23: 1}
     SegmentedLog(directory, "outbox").append([cbor.encode(newer)])
     before = directory.read(FIRST_FILE)
-    with pytest.raises(Rejected, match="of another version"):
+    with refusing(Reason.MALFORMED, "of another version"):
         Outbox(directory, limit_bytes=2**20, window=1).recover(0)
     assert directory.read(FIRST_FILE) == before
 
@@ -525,12 +629,16 @@ def test_a_record_that_does_not_continue_its_chain_is_refused(missing: int) -> N
     del entries[missing]
     directory = SimulatedDirectory()
     SegmentedLog(directory, "outbox").append(entries)
-    with pytest.raises(Rejected, match="does not continue its chain"):
+    with refusing(Reason.MALFORMED, "does not continue its chain"):
         Outbox(directory, limit_bytes=2**20, window=1).recover(0)
 
 
-def test_the_chains_end_can_be_read_beside_a_running_program() -> None:
-    desk = connected(4)
+@pytest.mark.parametrize("segment_bytes", [500, 2**20])
+def test_the_chains_end_can_be_read_beside_a_running_program(
+    segment_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "SEGMENT_BYTES", segment_bytes)
+    desk = connected(8)
     desk.hear(2)
     before = {name: desk.directory.read(name) for name in desk.directory.names()}
     beside = desk.open()
@@ -561,6 +669,19 @@ def test_a_record_that_the_card_lost_stops_the_chain_where_it_is() -> None:
     assert desk.publish() == [0, 1, 2]
     assert desk.outbox.stop == Stop(3, Reason.MALFORMED)
     assert desk.publish(1_000 * S) == []
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_record_that_the_card_lost_stops_the_chain_before_any_word_of_the_gateway(
+    restarted: bool,
+) -> None:
+    desk = Desk(6)
+    if restarted:
+        desk.restart()
+        desk.outbox.sync()
+    desk.connect()
+    damage(desk, 3)
+    assert [desk.publish(), desk.publish()] == [[0, 1, 2], []]
 
 
 def test_if_the_gateway_had_it_already_the_chain_goes_on() -> None:
@@ -677,6 +798,17 @@ def test_records_that_nobody_acknowledged_fill_the_room() -> None:
     assert not desk.outbox.is_full
 
 
+@pytest.mark.parametrize(("segment_bytes", "error"), [(2**20, 0), (500, 500)])
+def test_the_room_of_what_waits_is_that_of_its_records(
+    segment_bytes: int, error: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "SEGMENT_BYTES", segment_bytes)
+    desk = connected(20)
+    desk.hear(10)
+    room = sum(len(record.raw) for record in desk.records[10:]) + 10 * FRAME_BYTES
+    assert abs(desk.outbox._unacknowledged_bytes() - room) <= error
+
+
 def test_a_full_disk_keeps_what_was_given_and_says_so() -> None:
     desk = Desk(3)
     desk.directory._room_bytes = desk.directory._room_bytes - desk.directory.free_bytes() + 100
@@ -710,6 +842,17 @@ def test_behind_a_re_anchor_the_refused_part_is_never_sent_again() -> None:
     before = desk.records[2].identity
     desk.outbox.acknowledge(Acknowledgement("m0", 2, 3, before, 0), 0)
     assert desk.outbox.take_due(0) == [desk.records[3].raw, desk.records[4].raw, anew[0].raw]
+
+
+def test_of_a_chain_that_a_re_anchor_has_replaced_only_what_stands_before_it_waits() -> None:
+    desk = connected(8)
+    desk.hear(3)
+    desk.outbox.begin(replace(behind_anchor(desk, 5), acknowledged=3, anew=None))
+    desk.outbox.sync()
+    desk.restart()
+    desk.outbox.sync()
+    desk.connect()
+    assert desk.publish() == [3, 4]
 
 
 def behind_anchor(desk: Desk, first: int) -> End:
@@ -802,6 +945,29 @@ def test_what_the_card_lost_of_the_refused_is_left_out_and_the_registers_go_on(
     assert desk.end.register - desk.end.offset == unsigned
 
 
+def test_what_the_card_kept_of_the_refused_comes_in_one_portion() -> None:
+    desk = connected(8)
+    desk.hear(5)
+    desk.outbox.begin(behind_anchor(desk, 5))
+    assert desk.restart().take_refused() == desk.records[5:]
+
+
+def test_a_loss_at_the_beginning_of_the_refused_is_noted_and_the_rest_comes_at_once() -> None:
+    desk = connected(8)
+    desk.hear(5)
+    end = behind_anchor(desk, 5)
+    assert end.anew is not None
+    desk.outbox.begin(replace(end, anew=replace(end.anew, shift=2**62 + 30)))
+    desk.restart()
+    damage(desk, 5)
+    assert desk.outbox.take_refused() == desk.records[6:]
+    # The counter was 30 behind the chain that was replaced.
+    assert desk.end.offset == 100 - (starts_from(desk.records[6]) - 30)
+    log = SegmentedLog(desk.directory, "outbox")
+    *_, (_, newest) = log.entries(log.segments[-1])
+    assert cbor.decode(newest) == [6, desk.end.shift, 1]  # from the record 6 on; one is lost
+
+
 def test_what_is_still_to_be_signed_anew_is_kept_on_a_full_card(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -844,6 +1010,41 @@ def test_an_outbox_goes_on_from_what_the_journal_knows_to_be_signed() -> None:
     desk.write(1)
     desk.outbox.sync()
     assert desk.publish() == [8]
+
+
+@pytest.mark.parametrize(
+    ("ours", "torn", "forked"),
+    [
+        ({"torn": 4, "forked": 5}, 4, 5),
+        ({}, 8, 7),
+        ({"torn": 1}, 8, 7),  # acknowledged beyond, so that nothing is suspected there
+    ],
+)
+def test_of_what_card_and_journal_know_of_the_gateway_the_earlier_doubt_and_the_newer_word_stay(
+    ours: dict[str, Any], torn: int, forked: int
+) -> None:
+    desk = connected(5)
+    desk.hear(2, epoch=3)
+    known = replace(desk.end, sequence=9, epoch=1, acknowledged=7, torn=8, forked=7)
+    desk.outbox.end = replace(desk.end, **ours)
+    desk.outbox.go_on_from(known)
+    assert desk.end == replace(known, epoch=3, acknowledged=2, torn=torn, forked=forked)
+    assert desk.publish() == []  # nothing of it is known to be durable
+    desk.outbox.sync()
+    assert desk.publish() == [2, 3, 4]
+    assert desk.outbox.stop == Stop(5, Reason.MALFORMED)
+
+
+def test_what_the_journal_knows_to_be_signed_anew_is_not_signed_a_third_time() -> None:
+    desk = connected(8)
+    desk.hear(5)
+    desk.outbox.begin(behind_anchor(desk, 5))
+    desk.outbox.sync()
+    known = desk.restart().end
+    assert known is not None
+    assert known.anew is not None
+    desk.outbox.go_on_from(replace(known, sequence=7, anew=known.anew.after(7)))
+    assert desk.outbox.take_refused() == desk.records[7:]
 
 
 def test_an_empty_outbox_goes_on_from_what_the_journal_knows_to_be_signed() -> None:
@@ -894,6 +1095,38 @@ def test_a_fork_begins_where_the_gateway_refuses_the_first_record() -> None:
     desk.outbox.sync()
     assert desk.restart().end == desk.end
     assert desk.end.forked == 3
+    desk.hear(3)
+    assert desk.end.forked == 3
+    desk.hear(3, epoch=2)
+    assert desk.end.forked is None
+
+
+def test_where_nothing_is_kept_a_stop_proves_no_fork() -> None:
+    desk = connected(4)
+    desk.publish()
+    desk.hear(4, stop=Stop(3, Reason.FORK))
+    assert (desk.end.forked, desk.outbox.stop) == (None, Stop(3, Reason.FORK))
+
+
+def test_damage_and_another_record_at_a_place_show_the_fork_before_it() -> None:
+    desk = connected(6)
+    desk.outbox.tear()
+    desk.outbox.acknowledge(word(desk.end, 3, bytes(32)), 0)
+    assert (desk.end.forked, desk.outbox.stop) == (2, Stop(3, Reason.FORK))
+
+
+@pytest.mark.parametrize(("claimed", "stop"), [(6, None), (7, Stop(7, Reason.FORK))])
+def test_a_place_that_the_card_lost_is_believed_up_to_where_damage_may_have_forked_the_chain(
+    claimed: int, stop: Stop | None
+) -> None:
+    desk = connected(8)
+    desk.outbox.sync()
+    known = replace(desk.end, torn=6)
+    damage(desk, 5)
+    desk.restart().go_on_from(known)
+    desk.outbox.acknowledge(word(desk.end, claimed, bytes(32)), 0)
+    assert desk.outbox.stop == stop
+    assert desk.end.acknowledged == (6 if stop is None else 0)
 
 
 def test_a_word_on_the_chain_before_a_re_anchor_proves_no_fork_behind_it() -> None:
