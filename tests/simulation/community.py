@@ -245,6 +245,7 @@ class Board:
         self.wire: Wire | None = None
         self.device: Device | None = None
         self.is_misled = False  # its program may go by a clock that lied, or was set right
+        self.misled_boot = b""  # the newest boot in which it did
         self.is_revoked = False
         self.dropped = Dropped()
         self.acknowledged = (0, 0)  # epoch and sequence
@@ -377,6 +378,8 @@ class Board:
         self.clock.move_to(self.site.now_ns)
         lied = bool(self.clock.lie_ns or lie_ns)
         self.is_misled |= abs(self.clock.synchronise(lie_ns)) > JUMP_NS or lied
+        if self.is_misled:
+            self.misled_boot = self.clock.boot_id
 
     def _doubt(self) -> None:
         """What its program dates about now is as wrong as the clock was. It goes on so until the
@@ -454,6 +457,8 @@ class Board:
             )
         truth.lost += high - register
         truth.has_lost_marks |= lost_data
+        # What told it that its clock had come right may be lost, too.
+        self.is_misled |= lost_data and self.misled_boot == self.clock.boot_id
         self.journal.has_lost = self.outbox.has_lost = False
         while truth.takes and truth.takes[-1][0] > register:
             _, at_ns, boot = truth.takes.pop()
