@@ -45,7 +45,7 @@ TESTS = {
     "firmware.chain": ["tests/firmware/test_chain.py"],
     "firmware.outbox": ["tests/firmware/test_outbox.py", "tests/firmware/test_chain.py"],
     "gateway.door": ["tests/gateway/test_node.py"],
-    "gateway.waiting": ["tests/gateway/test_node.py"],
+    "gateway.waiting": ["tests/gateway/test_waiting.py", "tests/gateway/test_node.py"],
 }
 
 _PACKAGES = ("cryptometer", "hal", "firmware", "gateway")
