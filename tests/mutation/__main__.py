@@ -44,7 +44,7 @@ TESTS = {
     "firmware.lots": ["tests/firmware/test_lots.py", "tests/firmware/test_counter.py"],
     "firmware.chain": ["tests/firmware/test_chain.py"],
     "firmware.outbox": ["tests/firmware/test_outbox.py", "tests/firmware/test_chain.py"],
-    "gateway.door": ["tests/gateway/test_node.py"],
+    "gateway.door": ["tests/gateway/test_door.py", "tests/gateway/test_node.py"],
     "gateway.waiting": ["tests/gateway/test_waiting.py", "tests/gateway/test_node.py"],
 }
 
