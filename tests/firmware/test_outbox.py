@@ -850,6 +850,7 @@ def test_of_a_chain_that_a_re_anchor_has_replaced_only_what_stands_before_it_wai
     desk.outbox.begin(replace(behind_anchor(desk, 5), acknowledged=3, anew=None))
     desk.outbox.sync()
     desk.restart()
+    assert desk.outbox.waiting == 2
     desk.outbox.sync()
     desk.connect()
     assert desk.publish() == [3, 4]
@@ -1057,6 +1058,20 @@ def test_an_empty_outbox_goes_on_from_what_the_journal_knows_to_be_signed() -> N
         again = Outbox(directory, limit_bytes=2**30, window=64)
         again.recover(0)
         assert (again.end, again.waiting) == (known, 0)
+
+
+def test_an_empty_outbox_goes_on_from_the_middle_of_signing_anew() -> None:
+    desk = connected(8)
+    desk.hear(5)
+    known = behind_anchor(desk, 5)
+    assert known.anew is not None
+    outbox = Outbox(SimulatedDirectory(), limit_bytes=2**30, window=64)
+    outbox.recover(0)
+    outbox.go_on_from(known)
+    assert outbox.end == known
+    assert outbox.take_refused() == []  # all of it is lost
+    assert outbox.end.anew is None
+    assert outbox.end.register - outbox.end.offset == known.anew.unsigned
 
 
 def test_damage_in_the_middle_of_signing_anew_ends_it_and_the_registers_go_on() -> None:
