@@ -70,8 +70,8 @@ year:
 	@sh scripts/environment.sh test
 	$(BIN)/python -m tests.simulation.year
 
-# One thing at a time is changed in the pure modules, or in MODULES only: does a test notice? Takes
-# hours; what survives stands in docs/mutation.md.
+# One thing at a time is changed in the pure modules, or in MODULES only: does a test notice? Takes an
+# hour of a free machine; what survives stands in docs/mutation.md.
 MODULES =
 mutation:
 	@sh scripts/listed.sh .venv-mutation tests/mutation/requirements.txt

@@ -353,6 +353,29 @@ def test_a_clock_that_is_back_by_a_second_was_slewed_and_not_stepped(
     assert marks_of(only(meter.take())) == marked
 
 
+@pytest.mark.parametrize(
+    ("off_ms", "state"), [(980, ClockState.SYNCHRONISED), (981, ClockState.INFORMATIVE)]
+)
+def test_a_run_told_later_than_its_clock_says_is_synchronised_up_to_a_second_of_error(
+    off_ms: int, state: ClockState
+) -> None:
+    meter = Meter()
+    meter.watch(500_000)
+    meter.take()
+    meter.begin(500_000 - off_ms)
+    expected = replace(CLOCK, state=state, error_ms=CLOCK.error_ms + off_ms)
+    assert only(meter.take()).clock == expected
+
+
+@pytest.mark.parametrize("at_ms", [STEP_MS, 2 * STEP_MS + 7])
+def test_a_step_is_dated_by_the_clock_that_shows_its_beginning(at_ms: int) -> None:
+    rough = replace(CLOCK, error_ms=300)
+    looked, leapt = Meter(), Meter()
+    looked.watch(at_ms, rough)
+    leapt.lots.leap(START_MS + at_ms, rough)
+    assert looked.lots.state().clock == leapt.lots.state().clock == rough
+
+
 def test_a_run_that_saw_nothing_has_watched_until_it_began() -> None:
     meter = Meter()
     meter.take()
@@ -759,7 +782,7 @@ def test_behind_a_close_met_again_a_step_was_watched_throughout_if_the_one_befor
     closed = {"step": None, "next_step": FIRST_STEP + 4, "watched": (), "lots": ()}
     lots = kept(**closed, seen_ms=START_MS + seen_ms, held_software=None, held_ending=None)
     lots.watch(START_MS + 4 * STEP_MS + 300_000, CLOCK)
-    assert lots.state().watched == watched
+    assert (lots.state().watched, lots.state().clock) == (watched, CLOCK)
 
 
 def test_time_that_passes_after_a_killed_run_is_not_called_watched() -> None:
