@@ -52,6 +52,10 @@ class Algorithm(IntEnum):
     ES256 = -7
 
 
+class KeyLost(Exception):  # noqa: N818 - a state of the key's store, for the caller to act on
+    """The key cannot sign now: its token is gone, or refuses. It may come back; why, for people."""
+
+
 class Signer(Protocol):
     """Holds one private key, in a file, a token or a chip."""
 
@@ -59,7 +63,11 @@ class Signer(Protocol):
     def public(self) -> "PublicKey": ...
 
     def sign(self, data: bytes) -> bytes:
-        """Returns 64 bytes: Ed25519, or ES256 as r || s with s in the lower half of the order."""
+        """Returns 64 bytes: Ed25519, or ES256 as r || s with s in the lower half of the order.
+
+        Raises:
+            KeyLost: the store of the key is out of reach. A file never is.
+        """
         ...
 
 
@@ -153,7 +161,17 @@ def from_library(key: object) -> PublicKey:
 
 def low_s(der: bytes) -> bytes:
     """Turns a DER ECDSA P-256 signature into r || s with s in the lower half of the order."""
-    r, s = decode_dss_signature(der)
+    return _in_lower_half(*decode_dss_signature(der))
+
+
+def low_s_raw(signature: bytes) -> bytes:
+    """The same from r || s, as tokens give it; each half of 32 bytes."""
+    return _in_lower_half(
+        int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
+    )
+
+
+def _in_lower_half(r: int, s: int) -> bytes:
     return r.to_bytes(32, "big") + min(s, _P256_ORDER - s).to_bytes(32, "big")
 
 

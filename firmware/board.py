@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptometer.errors import ConfigurationError, Rejected
+from cryptometer.keys import KeyLost
 from firmware.channel import Channel, Log
 from firmware.device import Device
 from firmware.loop import Loop
@@ -171,7 +172,7 @@ class Board:
         else:
             channel.say(f"stopping: {error}; it starts anew in {seat.backoff_s} s")
             seat.backoff_s = min(2 * seat.backoff_s, RETRY_MAX_S)
-        if not isinstance(error, ConfigurationError | Rejected | OSError):
+        if not isinstance(error, ConfigurationError | Rejected | KeyLost | OSError):
             channel.say("".join(traceback.format_exception(error)))  # a fault of ours
         self._run_aside(channel.leave)
 

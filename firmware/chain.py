@@ -2,7 +2,7 @@
 those of records are the chain's, which differ once the authority has re-anchored it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from cryptometer import records
@@ -43,14 +43,21 @@ class Chain:
             drafts: in order of the chain.
             end: where the chain stands.
             checkpoint: the newest one this device has verified; closes name it.
+
+        Raises:
+            KeyLost: one of them cannot be signed now.
         """
-        signed: list[Record] = []
+        return list(self.sign_each(drafts, end, checkpoint))
+
+    def sign_each(
+        self, drafts: Iterable[Draft], end: End, checkpoint: Checkpoint | None
+    ) -> Iterator[Record]:
+        """The same, one record whenever the next is asked for."""
         for draft in drafts:
             body = self._body(draft, end, checkpoint)
             record = records.seal(body, self.community, self.signer)
             end = follow(end, record)
-            signed.append(record)
-        return signed
+            yield record
 
     def _acting_at(self, step: int) -> bytes:
         """The newest registration that covers a step: one that does not would not count there."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from cryptometer import records
 from cryptometer.doubt import AHEAD_STEPS, BOOT_CONFIRM_NS, CONFIRM_NS, Claim, doubt
 from cryptometer.errors import Rejected
-from cryptometer.keys import Signer
+from cryptometer.keys import KeyLost, Signer
 from cryptometer.records import Acknowledgement, Checkpoint, Ending, Mark, ReAnchor, Record
 from cryptometer.steps import NS_PER_MS, NS_PER_S, ClockState, Instant, step_start_ms
 from firmware.chain import (
@@ -57,6 +57,11 @@ from hal.ports import (
 
 MESSAGES_MAX = 100  # taken from the broker in one turn, so that the line is never kept waiting
 LINE_RETRY_NS = 2 * NS_PER_S
+# A key that is away is asked for after so long, and after twice that until the most.
+KEY_RETRY_FIRST_NS, KEY_RETRY_MAX_NS = 2 * NS_PER_S, 60 * NS_PER_S
+# Of a turn, for signatures: a token may take a fifth of a second for each, and the line waits.
+SIGN_MAX_NS = NS_PER_S // 4
+DELAY_MAX_MS = 2**40  # a batch then waits for its step's end
 SLEPT_NS = NS_PER_S // 10  # a suspension takes longer; two clocks differ by less when read in turn
 WAIT_MAX_NS = NS_PER_S  # the clock is looked at, at least so often
 # Before a step ends the line does not rest: a pulse that came before the end is taken before it, as
@@ -138,6 +143,11 @@ class Device:
         self._may_leave: End | None = None  # the same, durably
         self._awaited: tuple[Record, ...] = ()  # re-anchors the gateway's word must stand on first
         self._standing: Acknowledgement | None = None  # that word, not acted on yet
+        self._unsigned: list[Draft] = []  # in order; all that they were made of is in the journal
+        self._anew: list[Draft] = []  # what a re-anchor is followed by, as far as it was read
+        self._key_away = ""  # why the key cannot sign now
+        self._key_retry_ns = self._key_pause_ns = 0
+        self._is_isolated = False
         self._refused = 0  # messages from outside that said nothing we may believe
         self._said = ""
         self._chain: Chain | None = None
@@ -162,6 +172,8 @@ class Device:
         text = f"{self._counter.register} pulses, {signed} records, {self._outbox.waiting} waiting"
         if self._outbox.stop is not None:
             text += f", stopped: {self._outbox.stop.reason}"
+        if self._key_away:
+            text += f", not signing: {self._key_away}"
         if self._claim is not None:
             text += ", its clock far ahead and not believed yet"
         if self._refused:
@@ -203,7 +215,9 @@ class Device:
     def wake(self) -> Wake:
         """When to work again, as things stand after this work."""
         now_ns = self._clock.machine_ns()
-        wait_ns = 0 if self._is_signing_anew else min(WAIT_MAX_NS, self._sync_in_ns(now_ns))
+        wait_ns = min(WAIT_MAX_NS, self._sync_in_ns(now_ns))
+        if self._has_to_sign:
+            wait_ns = min(wait_ns, max(0, self._key_retry_ns - now_ns))
         rest_ns = self._rest_ns(now_ns)
         draft_ns = self._draft_in_ns(now_ns)
         if draft_ns is not None and self._line is not None:
@@ -261,18 +275,23 @@ class Device:
                 parts.log("the journal is lost; going on from the newest signed record")
                 snapshot = _from_signed(signed, enrolment.terms.step_s)
         terms = enrolment.terms if enrolment is not None else None
+        if self._journal.wants_snapshot:
+            # So long a journal is of days without a key: few signatures for all that waits.
+            self._limit_batches(widely=True)
         counter = Counter(snapshot, terms, self._limits)
         if signed is not None:
             counter.resume(signed)
         for event in recovered.events:
             counter.apply(event)
         counter.caught_up()
-        drafts = counter.take_drafts()
+        self._unsigned = counter.take_drafts()
         if self._chain is not None:
             # Signed again from the journal, and durable, before the journal lets go of it.
-            self._sign_drafts(self._chain, drafts)
+            self._sign_waiting(self._chain)
             self._sync()
-        self._begin_segment(counter)
+        self._limit_batches()
+        if not self._unsigned:
+            self._begin_segment(counter)
         return counter
 
     def _compare_logs(self, recovered: Recovered, *, is_cut: bool) -> None:
@@ -312,7 +331,7 @@ class Device:
         nobody could say whether the chain has to come back to the present."""
         word, counter = self._standing, self._counter
         is_dated = counter.dating is not None and counter.has_begun_in(self._clock.boot_id)
-        if word is None or not is_dated or self._is_signing_anew:
+        if word is None or not is_dated or self._has_to_sign:
             return
         self._take_back(word, len(self._awaited))
         self._re_anchor(self._awaited)
@@ -365,14 +384,25 @@ class Device:
         end = self._outbox.end
         return end is not None and end.anew is not None
 
+    @property
+    def _has_to_sign(self) -> bool:
+        """Whether something waits for its signature: until then the journal keeps all of it."""
+        return bool(self._unsigned) or self._is_signing_anew
+
     def _sign_portion(self, chain: Chain) -> bool:
         """Signs some of what a re-anchor must be followed by, in bounded memory and time; a run
-        that dies in between is followed by one that goes on from there. False if nothing is."""
+        that dies in between is followed by one that goes on from there. False if nothing is.
+
+        Raises:
+            KeyLost: the key is away.
+        """
         end = self._outbox.end
         if end is None or end.anew is None:
             return False
-        portion = [draft_of(one, end.anew.offset) for one in self._outbox.take_refused()]
-        self._sign_drafts(chain, portion)
+        if not self._anew:
+            offset = end.anew.offset
+            self._anew = [draft_of(one, offset) for one in self._outbox.take_refused()]
+        self._sign_some(chain, self._anew)
         self._outbox.sync()
         return True
 
@@ -500,18 +530,40 @@ class Device:
     # --- Signing and durability ------------------------------------------------------------------
 
     def _sign(self) -> None:
-        if self._chain is not None and self._sign_portion(self._chain) and self._is_signing_anew:
-            return  # what is new comes behind what is signed anew; its drafts wait in the counter
-        drafts = self._counter.take_drafts()
-        if drafts and self._chain is not None:
-            self._sign_drafts(self._chain, drafts)
-            if any(isinstance(draft, CloseDraft | RunDraft) for draft in drafts):
-                # The block waits for a close; it does not wait for the group, nor for the next
-                # one, which would bring the journal's word on it.
-                self._sync()
-                self._sync()
+        self._unsigned += self._counter.take_drafts()
+        if self._chain is None or not self._has_to_sign:
+            return
+        if self._clock.machine_ns() < self._key_retry_ns:
+            return
+        waited = list(self._unsigned)
+        self._sign_waiting(self._chain)
+        signed = waited[: len(waited) - len(self._unsigned)]
+        if any(isinstance(draft, CloseDraft | RunDraft) for draft in signed):
+            # The block waits for a close; it does not wait for the group, nor for the next one,
+            # which would bring the journal's word on it.
+            self._sync()
+            self._sync()
+        self._limit_batches()
 
-    def _sign_drafts(self, chain: Chain, drafts: list[Draft]) -> None:
+    def _sign_waiting(self, chain: Chain) -> None:
+        """Signs what waits, as far as key and time allow; the rest goes on waiting."""
+        try:
+            # What is new comes behind what is signed anew.
+            if not (self._sign_portion(chain) and self._is_signing_anew):
+                self._sign_some(chain, self._unsigned)
+        except KeyLost as lost:
+            self._lose_key(str(lost))
+            return
+        if self._key_away:
+            self._parts.log("the key is back, and signs")
+        self._key_away, self._key_retry_ns, self._key_pause_ns = "", 0, 0
+
+    def _sign_some(self, chain: Chain, drafts: list[Draft]) -> None:
+        """Signs from the beginning of `drafts`, and takes off what is done, until the time is over.
+
+        Raises:
+            KeyLost: the key is away; what was signed before that is kept.
+        """
         end = self._outbox.end
         if end is None or not drafts:
             return
@@ -519,9 +571,38 @@ class Device:
         if where != end:
             self._outbox.begin(where)
             end = where
-        signed = chain.sign(drafts, end, self._checkpoint)
-        passing(Point.DEVICE_SIGNED)
-        self._outbox.append(signed)
+        signed: list[Record] = []
+        away: KeyLost | None = None
+        until_ns = self._clock.machine_ns() + SIGN_MAX_NS
+        try:
+            for record in chain.sign_each(drafts, end, self._checkpoint):
+                signed.append(record)
+                if self._clock.machine_ns() >= until_ns:
+                    break
+        except KeyLost as lost:
+            away = lost
+        if signed:
+            passing(Point.DEVICE_SIGNED)
+            self._outbox.append(signed)
+            del drafts[: len(signed)]
+        if away is not None:
+            raise away
+
+    def _lose_key(self, why: str) -> None:
+        if why != self._key_away:
+            self._parts.log(f"cannot sign: {why}; pulses are journalled, and signed later")
+        self._key_away = why
+        pause_ns = 2 * self._key_pause_ns or KEY_RETRY_FIRST_NS
+        self._key_pause_ns = min(pause_ns, KEY_RETRY_MAX_NS)
+        self._key_retry_ns = self._clock.machine_ns() + self._key_pause_ns
+
+    def _limit_batches(self, *, widely: bool = False) -> None:
+        """In isolation batches stretch to a step; so they do while signatures are behind, as with a
+        slow token or one that is away: one signature is then for all that has come meanwhile."""
+        batch = self._config.batch
+        is_wide = widely or self._is_isolated or bool(self._unsigned)
+        self._limits.lots = records.LOTS_MAX if is_wide else batch.lots
+        self._limits.delay_ms = DELAY_MAX_MS if is_wide else batch.delay_community_ms
 
     def _make_durable(self) -> None:
         now_ns = self._clock.machine_ns()
@@ -529,7 +610,7 @@ class Device:
             return
         self._synced_at_ns = now_ns
         self._sync()
-        if self._journal.wants_snapshot and not self._is_signing_anew:
+        if self._journal.wants_snapshot and not self._has_to_sign:
             # The drafts of all journalled events are signed and durable: the snapshot may go on
             # without them.
             self._begin_segment(self._counter)
@@ -557,12 +638,12 @@ class Device:
 
     def _stretch(self, now_ns: int) -> None:
         """In isolation batches stretch to a step; on a full card lots do, and are marked."""
-        batch, isolated_ms = self._config.batch, self._config.outbox.isolated_machine_ms
-        isolated = self._outbox.isolated_ns(now_ns) >= isolated_ms * NS_PER_MS
-        self._limits.lots = records.LOTS_MAX if isolated else batch.lots
-        self._limits.delay_ms = 2**40 if isolated else batch.delay_community_ms
+        isolated_ms = self._config.outbox.isolated_machine_ms
+        self._is_isolated = self._outbox.isolated_ns(now_ns) >= isolated_ms * NS_PER_MS
+        self._limit_batches()
         room = self._parts.outbox_directory.free_bytes()
-        self._limits.oversize = self._outbox.is_full or (isolated and room < FREE_BYTES_MIN)
+        is_filling = self._is_isolated and room < FREE_BYTES_MIN
+        self._limits.oversize = self._outbox.is_full or is_filling
 
     # --- The gateway -----------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cryptometer.errors import ConfigurationError
-from cryptometer.keys import Algorithm
+from cryptometer.keys import Algorithm, KeyLost
 from hal import faults, screen
 from hal.program import EXIT_FAILED, run
 
@@ -24,7 +24,10 @@ def main() -> int:
     arguments = _parser().parse_args()
     # A failed write or sync ends the program cleanly; what was given before it is recovered.
     return run(
-        "cryptometer-firmware", lambda: int(arguments.act(arguments)), (OSError, EXIT_FAILED)
+        "cryptometer-firmware",
+        lambda: int(arguments.act(arguments)),
+        (OSError, EXIT_FAILED),
+        (KeyLost, EXIT_FAILED),
     )
 
 

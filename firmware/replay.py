@@ -16,7 +16,7 @@ from zlib import crc32
 
 from cryptometer import cbor, records
 from cryptometer.errors import ConfigurationError, Reason, Rejected
-from cryptometer.keys import SIGNATURE_BYTES, Algorithm, PublicKey, Signer, from_cose
+from cryptometer.keys import SIGNATURE_BYTES, Algorithm, KeyLost, PublicKey, Signer, from_cose
 from cryptometer.records import Record
 from cryptometer.steps import NS_PER_S, ClockState, Instant
 from cryptometer.wire import decode_map
@@ -146,7 +146,7 @@ def _live(
         open_line=lambda: _open_line(reel, config),
         journal_directory=_Directory(journal, reel, None),
         outbox_directory=_Directory(outbox, reel, on_record, is_compared=is_repeatable),
-        signer=signer or Unsigned(public),
+        signer=_Signer(reel, signer or Unsigned(public)),
         enrolment=enrolment,
         connection=None if enrolment is None else _Connection(reel),
         on_registration=lambda _: _registered(reel),
@@ -411,6 +411,21 @@ def interpret(raw: bytes, lost: int, source: Mapping[str, object]) -> Taken:
         raise Rejected(Reason.MALFORMED, f"bytes of a source {source.get('driver')!r}")
     pulses = s0_pulses(raw) if source.get("line") == "s0" else len(raw)
     return Taken(pulses, noise=len(raw) - pulses, lost=lost, raw=raw)
+
+
+class _Signer:
+    """Signs whenever the key did."""
+
+    def __init__(self, reel: _Reel, inner: Signer) -> None:
+        self._reel = reel
+        self._inner = inner
+        self.public = inner.public
+
+    def sign(self, data: bytes) -> bytes:
+        answer = self._reel.next(Answer.SIGNED, is_needed=False)
+        if answer is not None and len(answer) > 1:
+            raise KeyLost(_text(answer, 1))
+        return self._inner.sign(data)
 
 
 class _Directory:

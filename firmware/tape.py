@@ -14,6 +14,7 @@ from zlib import crc32
 
 from cryptometer import cbor, cose
 from cryptometer.errors import Rejected
+from cryptometer.keys import KeyLost, Signer
 from cryptometer.records import LABEL
 from cryptometer.steps import ClockSource, Instant
 from cryptometer.wire import Bytes, Choice, Flag, Many, Row, Text, Uint, encode_map, wire
@@ -58,6 +59,7 @@ class Answer(IntEnum):
     REGISTERED = (
         12  # 1 if the authority said something new, 0 if not; 2, reason and detail: refused
     )
+    SIGNED = 14  # nothing if the key signed, else why it could not
 
 
 class Work(IntEnum):
@@ -244,6 +246,22 @@ def put_taken(tape: Tape, taken: Taken) -> None:
         tape.put(Answer.TAKEN, taken.pulses, taken.noise, taken.lost, gaps)
 
 
+class _TapedSigner:
+    def __init__(self, inner: Signer, tape: Tape) -> None:
+        self._inner = inner
+        self._tape = tape
+        self.public = inner.public
+
+    def sign(self, data: bytes) -> bytes:
+        try:
+            signature = self._inner.sign(data)
+        except KeyLost as lost:
+            self._tape.put(Answer.SIGNED, str(lost))
+            raise
+        self._tape.put(Answer.SIGNED)
+        return signature
+
+
 class _TapedDirectory:
     def __init__(self, inner: Directory, tape: Tape) -> None:
         self._inner = inner
@@ -337,6 +355,7 @@ def taped(parts: Parts, tape: Tape) -> Parts:
         open_line=open_line,
         journal_directory=_TapedDirectory(parts.journal_directory, tape),
         outbox_directory=_TapedDirectory(parts.outbox_directory, tape),
+        signer=_TapedSigner(parts.signer, tape),
         connection=None if connection is None else _TapedConnection(connection, tape),
         on_registration=on_registration,
     )
