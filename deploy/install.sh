@@ -47,7 +47,8 @@ if [ "$1" = meter ]; then
         /etc/udev/rules.d/60-cryptometer-gpio.rules
     [ -e /etc/cryptometer/meter.toml ] ||
         install -D -m 0644 deploy/examples/meter.toml /etc/cryptometer/meter.toml
-    [ -e "$state/device.key" ] ||
+    # A key in a token leaves only its request here.
+    [ -e "$state/device.key" ] || [ -e "$state/device.request" ] ||
         as_user /opt/cryptometer/bin/cryptometer-firmware init --state "$state"
 else
     [ -e "$state/gateway.key" ] ||

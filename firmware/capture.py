@@ -151,7 +151,9 @@ def life_of(
         folders: of journal and outbox; none for a line that nobody counts.
         software: that runs.
     """
-    settings = {name: value for name, value in asdict(config).items() if name != "broker"}
+    settings = {
+        name: value for name, value in asdict(config).items() if name not in ("broker", "key")
+    }
     authority: tuple[bytes, ...] = ()
     if enrolment is not None:
         community = enrolment.community
@@ -214,7 +216,7 @@ def capture(path: Path, out: Path, seconds: float | None) -> str:
             f"the firmware runs on {state} and has the line: stop it, or let it record itself with"
             " run --capture FILE"
         )
-    key = folder.load_device_key(state).public
+    key = folder.load_device_key(state, config.key.place).public
     enrolment = folder.read_enrolment(state, key)
     clock = open_clock(config.clock)
     with closing(TapeFile(out, print)) as file:

@@ -58,7 +58,8 @@ class Channel:
             self._life.close()
             config = folder.load_config(self._path)
             state = self._path.parent / config.state
-            key = folder.load_device_key(state)  # said when missing: the lock needs the folder, too
+            # Said when missing: the lock needs the folder, too.
+            key = folder.load_device_key(state, config.key.place)
             self._hold(state)
             enrolment = folder.read_enrolment(state, key.public)
             if enrolment is not None:

@@ -8,6 +8,7 @@ from cryptometer.errors import ConfigurationError
 from cryptometer.records import LOTS_MAX
 from cryptometer.settings import read_settings, setting
 from hal.broker import BrokerSettings
+from hal.keyplace import FilePlace, TokenPlace, read_place
 
 DURATION_MAX_MS = 7 * 86_400_000  # a week; a longer one is a slip of the unit
 
@@ -51,11 +52,28 @@ class OutboxSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeySettings:
+    """The table `[key]`: where the device's private key is kept."""
+
+    store: str = setting("`file:` and a path, or a PKCS#11 URI", "file:device.key")
+
+    @property
+    def place(self) -> FilePlace | TokenPlace:
+        """The same as a value.
+
+        Raises:
+            ConfigurationError: it says none.
+        """
+        return read_place(self.store, "[key] store")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The whole file. `state` is relative to its folder."""
 
     state: str = setting("folder for key, enrolment, journal and outbox", "/var/lib/cryptometer")
     source: dict[str, Any] = setting("the pulse line: see the driver's own settings")
+    key: KeySettings = setting("where the private key is kept")
     clock: dict[str, Any] = field(default_factory=dict, metadata={"doc": "the clock"})
     batch: BatchSettings = setting("when lots are signed together")
     journal: JournalSettings = setting("durability and wear")
@@ -70,6 +88,7 @@ def read_config(table: Mapping[str, object]) -> Config:
         ConfigurationError: naming the setting, and what to do.
     """
     config = read_settings(Config, table, "meter.toml")
+    read_place(config.key.store, "meter.toml [key] store")
     for name, value, low, high in (
         ("[batch] delay_community_ms", config.batch.delay_community_ms, 0, DURATION_MAX_MS),
         ("[batch] lots", config.batch.lots, 1, LOTS_MAX),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cryptometer.errors import ConfigurationError, Rejected
+from cryptometer.keys import KeyLost
 from cryptometer.steps import NS_PER_MS, NS_PER_S
 from firmware import folder
 from firmware.checkup import (
@@ -45,9 +46,8 @@ from firmware.outbox import End, Outbox
 from hal.broker import BrokerSettings, broker_settings
 from hal.drivers import open_clock, open_source
 from hal.files import DiskDirectory, is_held
-from hal.keyfile import FileKey
 from hal.mqtt import Link, broker_address
-from hal.ports import Connected, Disconnected, LineLost, Message
+from hal.ports import Connected, Disconnected, LineLost, Message, StoredKey
 from hal.probe import is_connected, lock_holder, service_status, way_to, write_and_sync
 
 ANSWER_S = 10.0  # of a broker, to a login
@@ -59,6 +59,7 @@ _LOCK = "device.lock"
 _UNIT = "cryptometer-firmware.service"
 _SETTINGS = "see docs/operations.md, section 7"
 _AS_SERVICE = "run it as the service's user and group: sudo -u cryptometer -g dialout (or gpio)"
+_KEY_STORE = "see docs/operations.md, section 7, a key in a token"
 _LINE = "see docs/operations.md, sections 1 and 13"
 
 
@@ -90,7 +91,7 @@ class _Look:
     state: Path
     running: bool
     seconds: float
-    key: FileKey | None = None
+    key: StoredKey | None = None
     enrolment: Enrolment | None = None
     end: End | None = None
     link: Link | None = None
@@ -116,8 +117,12 @@ class _Look:
         return found + cards
 
     def _key(self) -> list[Finding]:
-        self.key = folder.load_device_key(self.state)
-        return [fine("key", f"thumbprint {self.key.public.thumbprint.hex()}")]
+        self.key = folder.load_device_key(self.state, self.config.key.place)
+        said = f"thumbprint {self.key.public.thumbprint.hex()}, in the {self.key.where}"
+        trouble = self.key.trouble()
+        if trouble:
+            return [wrong("key", f"{said}: {trouble}", _KEY_STORE)]
+        return [fine("key", said)]
 
     def _registration(self) -> list[Finding]:
         if self.key is None:
@@ -296,6 +301,8 @@ def _guarded(about: str, act: Callable[[], list[Finding]]) -> list[Finding]:
         return act()
     except PermissionError as error:
         return [wrong(about, f"{error.filename}: permission denied", _AS_SERVICE)]
+    except KeyLost as error:
+        return [wrong(about, str(error), _KEY_STORE)]
     except LineLost as error:
         do = _AS_SERVICE if "permission denied" in str(error) else _LINE
         return [wrong(about, str(error), do)]

@@ -11,18 +11,20 @@ from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.keys import Algorithm, PublicKey
 from cryptometer.records import EnrolmentRequest, Role
 from cryptometer.request_text import encode_request_text
-from firmware.config import Config, read_config
+from firmware.config import Config, KeySettings, read_config
 from firmware.enrolment import Enrolment, check_meter, read_bundle, read_update
 from firmware.journal import Journal
 from firmware.outbox import Outbox
 from hal.broker import install_broker
-from hal.files import MISPLACED, DiskDirectory, put_file
-from hal.keyfile import FileKey, create_key, load_key
+from hal.drivers import has_key, make_key, open_key
+from hal.files import MISPLACED, DiskDirectory, make_folder, put_file
+from hal.keyplace import FilePlace, TokenPlace
+from hal.ports import StoredKey
 
 SOFTWARE = f"cryptometer-firmware {__version__}"
 
-_KEY, _REQUEST, _BUNDLE, _UPDATE = (
-    "device.key",
+IN_A_FILE = KeySettings().place
+_REQUEST, _BUNDLE, _UPDATE = (
     "device.request",
     "device.bundle",
     "authority.update",
@@ -63,7 +65,7 @@ def load_config(path: Path) -> Config:
         raise ConfigurationError(f"{path} is not TOML: {error}") from None
 
 
-def initialise(state: Path, algorithm: Algorithm) -> str:
+def initialise(state: Path, algorithm: Algorithm, place: FilePlace | TokenPlace = IN_A_FILE) -> str:
     """Makes the device's key and its enrolment request; returns what to do next.
 
     Raises:
@@ -71,11 +73,13 @@ def initialise(state: Path, algorithm: Algorithm) -> str:
     """
     path = state / _REQUEST
     # A key without a request: the program was ended between the two, and nobody has the key yet.
-    is_cut_off = (state / _KEY).exists() and not path.exists() and not (state / _BUNDLE).exists()
-    key = load_key(state / _KEY) if is_cut_off else create_key(state / _KEY, algorithm)
+    is_fresh = not path.exists() and not (state / _BUNDLE).exists()
+    is_cut_off = is_fresh and has_key(place, state)
+    key = open_key(place, state, None) if is_cut_off else make_key(place, state, algorithm)
     request = EnrolmentRequest(
         Role.METER, key.public, platform.node()[:120], SOFTWARE, time.time_ns() // 1_000_000
     )
+    make_folder(state)
     put_file(path, records.seal(request, None, key).raw, mode=0o644)
     return (
         f"key thumbprint  {key.public.thumbprint.hex()}\n"
@@ -94,14 +98,14 @@ def request_text(state: Path) -> str:
     return encode_request_text(_read(state / _REQUEST))
 
 
-def enrol(state: Path, bundle: Path) -> Enrolment:
+def enrol(state: Path, bundle: Path, place: FilePlace | TokenPlace = IN_A_FILE) -> Enrolment:
     """Installs the authority's answer.
 
     Raises:
         ConfigurationError: a file cannot be read.
         Rejected: the bundle is not meant for this device.
     """
-    key = load_device_key(state)
+    key = load_device_key(state, place)
     raw = _read(bundle)
     enrolment = read_bundle(raw, None, key.public)
     known = read_enrolment(state, key.public)
@@ -158,32 +162,51 @@ def says_something_new(state: Path, key: PublicKey, update: bytes) -> bool:
     return _merged(state, key, update) is not None
 
 
-def load_device_key(state: Path) -> FileKey:
-    """The device's key.
+def load_device_key(state: Path, place: FilePlace | TokenPlace = IN_A_FILE) -> StoredKey:
+    """The device's key. A token may be away for now, once its public key stands in the request.
 
     Raises:
         ConfigurationError: there is none, or it is readable by others.
+        KeyLost: its token is away, and there is no request.
     """
-    if not (state / _KEY).exists():
-        raise ConfigurationError(
-            f"there is no key in {state}; run cryptometer-firmware init --state {state}"
-        )
-    return load_key(state / _KEY)
+    if isinstance(place, FilePlace):
+        if not has_key(place, state):
+            raise ConfigurationError(
+                f"there is no key in {state}; run cryptometer-firmware init --state {state}"
+            )
+        return open_key(place, state, None)
+    return open_key(place, state, _requested_key(state))
+
+
+def _requested_key(state: Path) -> PublicKey | None:
+    """The public key of the enrolment request; None if there is none."""
+    if not (state / _REQUEST).exists():
+        return None
+    try:
+        record = records.decode(_read(state / _REQUEST))
+    except Rejected as refused:
+        raise ConfigurationError(f"{state / _REQUEST} is no request: {refused}") from None
+    if not isinstance(record.body, EnrolmentRequest):
+        raise ConfigurationError(f"{state / _REQUEST} is no request")
+    return record.body.key
 
 
 def describe_all(configurations: Sequence[Path]) -> str:
     """What `describe` says of each configuration's folder; named, when there are several."""
     said = []
     for path in configurations:
-        text = describe(path.parent / load_config(path).state)
+        config = load_config(path)
+        text = describe(path.parent / config.state, config.key.place)
         said.append(f"{path}:\n{text}" if len(configurations) > 1 else text)
     return "\n\n".join(said)
 
 
-def describe(state: Path) -> str:
+def describe(state: Path, place: FilePlace | TokenPlace = IN_A_FILE) -> str:
     """The device's state for people, read beside a running program without disturbing it."""
-    key = load_device_key(state)
+    key = load_device_key(state, place)
     lines = [f"key          {key.public.thumbprint.hex()}"]
+    if key.trouble():
+        lines.append(f"key store    {key.trouble()}")
     try:
         enrolment = read_enrolment(state, key.public)
     except Rejected as refused:

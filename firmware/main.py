@@ -8,11 +8,15 @@ import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptometer.errors import ConfigurationError
 from cryptometer.keys import Algorithm, KeyLost
 from hal import faults, screen
 from hal.program import EXIT_FAILED, run
+
+if TYPE_CHECKING:
+    from hal.keyplace import FilePlace, TokenPlace
 
 DEFAULT_STATE = Path("/var/lib/cryptometer")
 DEFAULT_CONFIG = Path("/etc/cryptometer/meter.toml")
@@ -40,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     init = commands.add_parser("init", help="make the device's key and its enrolment request")
-    init.add_argument("--state", type=Path, default=DEFAULT_STATE, help="the device's folder")
+    _add_place(init)
     init.add_argument("--p256", action="store_true", help="an ECDSA P-256 key, not Ed25519")
     init.add_argument("--qr", action="store_true", help="show the request as a QR code, too")
     init.set_defaults(act=_init)
@@ -52,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 
     enrol = commands.add_parser("enrol", help="install the authority's answer")
     enrol.add_argument("bundle", type=Path, help="the bundle `cryptometer authority` wrote")
-    enrol.add_argument("--state", type=Path, default=DEFAULT_STATE, help="the device's folder")
+    _add_place(enrol)
     enrol.set_defaults(act=_enrol)
 
     run = commands.add_parser("run", help="count, sign and publish")
@@ -96,6 +100,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--state", type=Path, default=DEFAULT_STATE, help="the device's folder")
+    place.add_argument(
+        "--config", type=Path, help="meter.toml, for the folder and the key store that it names"
+    )
+
+
+def _place(arguments: argparse.Namespace) -> "tuple[Path, FilePlace | TokenPlace]":
+    """The device's folder, and where its key is kept."""
+    from firmware import folder  # noqa: PLC0415
+
+    if arguments.config is None:
+        return arguments.state, folder.IN_A_FILE
+    config = folder.load_config(arguments.config)
+    return arguments.config.parent / config.state, config.key.place
+
+
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
@@ -110,15 +132,20 @@ def _init(arguments: argparse.Namespace) -> int:
     from firmware import folder  # noqa: PLC0415
 
     algorithm = Algorithm.ES256 if arguments.p256 else Algorithm.EDDSA
-    print(folder.initialise(arguments.state, algorithm))
-    return _request(arguments) if arguments.qr else 0
+    state, place = _place(arguments)
+    print(folder.initialise(state, algorithm, place))
+    return _show_request(state, is_picture=True) if arguments.qr else 0
 
 
 def _request(arguments: argparse.Namespace) -> int:
+    return _show_request(arguments.state, is_picture=arguments.qr)
+
+
+def _show_request(state: Path, *, is_picture: bool) -> int:
     from firmware import folder  # noqa: PLC0415
 
-    text = folder.request_text(arguments.state)
-    if arguments.qr:
+    text = folder.request_text(state)
+    if is_picture:
         _show_picture(text)
     print(text)
     return 0
@@ -142,7 +169,8 @@ def _show_picture(text: str) -> None:
 def _enrol(arguments: argparse.Namespace) -> int:
     from firmware import folder  # noqa: PLC0415
 
-    enrolment = folder.enrol(arguments.state, arguments.bundle)
+    state, place = _place(arguments)
+    enrolment = folder.enrol(state, arguments.bundle, place)
     print(
         f"enrolled as {enrolment.meter} in {enrolment.community.parameters.name}"
         f" ({enrolment.community.id.hex()})"

@@ -93,7 +93,7 @@ class Life:
     Attributes:
         version: of the tape's form.
         software: that ran.
-        settings: the configuration as JSON, its broker left out.
+        settings: the configuration as JSON, its broker and the place of its key left out.
         boot: the kernel's id of the boot.
         source: of the clock.
         speed: how much faster community time runs than the machine's.

@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from cryptometer.errors import ConfigurationError
+from cryptometer.keys import Algorithm, KeyLost, PublicKey
 from cryptometer.settings import read_settings, setting
 from hal.clock import ScaledClock, SystemClock
-from hal.ports import Clock, PulseSource
+from hal.keyfile import create_key, load_key
+from hal.keyplace import FilePlace, TokenPlace
+from hal.ports import Clock, PulseSource, StoredKey
 
 SOURCES = ("serial", "gpio", "modem", "sim")
 CLOCKS = ("system", "scaled")
@@ -74,6 +78,70 @@ def open_clock(table: Mapping[str, object]) -> Clock:
     if scaled.speed < 1:
         raise ConfigurationError("[clock] speed is at least 1")
     return ScaledClock(scaled.speed, scaled.origin_ms, scaled.anchor_ms)
+
+
+def open_key(place: FilePlace | TokenPlace, folder: Path, known: PublicKey | None) -> StoredKey:
+    """The key that is kept in a place.
+
+    Args:
+        place: as read from the configuration.
+        folder: of whoever has the key; a file's path is relative to it.
+        known: its public half, where it is known: a token may be away then, for now.
+
+    Raises:
+        ConfigurationError: it is missing, of another kind, or a package is missing.
+        KeyLost: its token is away, and nothing is known of it.
+    """
+    if isinstance(place, FilePlace):
+        return load_key(folder / place.path)
+    try:
+        from hal.token_key import load_token_key  # noqa: PLC0415
+    except ImportError as error:
+        raise _lacks_package(error) from None
+    return load_token_key(place, known)
+
+
+def has_key(place: FilePlace | TokenPlace, folder: Path) -> bool:
+    """Whether there is a key in a place, usable or not.
+
+    Raises:
+        ConfigurationError: its token is away, or a package is missing.
+    """
+    if isinstance(place, FilePlace):
+        return (folder / place.path).exists()
+    try:
+        from hal.token_key import has_token_key  # noqa: PLC0415
+
+        return has_token_key(place)
+    except ImportError as error:
+        raise _lacks_package(error) from None
+    except KeyLost as lost:
+        raise ConfigurationError(str(lost)) from None
+
+
+def make_key(place: FilePlace | TokenPlace, folder: Path, algorithm: Algorithm) -> StoredKey:
+    """Makes a key in a place, for good.
+
+    Raises:
+        ConfigurationError: there is one already, which is left as it is; or it cannot be made.
+    """
+    if isinstance(place, FilePlace):
+        return create_key(folder / place.path, algorithm)
+    try:
+        from hal.token_key import create_token_key  # noqa: PLC0415
+
+        return create_token_key(place, algorithm)
+    except ImportError as error:
+        raise _lacks_package(error) from None
+    except KeyLost as lost:
+        raise ConfigurationError(str(lost)) from None
+
+
+def _lacks_package(error: ImportError) -> ConfigurationError:
+    return ConfigurationError(
+        f"a key in a token needs a package that is missing ({error.name}):"
+        " pip install 'cryptometer[pkcs11]'"
+    )
 
 
 def _driver(

@@ -22,6 +22,8 @@ from hal.files import MISPLACED, make_folder, put_file, sync_folder
 class FileKey:
     """A private key held in memory, read from a file."""
 
+    where = "file"
+
     def __init__(self, private: Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> None:
         self._private = private
         self.public: PublicKey = from_library(private.public_key())
@@ -30,6 +32,9 @@ class FileKey:
         if isinstance(self._private, Ed25519PrivateKey):
             return self._private.sign(data)
         return low_s(self._private.sign(data, ec.ECDSA(SHA256())))
+
+    def trouble(self) -> str:
+        return ""  # what was read signs
 
 
 def create_key(path: Path, algorithm: Algorithm = Algorithm.EDDSA) -> FileKey:

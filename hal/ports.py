@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from cryptometer.keys import Signer
 from cryptometer.steps import Instant
 
 
@@ -57,6 +58,19 @@ class PulseSource(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class StoredKey(Signer, Protocol):
+    """A private key where it is kept."""
+
+    @property
+    def where(self) -> str:
+        """The store, for people."""
+        ...
+
+    def trouble(self) -> str:
+        """What stands in the way of signing, as far as a look shows; empty if nothing does."""
+        ...
 
 
 class Clock(Protocol):

@@ -15,6 +15,8 @@ else
     want mosquitto mosquitto
     want mosquitto-clients mosquitto_pub
     want openssl openssl
+    # A token in software, for keys in tokens.
+    want softhsm2 softhsm2-util
     want systemd systemd-analyze
     # The disk that fails (tests/faults) is compiled by its tests.
     want gcc gcc

@@ -37,7 +37,8 @@ DOCUMENTS = sorted(
 )
 PROGRAMS = ("cryptometer", "cryptometer-firmware", "cryptometer-gateway")
 _PROGRAM = r"cryptometer(?:-firmware|-gateway)?"
-_NAMES_ONLY = {"state", "source", "clock", "batch", "journal", "outbox", "broker", "web"}  # tables
+# Tables.
+_NAMES_ONLY = {"state", "source", "key", "clock", "batch", "journal", "outbox", "broker", "web"}
 
 
 _FENCED = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
