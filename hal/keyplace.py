@@ -51,6 +51,8 @@ def read_place(store: str, where: str) -> FilePlace | TokenPlace:
     Raises:
         ConfigurationError: it is of neither form, lacks something, or holds the PIN itself.
     """
+    if "\0" in unquote(store):
+        raise ConfigurationError(f"{where} holds a character that no name can have")
     scheme, colon, rest = store.partition(":")
     if colon and scheme == "file" and rest:
         return FilePlace(PurePosixPath(rest))

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from cryptometer import cbor, records
@@ -36,6 +36,7 @@ from firmware.tape import Tape, TapedDevice
 from firmware.timekeeping import Dating
 from hal.files import SimulatedDirectory
 from hal.keyfile import create_key, load_key
+from hal.keyplace import FilePlace, read_place
 from hal.uart import IS_S0_PULSE
 from tests.fuzz.scene import (
     FalseAcceptance,
@@ -234,6 +235,28 @@ def _read_key_file(data: bytes) -> None:
     key.public.verify(key.sign(b"probe"), b"probe")
 
 
+def _read_key_place(data: bytes) -> None:
+    """Where the configuration says that a key is kept."""
+    place = read_place(text_of(data), "[key] store")
+    if isinstance(place, FilePlace):
+        if place.path != PurePosixPath(data.removeprefix(b"file:").decode()):
+            raise FalseAcceptance("a file that was not named")
+        return
+    if not place.module.is_absolute() or not place.token or not place.label:
+        raise FalseAcceptance("a place without a module, a token or a key")
+    if place.is_credential and (len(place.pin.parts) != 1 or place.pin.name in ("", "..")):
+        raise FalseAcceptance("a credential outside of its folder")
+    if not place.is_credential and not place.pin.is_absolute():
+        raise FalseAcceptance("a PIN's file that depends on who looks for it")
+
+
+_PLACES = (
+    b"file:device.key",
+    b"pkcs11:token=meter;object=device?module-path=/usr/lib/m.so&pin-source=file:/etc/pin",
+    b"pkcs11:object=a%20b;token=%3B?pin-source=credential:pin&module-path=/usr/lib/m.so",
+)
+
+
 class _Deck:
     """Records what a simulated board was told."""
 
@@ -340,5 +363,12 @@ BOARD: tuple[Target, ...] = (
         _read_key_file,
         _key_files,
         (ConfigurationError,),
+    ),
+    Target(
+        "key-place",
+        ("hal.keyplace.read_place",),
+        _read_key_place,
+        lambda: list(_PLACES),
+        BY_MESSAGE,
     ),
 )

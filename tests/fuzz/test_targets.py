@@ -48,6 +48,7 @@ _NO_DECODERS = {
     "gateway.folder.read_own_bundle": "import reads it first",
     "hal.clock.read_boot_id": "the kernel's word",
     "hal.drivers.open_clock": "settings reads its table",
+    "hal.drivers.open_key": "key-place and key-file read what it brings",
     "hal.drivers.open_source": "settings reads its table",
 }
 

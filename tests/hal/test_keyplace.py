@@ -64,6 +64,8 @@ def test_what_is_missing_is_named(left_out: str) -> None:
         ("", "not ''"),
         ("device.key", "not 'device.key'"),
         ("file:", "not 'file:'"),
+        ("file:a\0b", "a character that no name can have"),
+        (URI.replace("=device", "=device%00"), "a character that no name can have"),
         ("tpm:0x81000001", "not 'tpm:0x81000001'"),
         (URI.replace("object", "objekt"), "did you mean 'object'?"),
         (f"{URI}&slot-id=1", "no attribute 'slot-id' there; here go: module-path, pin-source"),
