@@ -1,6 +1,7 @@
 """The one place where drivers are chosen: by name, from configuration, imported only then."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,10 +95,8 @@ def open_key(place: FilePlace | TokenPlace, folder: Path, known: PublicKey | Non
     """
     if isinstance(place, FilePlace):
         return load_key(folder / place.path)
-    try:
+    with _token_package():
         from hal.token_key import load_token_key  # noqa: PLC0415
-    except ImportError as error:
-        raise _lacks_package(error) from None
     return load_token_key(place, known)
 
 
@@ -109,12 +108,10 @@ def has_key(place: FilePlace | TokenPlace, folder: Path) -> bool:
     """
     if isinstance(place, FilePlace):
         return (folder / place.path).exists()
-    try:
+    with _token_package():
         from hal.token_key import has_token_key  # noqa: PLC0415
-
+    try:
         return has_token_key(place)
-    except ImportError as error:
-        raise _lacks_package(error) from None
     except KeyLost as lost:
         raise ConfigurationError(str(lost)) from None
 
@@ -127,21 +124,24 @@ def make_key(place: FilePlace | TokenPlace, folder: Path, algorithm: Algorithm) 
     """
     if isinstance(place, FilePlace):
         return create_key(folder / place.path, algorithm)
-    try:
+    with _token_package():
         from hal.token_key import create_token_key  # noqa: PLC0415
-
+    try:
         return create_token_key(place, algorithm)
-    except ImportError as error:
-        raise _lacks_package(error) from None
     except KeyLost as lost:
         raise ConfigurationError(str(lost)) from None
 
 
-def _lacks_package(error: ImportError) -> ConfigurationError:
-    return ConfigurationError(
-        f"a key in a token needs a package that is missing ({error.name}):"
-        " pip install 'cryptometer[pkcs11]'"
-    )
+@contextmanager
+def _token_package() -> Iterator[None]:
+    """Around the import of what speaks to tokens: its package is not installed everywhere."""
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigurationError(
+            f"a key in a token needs a package that is missing ({error.name}):"
+            " pip install 'cryptometer[pkcs11]'"
+        ) from None
 
 
 def _driver(
