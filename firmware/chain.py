@@ -36,8 +36,8 @@ class Chain:
 
     def sign(
         self, drafts: Iterable[Draft], end: End, checkpoint: Checkpoint | None
-    ) -> list[Record]:
-        """Signs drafts as the records that follow `end`.
+    ) -> Iterator[Record]:
+        """Signs drafts as the records that follow `end`, each when it is asked for.
 
         Args:
             drafts: in order of the chain.
@@ -47,12 +47,6 @@ class Chain:
         Raises:
             KeyLost: one of them cannot be signed now.
         """
-        return list(self.sign_each(drafts, end, checkpoint))
-
-    def sign_each(
-        self, drafts: Iterable[Draft], end: End, checkpoint: Checkpoint | None
-    ) -> Iterator[Record]:
-        """The same, one record whenever the next is asked for."""
         for draft in drafts:
             body = self._body(draft, end, checkpoint)
             record = records.seal(body, self.community, self.signer)

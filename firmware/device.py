@@ -575,7 +575,7 @@ class Device:
         away: KeyLost | None = None
         until_ns = self._clock.machine_ns() + SIGN_MAX_NS
         try:
-            for record in chain.sign_each(drafts, end, self._checkpoint):
+            for record in chain.sign(drafts, end, self._checkpoint):
                 signed.append(record)
                 if self._clock.machine_ns() >= until_ns:
                     break

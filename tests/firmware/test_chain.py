@@ -37,7 +37,7 @@ CHECKPOINT = Checkpoint(3, bytes(32))
 
 def sign(drafts: list[Draft], end: End | None = None) -> tuple[list[Record], End]:
     end = end or chain_start(REGISTRATION)
-    signed = CHAIN.sign(drafts, end, CHECKPOINT)
+    signed = list(CHAIN.sign(drafts, end, CHECKPOINT))
     for record in signed:
         end = follow(end, record)
     return signed, end
@@ -110,7 +110,7 @@ def test_a_batch_names_the_newest_registration_that_covers_its_step() -> None:
     registered = ((FIRST_STEP + 1, one), (FIRST_STEP + 5, two), (FIRST_STEP + 3, three))
     chain = replace(CHAIN, registrations=registered)
     drafts: list[Draft] = [run(), *steps(7)]
-    signed = chain.sign(drafts, chain_start(REGISTRATION), None)
+    signed = list(chain.sign(drafts, chain_start(REGISTRATION), None))
     named = [one.body.registration for one in signed if isinstance(one.body, Batch)]
     assert named == [one, one, one, three, three, three, three]
 

@@ -276,7 +276,7 @@ def test_the_description_follows_the_device(state: Path) -> None:
     outbox.recover(0)
     outbox.begin(chain_start(bytes(32)))
     assert outbox.end is not None
-    signed = CHAIN.sign([run(), *steps(1)], outbox.end, None)
+    signed = list(CHAIN.sign([run(), *steps(1)], outbox.end, None))
     outbox.append(signed)
     outbox.acknowledge(word(outbox.end, 1, signed[0].identity), 0)
     text = folder.describe(state)

@@ -74,7 +74,7 @@ class Desk:
         """Signs and keeps records: a run start first, then batches and closes of steps."""
         drafts: list[Draft] = [run(), *steps(len(self.records) + count)]
         for draft in drafts[len(self.records) : len(self.records) + count]:
-            signed = CHAIN.sign([draft], self.end, None)
+            signed = list(CHAIN.sign([draft], self.end, None))
             self.outbox.append(signed)
             self.records += signed
 
@@ -830,7 +830,7 @@ def test_behind_a_re_anchor_the_refused_part_is_never_sent_again() -> None:
     anchor = bytes([9]) * 32
     end = End(5, anchor, 100, 100, desk.end.run_ms, desk.end.shift, 1, 5, 1, desk.end.closed_step)
     desk.outbox.begin(end)
-    anew = CHAIN.sign([run(100, later_ms=5)], end, None)
+    anew = list(CHAIN.sign([run(100, later_ms=5)], end, None))
     desk.outbox.append(anew)
     desk.outbox.sync()
     desk.restart()
@@ -878,7 +878,7 @@ def sign_portion(desk: Desk) -> list[Record]:
     anew = desk.end.anew
     assert anew is not None
     drafts = [draft_of(one, anew.offset) for one in desk.outbox.take_refused()]
-    signed = CHAIN.sign(drafts, desk.end, None)
+    signed = list(CHAIN.sign(drafts, desk.end, None))
     desk.outbox.append(signed)
     return signed
 
@@ -1150,7 +1150,7 @@ def test_a_word_on_the_chain_before_a_re_anchor_proves_no_fork_behind_it() -> No
     desk.hear(5)
     old = Acknowledgement("m0", 1, 5, desk.records[4].identity, 0, Stop(5, Reason.FORK))
     desk.outbox.begin(replace(behind_anchor(desk, 5), anew=None))
-    desk.outbox.append(CHAIN.sign([run(100, later_ms=5)], desk.end, None))
+    desk.outbox.append(list(CHAIN.sign([run(100, later_ms=5)], desk.end, None)))
     desk.outbox.sync()
     desk.outbox.take_due(0)
     desk.outbox.acknowledge(old, 0)
