@@ -8,7 +8,7 @@ quarantined with a reason. It never stops a chain.
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cryptometer import records
+from cryptometer import cose, records
 from cryptometer.chain import follow
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey
@@ -67,6 +67,7 @@ class Applied:
         after: the state after them, its frontier not yet extended.
         flow: the fields of `Flow`.
         late: the field of `Header`.
+        leaf_hashes: of the leaves, in the ledger's tree.
     """
 
     before: State
@@ -76,6 +77,7 @@ class Applied:
     verdicts: tuple[Verdict, ...]
     flow: tuple[int, ...]
     late: tuple[int, ...]
+    leaf_hashes: tuple[bytes, ...]
 
     def header(self, slot: Slot) -> Header:
         """The header that states it; the maker signs it."""
@@ -176,7 +178,7 @@ def check_block(
         _check_header(applied, last, header)
     except Rejected as refused:
         raise Rejected(refused.reason, f"header of step {header.step}: {refused.detail}") from None
-    hashes = tuple([leaf_hash(record.raw) for record in leaves])
+    hashes = (*applied.leaf_hashes, leaf_hash(last.raw))
     after = replace(applied.after, frontier=state.frontier.extended(hashes))
     return Checked(after, last, applied.verdicts, hashes)
 
@@ -207,18 +209,19 @@ def _faults(
     """What keeps records of devices from being their meters', whatever block they stand in; by
     their place."""
     faults: dict[int, Rejected] = {}
-    speakers: dict[tuple[bytes, bytes, str], PublicKey] = {}
+    header: cose.Header | None = None  # those of one meter stand together, and share them
+    name = ""
+    key: PublicKey | None = None
     for index, record in enumerate(leaves):
-        body = record.body
+        body, envelope = record.body, record.envelope
         if not isinstance(body, ChainRecord):
             continue
-        who = (record.community, record.key_id, body.meter)
         try:
-            key = speakers.get(who)
-            if key is None:
-                key = speakers[who] = _speaker(state, *who)
-            if record.raw not in verified:
-                record.envelope.verify(key)
+            if key is None or envelope.header is not header or body.meter != name:
+                key, header, name = None, envelope.header, body.meter
+                key = _speaker(state, record.community, record.key_id, name)
+            if envelope.raw not in verified:
+                envelope.verify(key)
         except Rejected as refused:
             faults[index] = refused
     return faults
@@ -310,6 +313,7 @@ class Proposal:
             ),
         )
         verdicts: list[Verdict] = []
+        hashes = [leaf_hash(record.raw) for record in authority]
         # Authority records act from the next block on, hence after everything else.
         for index, record in enumerate(authority):
             try:
@@ -324,6 +328,7 @@ class Proposal:
                 verdicts.append(Verdict(record, None, 0))
         for name in sorted(self._accounts):
             verdicts += self._accounts[name].verdicts
+            hashes += self._accounts[name].leaf_hashes
         return Applied(
             self._state,
             self.step,
@@ -332,6 +337,7 @@ class Proposal:
             tuple(verdicts),
             tuple(self._flow),
             tuple(self._late),
+            tuple(hashes),
         )
 
     def add(self, record: Record, body: ChainRecord) -> None:
@@ -363,6 +369,7 @@ class Proposal:
             if before.register is None:
                 account.closed_register = body.register
         account.verdicts.append(Verdict(record, reason, energy))
+        account.leaf_hashes.append(leaf_hash(record.raw))
 
     def _open(self, name: str) -> "_Account":
         meter = self._state.meters.get(name)
@@ -465,6 +472,7 @@ class _Account:
         "closed_step",
         "head",
         "last_step",
+        "leaf_hashes",
         "meter",
         "open_uwh",
         "quarantined_uwh",
@@ -484,6 +492,7 @@ class _Account:
         self.transferred_uwh = meter.transferred_uwh
         self.quarantined_uwh = meter.quarantined_uwh
         self.verdicts: list[Verdict] = []
+        self.leaf_hashes: list[bytes] = []
 
     def settled(self) -> Meter:
         """The meter after the block."""

@@ -4,7 +4,8 @@ Whatever a reader finds is whole: tiles of a new block stand before the checkpoi
 and a partial tile goes only when the full one stands and the checkpoint no longer needs it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from cryptometer.merkle import HASH_BYTES, leaf_hash
 from cryptometer.tiles import (
@@ -50,14 +51,29 @@ class Ledger:
             OSError: stop; the next start publishes again.
             Rejected: the files of the first `old` leaves are damaged.
         """
+        with self.publishing(old, leaves, hashes) as publish:
+            publish(note)
+
+    @contextmanager
+    def publishing(
+        self, old: int, leaves: Sequence[bytes], hashes: Sequence[bytes] | None = None
+    ) -> Iterator[Callable[[str], None]]:
+        """As `publish`, while the caller makes sure that these leaves may be published at all: the
+        files are written meanwhile, and the call that is given shows them, and publishes the
+        checkpoint's note."""
         new = old + len(leaves)
         files = self._entry_files(old, new, leaves)
         added = [leaf_hash(raw) for raw in leaves] if hashes is None else list(hashes)
-        self._tree.put_all({**files, **self._hash_files(old, new, added)})
-        passing(Point.LEDGER_TILES)
-        self._tree.put_all({CHECKPOINT_PATH: note.encode()})
-        passing(Point.LEDGER_CHECKPOINT)
-        self._remove_partials(old, new)
+        with self._tree.writing({**files, **self._hash_files(old, new, added)}) as show:
+
+            def publish(note: str) -> None:
+                show()
+                passing(Point.LEDGER_TILES)
+                self._tree.put_all({CHECKPOINT_PATH: note.encode()})
+                passing(Point.LEDGER_CHECKPOINT)
+                self._remove_partials(old, new)
+
+            yield publish
 
     def _entry_files(self, old: int, new: int, leaves: Sequence[bytes]) -> dict[str, bytes]:
         files: dict[str, bytes] = {}

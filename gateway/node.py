@@ -399,7 +399,6 @@ class Node:
         signed = note.sign_checkpoint(
             checked.state.checkpoint, self._community.origin, self._signer
         )
-        gone = {record.identity for record in block}
         dropped: list[tuple[Record, Rejected]] = []
         acting = self._acting(before.authority.sequence, checked.state)
         names = dict.fromkeys(map(meter_of, acting))
@@ -407,19 +406,20 @@ class Node:
         # What a chain has no place for goes in the same commit, which begins a new epoch: devices
         # were told that it is durable, and the place may be taken anew.
         for meter in governed:
-            dropped += self._waiting.outlived(meter, gone)
+            dropped += self._waiting.outlived(meter, self._proposal)
         changes = _drop(dropped, now_ms)
-        new = file_block(before, checked, block, signed)
-        self._commit(replace(changes, block=new))
-        # Committed before published: a crash here is mended by `_check_own_ledger`.
         raws = [record.raw for record in block]
-        self._ledger.publish(before.frontier.size, raws, signed, checked.leaf_hashes)
+        with self._ledger.publishing(before.frontier.size, raws, checked.leaf_hashes) as publish:
+            new = file_block(before, checked, block, signed)
+            self._commit(replace(changes, block=new))
+            # Committed before published: a crash here is mended by `_check_own_ledger`.
+            publish(signed)
         self._published = checked.state.frontier.size
         since_ms = max(step_start_ms(step + 1, before.genesis.step_s), self._last_close_ms)
         self._last_close_ms = 0
         self._state = checked.state
+        self._waiting.release(self._proposal, {record.identity for record, _ in dropped})
         self._proposal = Proposal(checked.state, step + 1)
-        self._waiting.remove(gone | {record.identity for record, _ in dropped})
         self._note_acting(acting)
         effects: list[Effect] = [Publish(f"{self._topic}/checkpoint", signed.encode())]
         effects.append(Sealed(new.row, since_ms))

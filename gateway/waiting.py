@@ -3,7 +3,7 @@
 In memory only: the store holds the same records, and a start reads them back.
 """
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from itertools import islice, pairwise
 
 from cryptometer.block import FUTURE_STEPS, Proposal
@@ -92,7 +92,7 @@ class Waiting:
             names: of these meters only.
         """
         for name in self._records if names is None else names:
-            for record in islice(self._records.get(name, ()), proposal.count(name), None):
+            for record in self._behind(name, proposal):
                 body = record.body
                 assert isinstance(body, ChainRecord)  # noqa: S101 - `add` takes nothing else
                 is_to_come = proposal.step < body.step
@@ -100,24 +100,29 @@ class Waiting:
                     break
                 proposal.add(record, body)
 
-    def outlived(self, meter: Meter, gone: Container[bytes]) -> list[tuple[Record, Rejected]]:
-        """The meter's records, but those `gone` by identity, that have no place in its chain any
-        more, because the authority has revoked or re-anchored it; and why."""
+    def _behind(self, name: str, proposal: Proposal) -> Iterator[Record]:
+        """A meter's records that are not in the proposed block: it takes them in their order."""
+        return islice(self._records.get(name, ()), proposal.count(name), None)
+
+    def outlived(self, meter: Meter, proposal: Proposal) -> list[tuple[Record, Rejected]]:
+        """The meter's records behind those in the proposed block that have no place in its chain
+        any more, because the authority has revoked or re-anchored it; and why."""
         outlived: list[tuple[Record, Rejected]] = []
         head = meter.head
-        for record in self._records.get(meter.name, []):
+        for record in self._behind(meter.name, proposal):
             body = record.body
-            if isinstance(body, ChainRecord) and record.identity not in gone:
+            if isinstance(body, ChainRecord):
                 try:
                     head = follow(meter, head, record, body)
                 except Rejected as refused:
                     outlived.append((record, refused))
         return outlived
 
-    def remove(self, gone: Container[bytes]) -> None:
-        """Lets go of records by identity: they are in a block, or dropped."""
-        for name, records in list(self._records.items()):
-            rest = [record for record in records if record.identity not in gone]
+    def release(self, proposal: Proposal, dropped: Container[bytes]) -> None:
+        """Lets go of what is in the block that was proposed, and of what was dropped, by
+        identity."""
+        for name in list(self._records):
+            rest = [one for one in self._behind(name, proposal) if one.identity not in dropped]
             if rest:
                 self._records[name] = rest
                 self._bytes[name] = sum(len(record.raw) for record in rest)

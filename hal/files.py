@@ -4,9 +4,11 @@ import errno
 import fcntl
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -284,8 +286,8 @@ class DiskTree:
     """A folder of published files; readable by all, since it holds nothing secret."""
 
     def __init__(self, path: Path, at_once: int = WRITES_AT_ONCE) -> None:
-        """`at_once`: how many files of one `put_all` may wait for the disk; one of them needs no
-        thread."""
+        """`at_once`: how many files written together may wait for the disk at the same time; one of
+        them needs no thread."""
         self.path = path
         self._at_once = at_once
         self._named: set[Path] = set()  # folders whose names this run has made durable
@@ -297,16 +299,28 @@ class DiskTree:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def put_all(self, files: Mapping[str, bytes]) -> None:
+    @contextmanager
+    def writing(self, files: Mapping[str, bytes]) -> Iterator[Callable[[], None]]:
         targets = {self.path / name: data for name, data in files.items()}
         folders = {target.parent for target in targets}
         unsure = {one for folder in sorted(folders) for one in self._make_folders(folder)}
-        self._each(_write_beside, list(targets.items()))
-        # Here each content is durable: none of the names can lead to half a file.
-        for target in targets:
-            _beside(target).replace(target)
-        self._each(sync_folder, sorted(folders | {one.parent for one in unsure}))
-        self._named |= unsure
+        with self._each(_write_beside, list(targets.items())) as written:
+
+            def show() -> None:
+                written()
+                # Here each content is durable: none of the names can lead to half a file.
+                for target in targets:
+                    _beside(target).replace(target)
+                changed = sorted(folders | {one.parent for one in unsure})
+                with self._each(sync_folder, changed) as synced:
+                    synced()
+                self._named.update(unsure)
+
+            yield show
+
+    def put_all(self, files: Mapping[str, bytes]) -> None:
+        with self.writing(files) as show:
+            show()
 
     def remove_under(self, path: str) -> None:
         folder = self.path / path
@@ -327,15 +341,19 @@ class DiskTree:
             one.mkdir(mode=0o755, exist_ok=True)
         return unsure
 
-    def _each(self, work: Callable[[_Item], None], items: Sequence[_Item]) -> None:
-        """Does some work with each item, several at the same time; all has ended once it returns
-        or raises. When one fails, those that have begun go on to their end, others do not begin."""
+    @contextmanager
+    def _each(
+        self, work: Callable[[_Item], None], items: Sequence[_Item]
+    ) -> Iterator[Callable[[], object]]:
+        """Does some work with each item, several at the same time. The call that is given waits for
+        all of it; when one fails, those that have begun go on to their end, others do not begin.
+        None is at work any more behind the context."""
         if min(self._at_once, len(items)) < 2:
-            for item in items:
-                work(item)
+            yield lambda: deque(map(work, items), 0)
             return
         with ThreadPoolExecutor(self._at_once) as pool:
-            list(pool.map(work, items))
+            done = pool.map(work, items)
+            yield lambda: deque(done, 0)
 
 
 def _write_beside(file: tuple[Path, bytes]) -> None:
@@ -356,6 +374,10 @@ class SimulatedTree:
 
     def read(self, path: str) -> bytes | None:
         return self.files.get(path)
+
+    @contextmanager
+    def writing(self, files: Mapping[str, bytes]) -> Iterator[Callable[[], None]]:
+        yield partial(self.put_all, files)
 
     def put_all(self, files: Mapping[str, bytes]) -> None:
         self.files.update(files)

@@ -1,6 +1,7 @@
 """What the programs may ask of a machine: one Protocol per capability, each with its guarantee."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -153,11 +154,22 @@ class Tree(Protocol):
         """A file's content, or None if there is none."""
         ...
 
-    def put_all(self, files: Mapping[str, bytes]) -> None:
-        """Writes files, each all or nothing. Durable, names included, once it returns.
+    def writing(self, files: Mapping[str, bytes]) -> AbstractContextManager[Callable[[], None]]:
+        """Begins to write files, while the caller does something else. The call that is given shows
+        them under their names, each all or nothing; durable, names included, once it returns.
+        Until then no reader finds them, and without it none ever does.
 
         Raises:
-            OSError: which of them are written is open; writing them again mends it.
+            OSError: in the call, too; which of them are written is open; writing them again mends
+                it.
+        """
+        ...
+
+    def put_all(self, files: Mapping[str, bytes]) -> None:
+        """Writes files and shows them.
+
+        Raises:
+            OSError: as `writing`.
         """
         ...
 

@@ -3,10 +3,11 @@ same system calls. What it has given, made durable and published it tells a file
 """
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from cryptometer import records
@@ -117,7 +118,11 @@ class CarelessDirectory(DiskDirectory):
 class CarelessTree(DiskTree):
     """Files that are not synced."""
 
-    def put_all(self, files: Mapping[str, bytes]) -> None:
+    @contextmanager
+    def writing(self, files: Mapping[str, bytes]) -> Iterator[Callable[[], None]]:
+        yield partial(self._show, files)
+
+    def _show(self, files: Mapping[str, bytes]) -> None:
         for name, data in files.items():
             target = self.path / name
             target.parent.mkdir(parents=True, exist_ok=True)

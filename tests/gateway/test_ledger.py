@@ -2,7 +2,9 @@
 whole for a reader at any instant, and written again after a stop between any two files."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -146,6 +148,10 @@ class Stopping:
 
     def read(self, path: str) -> bytes | None:
         return self._tree.read(path)
+
+    @contextmanager
+    def writing(self, files: Mapping[str, bytes]) -> Iterator[Callable[[], None]]:
+        yield partial(self.put_all, files)
 
     def put_all(self, files: Mapping[str, bytes]) -> None:
         for path, data in files.items():

@@ -54,9 +54,9 @@ def test_a_close_of_a_step_soon_after_says_that_a_step_is_closed() -> None:
     waiting = taken(village, run, close)
     told = {one for one in range(step - 3, ahead + 3) if waiting.has_closed("m0", one)}
     assert told == set(range(step, ahead + 1))
-    waiting.remove({run.identity})
+    waiting.release(Proposal(village.state, step), {run.identity})
     assert waiting.has_closed("m0", step)
-    waiting.remove({close.identity})
+    waiting.release(Proposal(village.state, step), {close.identity})
     assert (waiting.count, waiting.has_closed("m0", step)) == (0, False)
 
 

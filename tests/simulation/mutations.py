@@ -2,7 +2,7 @@
 the product's own functions, and names the promises of which one must be seen broken.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -301,13 +301,19 @@ def block_skipped() -> list[Patch]:
 
 
 def checkpoint_before_tiles() -> list[Patch]:
-    publish = ledger.Ledger.publish
+    publishing = ledger.Ledger.publishing
 
-    def hasty(self: Any, old: int, leaves: Any, note: str, *rest: Any) -> None:
-        self._tree.put_all({"checkpoint": note.encode()})
-        publish(self, old, leaves, note, *rest)
+    @contextmanager
+    def hasty(self: Any, *given: Any) -> Iterator[Callable[[str], None]]:
+        with publishing(self, *given) as publish:
 
-    return [(ledger.Ledger, "publish", hasty)]
+            def turned(note: str) -> None:
+                self._tree.put_all({"checkpoint": note.encode()})
+                publish(note)
+
+            yield turned
+
+    return [(ledger.Ledger, "publishing", hasty)]
 
 
 def published_before_committed() -> list[Patch]:

@@ -16,8 +16,8 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -183,10 +183,12 @@ class CountedLedger(Ledger):
 
     leaves = raw_bytes = 0
 
-    def publish(
-        self, old: int, leaves: Sequence[bytes], note: str, hashes: Sequence[bytes] | None = None
-    ) -> None:
-        super().publish(old, leaves, note, hashes)
+    @contextmanager
+    def publishing(
+        self, old: int, leaves: Sequence[bytes], hashes: Sequence[bytes] | None = None
+    ) -> Iterator[Callable[[str], None]]:
+        with super().publishing(old, leaves, hashes) as publish:
+            yield publish
         self.leaves = old + len(leaves)
         self.raw_bytes += sum(map(len, leaves))
 
@@ -434,9 +436,13 @@ def _memory_bytes() -> int:
 
 
 def _extent(folder: Path) -> tuple[int, int]:
-    """Bytes and number of the files below a folder."""
-    sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
-    return sum(sizes), len(sizes)
+    """Bytes and number of the files below a folder; a folder at a time, so that to count what was
+    published takes no more memory the more there is."""
+    size = count = 0
+    for at, _, names in os.walk(folder):
+        size += sum(os.stat(f"{at}/{name}").st_size for name in names)  # noqa: PTH116 - no Path each
+        count += len(names)
+    return size, count
 
 
 def main() -> int:
