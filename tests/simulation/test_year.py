@@ -25,6 +25,7 @@ def reading(day: int) -> Reading:
         leaves=leaves,
         raw_bytes=content - 34 * leaves,
         memory_bytes=40_000_000,
+        free_bytes=4_000_000,
         descriptors=50,
         journal_bytes=JOURNAL_MAX,
         outbox_bytes=OUTBOX_MAX,
@@ -48,6 +49,7 @@ def test_what_is_as_documented_is_not_complained_about() -> None:
     ("name", "grown"),
     [
         ("memory_bytes", 44_000_000),
+        ("free_bytes", 9_000_000),
         ("descriptors", 51),
         ("journal_bytes", JOURNAL_MAX + 1),
         ("outbox_bytes", OUTBOX_MAX + 1),

@@ -8,6 +8,7 @@ end the ledger is audited and compared with what the meters gave.
 """
 
 import argparse
+import ctypes
 import gc
 import math
 import os
@@ -57,12 +58,16 @@ CONFIG = read_config(
         "journal": {"sync_machine_ms": 5_000, "watch_machine_ms": 30_000, "limit_mb": LIMIT_MB},
     }
 )
+_LIBC = ctypes.CDLL(None)
 PAGE_BYTES = 4_096  # of SQLite's database
 # A leaf in the ledger's files beside its own bytes: its length, and its hash (RFC 6962).
 LEAF_BYTES = 2 + 32
 
 # What is tolerated.
 MEMORY_GROWTH = 0.05  # of the process, from the second reading to the last
+# glibc gives back what is free at the heap's end once it is twice the largest block that it has
+# ever given back (mallopt(3), M_TRIM_THRESHOLD): segments of 1 MiB are read here.
+FREE_MAX = 8 * 2**20
 JOURNAL_MAX = 2 * JOURNAL_SEGMENT_BYTES
 OUTBOX_MAX = LIMIT_MB * 2**20 + OUTBOX_SEGMENT_BYTES  # whole files go, the newest grows
 WAL_MAX = 8 * 2**20  # SQLite empties it every 1,000 pages, and keeps the file
@@ -82,7 +87,9 @@ class Reading:
         day: at whose end.
         leaves: in the ledger.
         raw_bytes: of all leaves.
-        memory_bytes: of this process in RAM: ten devices and the gateway's node.
+        memory_bytes: of this process in RAM: ten devices and the gateway's node; without what
+            stands in `free_bytes`.
+        free_bytes: what the C library's allocator kept of that to hand it out again.
         descriptors: open files of this process.
         journal_bytes, outbox_bytes: of the board that has most.
         store_bytes: of the gateway's database, with what only its write-ahead log holds yet.
@@ -96,6 +103,7 @@ class Reading:
     leaves: int
     raw_bytes: int
     memory_bytes: int
+    free_bytes: int
     descriptors: int
     journal_bytes: int
     outbox_bytes: int
@@ -265,11 +273,15 @@ class Year:
         """Measures everything at the end of a day."""
         gc.collect()
         ledger_bytes, ledger_files = _extent(self.folder / "ledger")
+        taken_bytes = _memory_bytes()
+        _LIBC.malloc_trim(0)
+        memory_bytes = _memory_bytes()
         return Reading(
             day,
             self.ledger.leaves,
             self.ledger.raw_bytes,
-            _memory_bytes(),
+            memory_bytes,
+            max(0, taken_bytes - memory_bytes),
             len(list(Path("/proc/self/fd").iterdir())),
             max(_extent(board.folder / "journal")[0] for board in self.boards),
             max(_extent(board.folder / "outbox")[0] for board in self.boards),
@@ -393,6 +405,7 @@ def breaches(readings: Sequence[Reading]) -> list[str]:
     )
     for one in readings:
         at = f"on day {one.day}"
+        limit(f"memory kept free {at}", one.free_bytes, FREE_MAX)
         limit(f"journal {at}", one.journal_bytes, JOURNAL_MAX)
         limit(f"outbox {at}", one.outbox_bytes, OUTBOX_MAX)
         limit(f"write-ahead log {at}", one.wal_bytes, WAL_MAX)
@@ -410,16 +423,16 @@ def breaches(readings: Sequence[Reading]) -> list[str]:
 
 
 HEAD = (
-    "| day | leaves | memory MB | files open | journal kB | outbox kB | store MB | WAL MB"
-    " | ledger MB | ledger files | board start s | gateway start s |\n" + "|---" * 12 + "|"
+    "| day | leaves | memory MB | kept free MB | files open | journal kB | outbox kB | store MB"
+    " | WAL MB | ledger MB | ledger files | board start s | gateway start s |\n" + "|---" * 13 + "|"
 )
 
 
 def row(one: Reading) -> str:
     """A line of the table."""
     return (
-        f"| {one.day} | {one.leaves:,} | {one.memory_bytes / 1e6:.1f} | {one.descriptors}"
-        f" | {one.journal_bytes / 1e3:.0f} | {one.outbox_bytes / 1e3:,.0f}"
+        f"| {one.day} | {one.leaves:,} | {one.memory_bytes / 1e6:.1f} | {one.free_bytes / 1e6:.1f}"
+        f" | {one.descriptors} | {one.journal_bytes / 1e3:.0f} | {one.outbox_bytes / 1e3:,.0f}"
         f" | {one.store_bytes / 1e6:.1f} | {one.wal_bytes / 1e6:.1f}"
         f" | {one.ledger_bytes / 1e6:.1f} | {one.ledger_files:,}"
         f" | {one.board_start_s:.2f} | {one.gateway_start_s:.2f} |"
