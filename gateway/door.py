@@ -2,7 +2,7 @@
 nothing and sends nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -19,7 +19,8 @@ from hal.ports import Message
 _PASSING = frozenset({Reason.GAP, Reason.TOO_MANY})
 
 
-_Opened: TypeAlias = tuple[Envelope, Meter] | Rejected
+Opened: TypeAlias = tuple[Envelope, Meter] | Rejected
+Verify: TypeAlias = Callable[[Sequence[Opened]], list[Opened]]
 
 
 @dataclass(slots=True)
@@ -39,11 +40,16 @@ class Verdicts:
 class Door:
     """Judges messages in their order; what it accepts waits from then on."""
 
-    def __init__(self, topic: str, store: Store, waiting: Waiting) -> None:
-        """`topic`: the community's, which every topic here begins with."""
+    def __init__(self, topic: str, store: Store, waiting: Waiting, verify: Verify) -> None:
+        """
+        Args:
+            topic: the community's, which every topic here begins with.
+            verify: `verify_each`, or what comes to the same in less time.
+        """
         self._topic = topic
         self._store = store
         self._waiting = waiting
+        self._verify = verify
         self.stops: dict[str, Stop] = {}  # chains that cannot go on, by meter
 
     def judge(self, state: State, messages: Sequence[Message], now_ms: int) -> Verdicts:
@@ -58,13 +64,13 @@ class Door:
         # All are verified before the first is decoded: between decodings a verification takes a
         # tenth longer, since each pushes the other out of the processor's cache.
         opened = [_open(state, raw) for _, raw in sent]
-        verified = [_verify(one) for one in opened]
+        verified = self._verify(opened)
         for (name, raw), one in zip(sent, verified, strict=True):
             self._judge(state, name, raw, one, now_ms, verdicts)
         return verdicts
 
     def _judge(
-        self, state: State, name: str, raw: bytes, opened: _Opened, now_ms: int, verdicts: Verdicts
+        self, state: State, name: str, raw: bytes, opened: Opened, now_ms: int, verdicts: Verdicts
     ) -> None:
         known = name if name in state.meters else ""
         try:
@@ -120,14 +126,19 @@ class Door:
         return self._store.identity_at(name, sequence)
 
 
-def _open(state: State, raw: bytes) -> _Opened:
+def verify_each(opened: Sequence[Opened]) -> list[Opened]:
+    """What was opened, in its order; refused where its signature is not that of its meter."""
+    return [_verify(one) for one in opened]
+
+
+def _open(state: State, raw: bytes) -> Opened:
     try:
         return open_envelope(state, raw)
     except Rejected as refused:
         return _anew(refused)
 
 
-def _verify(opened: _Opened) -> _Opened:
+def _verify(opened: Opened) -> Opened:
     if not isinstance(opened, Rejected):
         try:
             verify(*opened)

@@ -28,7 +28,7 @@ from cryptometer.records import (
 )
 from cryptometer.state import Meter, State, found, govern
 from cryptometer.steps import NS_PER_MS, ClockState, Instant, step_of, step_start_ms
-from gateway.door import Door
+from gateway.door import Door, Verify, verify_each
 from gateway.effects import Confirm, Effect, Publish, Say, Sealed
 from gateway.filing import file_block, meter_of
 from gateway.ledger import Ledger
@@ -81,6 +81,7 @@ class Node:
         signer: Signer,
         policy: Policy,
         successor: Signer | None = None,
+        verify: Verify = verify_each,
     ) -> None:
         """Recovers from whatever the last run left.
 
@@ -88,6 +89,7 @@ class Node:
             signer: this gateway's key.
             successor: the key that takes its place from the block on after the one that holds its
                 registration under the same name.
+            verify: as for `Door`.
 
         Raises:
             Behind: the published ledger is newer than the store.
@@ -108,7 +110,7 @@ class Node:
         )
         self._topic = f"cryptometer/1/{state.community.hex()}"
         self._waiting = Waiting()
-        self._door = Door(self._topic, store, self._waiting)
+        self._door = Door(self._topic, store, self._waiting, verify)
         self._proposal = Proposal(state, state.step + 1)  # applied ahead, while records come in
         self._unanswered: dict[str, Stop | None] = {}
         self._unconfirmed: list[tuple[int, int]] = []

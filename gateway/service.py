@@ -31,6 +31,7 @@ from gateway.node import (
     gateway_name,
 )
 from gateway.sqlite_store import SqliteStore
+from gateway.verifying import Verifiers
 from hal.broker import broker_settings
 from hal.drivers import open_clock
 from hal.files import DiskTree, hold
@@ -102,8 +103,14 @@ class Service:
             )
         settle_ms = round(SETTLE_MACHINE_MS / self._clock.machine_wait_s(NS_PER_S))
         policy = Policy(name, folder.config.accept_unsynchronised, settle_ms)
+        self._verifiers = Verifiers()
         self._node = Node(
-            store, Ledger(DiskTree(folder.ledger)), key, policy, folder.load_next_key()
+            store,
+            Ledger(DiskTree(folder.ledger)),
+            key,
+            policy,
+            folder.load_next_key(),
+            self._verifiers,
         )
         base = f"cryptometer/1/{community.id.hex()}"
         self._link = Link(
@@ -129,6 +136,7 @@ class Service:
         finally:
             self._notifier.stopping()
             self._link.stop()
+            self._verifiers.close()
         _log(f"ended: {self._status()}")
 
     def _go_on(self, stopping: list[int]) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from cryptometer.errors import Reason
 from cryptometer.records import Record, Stop
-from gateway.door import Door, Verdicts
+from gateway.door import Door, Verdicts, verify_each
 from gateway.memory_store import MemoryStore
 from gateway.store import Contact, Refusal
 from gateway.waiting import Waiting
@@ -23,7 +23,7 @@ def village() -> Village:
 
 def judged(village: Village, *messages: tuple[str, bytes]) -> tuple[Door, Verdicts]:
     """A new door's verdicts on payloads under these topics of the community."""
-    door = Door(TOPIC, MemoryStore(1), Waiting())
+    door = Door(TOPIC, MemoryStore(1), Waiting(), verify_each)
     round_of = [
         Message(f"{TOPIC}/{topic}", payload, retained=False, token=(0, number))
         for number, (topic, payload) in enumerate(messages)
