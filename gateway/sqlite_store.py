@@ -30,10 +30,11 @@ from hal.faults import Point, passing
 from hal.files import sync_folder
 
 APPLICATION_ID = 0x43727970  # "Cryp": tells our database from any other (PRAGMA application_id)
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 # Its group may read it: `serve` runs as another user, which no key is readable for.
 STORE_MODE = 0o640
-_READABLE = (1, 2, SCHEMA_VERSION)
+_READABLE = (1, 2, 3, SCHEMA_VERSION)
+_LEAVES_MAX = 2**63 - 1  # what an integer of a row holds
 _STEPS_BETWEEN_LOOKS = 10_000  # of SQLite's machine; less than a millisecond
 # So long, in pages of 4 KiB, the write-ahead log may grow before a commit has to copy it into the
 # database itself: more than what 400 meters send in a step.
@@ -73,16 +74,14 @@ CREATE TABLE contacts (
 # store was brought up from format 1, `verdicts_from` is the first leaf whose verdict is known.
 _SET_ASIDE = "CREATE TABLE set_aside (leaf INTEGER PRIMARY KEY, reason TEXT NOT NULL)"
 # Since format 3: runs of a chain that a block holds while their bytes stay in `pending`, until the
-# static files are durable; `staged` holds only the bytes of leaves that never waited.
+# static files are durable; `staged` holds only the bytes of leaves that never waited. Since format
+# 4 they are not among `leaves` before they leave `pending`: people wait for the block's commit.
 _FILED = (
     "CREATE TABLE filed (leaf INTEGER PRIMARY KEY, meter TEXT NOT NULL, first INTEGER NOT NULL,"
     " last INTEGER NOT NULL)"
 )
 _UNFILE = "DELETE FROM pending WHERE meter = ? AND sequence BETWEEN ? AND ?"
-_IS_LEAF = (
-    "EXISTS (SELECT 1 FROM leaves WHERE leaves.meter = pending.meter"
-    " AND leaves.sequence = pending.sequence)"
-)
+_IN_PLACE = "filed.meter = pending.meter AND sequence BETWEEN first AND last"
 
 # Primary result codes (sqlite.org/rescode.html): starting again may mend these. A full disk gives
 # each of them, by the file it hits: the journal and its index are made anew at an opening.
@@ -152,10 +151,17 @@ class SqliteStore:
         return [raw for (raw,) in rows]
 
     def pending(self) -> Iterable[bytes]:
+        filed: dict[str, list[tuple[int, int]]] = {}
+        for meter, first, last in self._filed():
+            filed.setdefault(meter, []).append((first, last))
         rows = self._connection.execute(
-            f"SELECT raw FROM pending WHERE NOT {_IS_LEAF} ORDER BY meter, sequence"  # noqa: S608
+            "SELECT meter, sequence, raw FROM pending ORDER BY meter, sequence"
         )
-        return (raw for (raw,) in rows)
+        return (
+            raw
+            for meter, sequence, raw in rows
+            if not any(first <= sequence <= last for first, last in filed.get(meter, ()))
+        )
 
     def identity_at(self, meter: str, sequence: int) -> bytes | None:
         for table in ("pending", "leaves"):
@@ -168,9 +174,16 @@ class SqliteStore:
         return None
 
     def leaf_at(self, meter: str, sequence: int) -> int | None:
+        place = {"meter": meter, "sequence": sequence}
         row = self._connection.execute(
-            "SELECT leaf FROM leaves WHERE meter = ? AND sequence = ?", (meter, sequence)
+            "SELECT leaf FROM leaves WHERE meter = :meter AND sequence = :sequence", place
         ).fetchone()
+        if row is None and self._format >= 3:
+            row = self._connection.execute(
+                "SELECT leaf + :sequence - first FROM filed"
+                " WHERE meter = :meter AND :sequence BETWEEN first AND last",
+                place,
+            ).fetchone()
         return None if row is None else int(row[0])
 
     def find(self, identity: bytes) -> tuple[str, int, int | None] | None:
@@ -191,7 +204,10 @@ class SqliteStore:
             raise SearchTooLong(f"not found within {self._find_max_s:g} s") from None
         finally:
             self._connection.set_progress_handler(None, 0)
-        return None if row is None else (str(row[0]), int(row[1]), row[2])
+        if row is None:
+            return None
+        meter, sequence, leaf = row
+        return meter, sequence, self.leaf_at(meter, sequence) if leaf is None else leaf
 
     def verdict(self, leaf: int) -> Reason | None:
         if leaf < int(self._meta("verdicts_from") or b"0"):
@@ -214,7 +230,7 @@ class SqliteStore:
 
     def depths(self) -> Depths:
         filed = (
-            "(SELECT coalesce(sum(last - first + 1), 0) FROM filed)" if self._format > 2 else "0"
+            "(SELECT coalesce(sum(last - first + 1), 0) FROM filed)" if self._format >= 3 else "0"
         )
         counts = (
             self._connection.execute(f"SELECT count(*) {more} FROM {table}").fetchone()[0]  # noqa: S608
@@ -228,8 +244,8 @@ class SqliteStore:
 
     def staged(self) -> list[tuple[int, bytes]]:
         in_place = (
-            " UNION ALL SELECT filed.leaf + sequence - first, raw FROM filed JOIN pending"
-            " ON pending.meter = filed.meter AND sequence BETWEEN first AND last"
+            " UNION ALL SELECT leaf + sequence - first, raw"  # noqa: S608
+            f" FROM filed JOIN pending ON {_IN_PLACE}"
         )
         more = in_place if self._format >= 3 else ""
         query = f"SELECT leaf, raw FROM staged{more} ORDER BY 1"  # noqa: S608
@@ -286,7 +302,7 @@ class SqliteStore:
             set_epoch(self._connection, self.epoch + 1)
         self._connection.executemany(
             # What is a leaf by now keeps its bytes until its files are durable.
-            f"{_UNFILE} AND NOT {_IS_LEAF}",
+            f"{_UNFILE} AND NOT EXISTS (SELECT 1 FROM filed WHERE {_IN_PLACE})",  # noqa: S608
             _runs(map(_place, changes.dropped)),
         )
         self._connection.executemany(
@@ -313,12 +329,25 @@ class SqliteStore:
 
     def _let_go(self, published: int) -> None:
         """The static files of so many leaves are durable: their bytes may go."""
-        filed = self._connection.execute(
-            "SELECT meter, first, last FROM filed WHERE leaf < ?", (published,)
-        ).fetchall()
+        self._connection.execute(
+            "INSERT INTO leaves"  # noqa: S608
+            " SELECT pending.meter, sequence, identity, leaf + sequence - first"
+            f" FROM filed JOIN pending ON {_IN_PLACE} WHERE leaf < ?",
+            (published,),
+        )
+        filed = self._filed(published)
         self._connection.executemany(_UNFILE, filed)
         for table in ("filed", "staged"):
             self._connection.execute(f"DELETE FROM {table} WHERE leaf < ?", (published,))  # noqa: S608
+
+    def _filed(self, below: int = _LEAVES_MAX) -> list[tuple[str, int, int]]:
+        """Runs of chains in blocks whose bytes still wait, of leaves below one: meter, first and
+        last."""
+        if self._format < 3:
+            return []
+        return self._connection.execute(
+            "SELECT meter, first, last FROM filed WHERE leaf < ?", (below,)
+        ).fetchall()
 
     def _meta(self, key: str) -> bytes | None:
         row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
@@ -371,14 +400,18 @@ class SqliteStore:
         for name, first, last in _runs(_place(record) for _, record in chain):
             runs.append((first_leaf, name, first, last))
             first_leaf += last - first + 1
-        filed = self._connection.executemany(
-            "INSERT INTO leaves SELECT meter, sequence, identity, sequence + ? FROM pending"
-            " WHERE meter = ? AND sequence BETWEEN ? AND ?",
-            [(leaf - first, name, first, last) for leaf, name, first, last in runs],
-        )
-        if filed.rowcount != len(chain):
-            raise StoreFailed("a record of the block does not wait in the store")
         self._connection.executemany("INSERT INTO filed VALUES (?, ?, ?, ?)", runs)
+        (waiting,) = self._connection.execute(
+            f"SELECT count(*) FROM filed JOIN pending ON {_IN_PLACE} WHERE leaf >= ?",  # noqa: S608
+            (chain[0][0],),
+        ).fetchone()
+        twice = self._connection.execute(
+            "SELECT 1 FROM filed JOIN filed AS new USING (meter) WHERE filed.leaf < :new"
+            " AND new.leaf >= :new AND new.first <= filed.last AND filed.first <= new.last",
+            {"new": chain[0][0]},
+        ).fetchone()
+        if waiting != len(chain) or twice is not None:
+            raise StoreFailed("a record of the block does not wait in the store")
 
     def _add_block(self, block: NewBlock) -> None:
         row = block.row
@@ -499,7 +532,13 @@ def _bring_up(connection: sqlite3.Connection) -> None:
         (size,) = connection.execute("SELECT coalesce(max(size), 0) FROM blocks").fetchone()
         connection.execute(_SET_ASIDE)
         connection.execute("INSERT INTO meta VALUES ('verdicts_from', ?)", (str(size).encode(),))
-    connection.execute(_FILED)
+    if version < 3:
+        connection.execute(_FILED)
+    else:
+        connection.execute(
+            "DELETE FROM leaves WHERE EXISTS (SELECT 1 FROM filed"
+            " WHERE filed.meter = leaves.meter AND sequence BETWEEN first AND last)"
+        )
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     connection.execute("COMMIT")
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer.errors import ConfigurationError, Reason
-from cryptometer.records import AuthorityRecord, Genesis, Record
+from cryptometer.records import AuthorityRecord, ChainRecord, Genesis, Record
 from cryptometer.state import State, found
 from gateway.filing import file_block
 from gateway.memory_store import MemoryStore
@@ -737,8 +737,19 @@ def test_what_a_copied_log_holds_is_part_of_the_store(
         assert content(recovered) == content(store)
 
 
+def _make_format_3(connection: sqlite3.Connection) -> None:
+    """A block's commit has each of its leaves in the index."""
+    connection.execute(
+        "INSERT INTO leaves SELECT pending.meter, sequence, identity, leaf + sequence - first"
+        " FROM filed JOIN pending"
+        " ON pending.meter = filed.meter AND sequence BETWEEN first AND last"
+    )
+    connection.execute("PRAGMA user_version = 3")
+
+
 def _make_older(connection: sqlite3.Connection) -> None:
     """Format 2: the bytes of a block's leaves leave the pending ones, and are written anew."""
+    _make_format_3(connection)
     connection.execute(
         "INSERT INTO staged SELECT filed.leaf + sequence - first, raw FROM filed JOIN pending"
         " ON pending.meter = filed.meter AND sequence BETWEEN first AND last"
@@ -749,6 +760,41 @@ def _make_older(connection: sqlite3.Connection) -> None:
     )
     connection.execute("DROP TABLE filed")
     connection.execute("PRAGMA user_version = 2")
+
+
+def test_a_store_of_format_3_is_brought_up_with_its_index(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    create_store(path, EPOCH)
+    records = [*HISTORY.sent(SECOND), *HISTORY.sent(THIRD)]
+
+    def places(store: SqliteStore) -> list[object]:
+        return [store.find(one.identity) for one in records] + [
+            store.leaf_at(*_chain_place(one)) for one in records
+        ]
+
+    with closing(SqliteStore(path)) as store:
+        commit_until(store, SECOND)
+        store.commit(Changes(accepted=HISTORY.sent(THIRD)))
+        before, known = content(store), places(store)
+        assert known.count(None) == len(HISTORY.sent(THIRD))  # they wait, and are no leaves
+    with closing(sqlite3.connect(path)) as connection, connection:
+        _make_format_3(connection)
+    with closing(SqliteStore(path, read_only=True)) as old:
+        assert (content(old), places(old)) == (before, known)
+    for _ in range(2):
+        with closing(SqliteStore(path)) as store:
+            assert (content(store), places(store)) == (before, known)
+    with closing(SqliteStore(path)) as store:
+        store.commit(Changes(block=HISTORY.block(THIRD), published=HISTORY.block(SECOND).row.size))
+        store.commit(Changes(published=HISTORY.block(THIRD).row.size))
+        assert places(store)[: len(HISTORY.sent(SECOND))] == known[: len(HISTORY.sent(SECOND))]
+        assert None not in places(store)
+        assert (store.staged(), list(store.pending())) == ([], [])
+
+
+def _chain_place(record: Record) -> tuple[str, int]:
+    assert isinstance(record.body, ChainRecord)
+    return record.body.meter, record.body.sequence
 
 
 def test_a_store_of_format_2_is_brought_up_with_what_was_staged_in_it(tmp_path: Path) -> None:

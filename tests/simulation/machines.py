@@ -174,8 +174,8 @@ class FailingSqlite(_Failing, SqliteStore):
     def forget_pending(self) -> None:
         """What a restore from a backup and the published files leaves."""
         self._connection.execute(
-            "DELETE FROM pending WHERE NOT EXISTS (SELECT 1 FROM leaves"
-            " WHERE leaves.meter = pending.meter AND leaves.sequence = pending.sequence)"
+            "DELETE FROM pending WHERE NOT EXISTS (SELECT 1 FROM filed"
+            " WHERE filed.meter = pending.meter AND sequence BETWEEN first AND last)"
         )
         self.epoch += 1
         set_epoch(self._connection, self.epoch)
