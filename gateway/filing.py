@@ -47,13 +47,14 @@ def file_block(
 def tally(checked: Checked, step: int) -> tuple[Tally, ...]:
     """What the block of `step` holds of each meter."""
     found: dict[str, _Sums] = {}
+    name, sums = "", _Sums()
     for verdict in checked.verdicts:
         body = verdict.record.body
         if not isinstance(body, ChainRecord):
             continue
-        sums = found.get(body.meter)
-        if sums is None:
-            sums = found[body.meter] = _Sums()
+        if body.meter != name:  # those of a meter stand together
+            name = body.meter
+            sums = found[name] = _Sums()
         sums.late += body.step < step
         if verdict.reason is not None:
             sums.quarantined += 1
