@@ -74,7 +74,7 @@ def _shown(default: object) -> str:
     match default:
         case bool():
             return f"`{str(default).lower()}`"
-        case "":
+        case "" | None:
             return "none"
         case str():
             return f'`"{default}"`'

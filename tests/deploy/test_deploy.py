@@ -14,6 +14,7 @@ from firmware.config import read_config
 from gateway.folder import initialise, open_folder
 from hal.gpio_line import GpioSettings
 from hal.modem_line import Edge, ModemSettings, ModemSignal
+from hal.pulse_shape import Preset
 from hal.serial_line import SerialSettings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -125,21 +126,52 @@ def test_a_second_meter_has_a_folder_of_its_own_within_the_services() -> None:
 
 
 def test_the_example_of_a_modem_line_is_valid_and_drawn_as_it_is_configured() -> None:
-    examples = DEPLOY / "examples"
-    text = (examples / "modem-meter.toml").read_text()
+    text = (DEPLOY / "examples" / "modem-meter.toml").read_text()
     settings = dict(read_config(tomllib.loads(text)).source)
     assert settings.pop("driver") == "modem"
     given = read_settings(ModemSettings, settings, "[source]")
     assert (given.line, given.edge) == (ModemSignal.CTS, Edge.OFF)
     [drawing] = re.findall(r"[\w-]+\.svg", text)
-    tree = ElementTree.parse(examples / drawing)  # noqa: S314 - a file of our own
-    words = [one.text for one in tree.iter() if one.text]
-    assert {"S0+", "S0−", "CTS", "GND", "3.3 V", "1 kΩ"} <= set(words)
+    words = _words(drawing)
+    assert {"S0+", "S0−", "CTS", "GND", "3.3 V", "1 kΩ"} <= words
     # The circuit and its levels are those of section 1.
     wiring = (DEPLOY.parent / "docs" / "operations.md").read_text().partition("\n## 2. ")[0]
     assert "3.3 V ──[ 1 kΩ ]──┬──────── RX" in wiring
     assert "closed below 0.8 V, open above 2.5 V" in wiring
     assert "closed: 2.5 to 3 mA, below 0.8 V; open: above 2.5 V" in words
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "parts"),
+    [
+        ("gpio-meter", Preset.S0_CLASS_B, {"S0+", "S0−", "1 kΩ"}),
+        ("led-meter", Preset.LED, {"phototransistor", "10 kΩ"}),
+    ],
+)
+def test_the_examples_of_a_gpio_line_are_valid_and_drawn_as_they_are_configured(
+    name: str, preset: Preset, parts: set[str]
+) -> None:
+    text = (DEPLOY / "examples" / f"{name}.toml").read_text()
+    settings = dict(read_config(tomllib.loads(text)).source)
+    assert settings.pop("driver") == "gpio"
+    given = read_settings(GpioSettings, settings, "[source]")
+    assert (given.pulse, given.offset) == (preset, 17)
+    [drawing] = re.findall(r"[\w-]+\.svg", text)
+    assert {"GPIO 17 (pin 11)", "GND (pin 6)", "3.3 V (pin 1)", *parts} <= _words(drawing)
+
+
+def _words(drawing: str) -> set[str]:
+    tree = ElementTree.parse(DEPLOY / "examples" / drawing)  # noqa: S314 - a file of our own
+    return {one.text for one in tree.iter() if one.text}
+
+
+def test_every_drawing_is_led_to() -> None:
+    wiring = (DEPLOY.parent / "docs" / "operations.md").read_text()
+    drawings = {one.name for one in (DEPLOY / "examples").glob("*.svg")}
+    assert len(drawings) >= 5
+    for drawing in drawings:
+        assert f"(../deploy/examples/{drawing})" in wiring
+        assert _words(drawing)
 
 
 def test_the_configuration_a_new_gateway_gets_is_valid(tmp_path: Path) -> None:
