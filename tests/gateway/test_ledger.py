@@ -80,6 +80,23 @@ def test_before_the_first_block_there_is_nothing(tmp_path: Path) -> None:
     assert ledger.read("tile/0/000") is None
 
 
+def test_leaves_that_are_written_ahead_are_no_ones_until_they_are_published(
+    tmp_path: Path,
+) -> None:
+    disk = DiskTree(tmp_path)
+    ledger, leaves = Ledger(disk), entries(300)
+    ledger.publish(0, leaves[:20], note(20))
+    with ledger.publishing(20, leaves[20:]):
+        assert check_whole(disk.read, leaves) == 20
+    assert check_whole(disk.read, leaves) == 20
+    assert disk.read("tile/0/000") is None
+    with ledger.publishing(20, leaves[20:]) as publish:
+        assert check_whole(disk.read, leaves) == 20
+        publish(note(300))
+    assert check_whole(disk.read, leaves) == 300
+    assert not list(tmp_path.rglob("*.new"))
+
+
 def test_a_published_block_can_be_read_by_everyone(tmp_path: Path) -> None:
     ledger = Ledger(DiskTree(tmp_path))
     ledger.publish(0, entries(3), note(3))

@@ -607,6 +607,34 @@ def test_files_of_a_tree_are_read_by_their_paths(tree: Tree) -> None:
     assert tree.read("checkpoint") == b"newer"
 
 
+def test_what_is_being_written_is_found_by_no_reader_until_it_is_shown(tree: Tree) -> None:
+    tree.put_all({"checkpoint": b"old"})
+    files = {"checkpoint": b"new", "tile/0/000": b"1", "tile/0/001": b"2"}
+    with tree.writing(files):
+        pass
+    assert (tree.read("checkpoint"), tree.read("tile/0/000")) == (b"old", None)
+    with tree.writing(files) as show:
+        assert (tree.read("checkpoint"), tree.read("tile/0/000")) == (b"old", None)
+        show()
+        assert {name: tree.read(name) for name in files} == files
+    assert {name: tree.read(name) for name in files} == files
+
+
+def test_files_are_written_while_their_writer_does_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = threading.active_count()
+    written = threading.Semaphore(0)
+    fsync_of_contents(monkeypatch, written.release)
+    with DiskTree(tmp_path).writing(MANY) as show:
+        assert all(written.acquire(timeout=PATIENCE_S) for _ in MANY)  # before they are asked for
+        assert not [
+            path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".new"
+        ]
+        show()
+    assert threading.active_count() == threads
+
+
 def test_a_folder_of_a_tree_is_removed_with_its_files(tree: Tree) -> None:
     tree.put_all({"tile/0/000.p/5": b"3", "tile/0/000.p/6": b"3", "tile/0/000": b"4"})
     tree.remove_under("tile/0/000.p")
