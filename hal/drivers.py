@@ -13,8 +13,10 @@ from hal.keyfile import create_key, load_key
 from hal.keyplace import FilePlace, TokenPlace
 from hal.ports import Clock, PulseSource, StoredKey
 
-SOURCES = ("serial", "gpio", "modem", "sim")
+SOURCES = ("serial", "gpio", "rpi", "modem", "sim")
 CLOCKS = ("system", "scaled")
+# The extra and Debian's package that bring a module.
+_PACKAGES = {"gpiod": ("gpio", "libgpiod"), "RPi": ("rpi", "rpi-lgpio")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,10 @@ def open_source(table: Mapping[str, object]) -> PulseSource:
                 from hal.gpio_line import GpioLine, GpioSettings  # noqa: PLC0415
 
                 return GpioLine(read_settings(GpioSettings, rest, "[source]"))
+            case "rpi":
+                from hal.rpi_line import RpiLine, RpiSettings  # noqa: PLC0415
+
+                return RpiLine(read_settings(RpiSettings, rest, "[source]"))
             case "modem":
                 from hal.modem_line import ModemLine, ModemSettings  # noqa: PLC0415
 
@@ -58,10 +64,10 @@ def open_source(table: Mapping[str, object]) -> PulseSource:
 
                 return SimulatedLine(read_settings(SimSettings, rest, "[source]"))
     except ImportError as error:
+        extra, package = _PACKAGES.get(error.name or "", ("firmware", "serial"))
         raise ConfigurationError(
             f"the driver {driver!r} needs a package that is missing ({error.name}):"
-            f" pip install 'cryptometer[{'gpio' if driver == 'gpio' else 'firmware'}]', or"
-            f" Debian's python3-{'libgpiod' if driver == 'gpio' else 'serial'}"
+            f" pip install 'cryptometer[{extra}]', or Debian's python3-{package}"
         ) from None
 
 

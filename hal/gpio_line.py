@@ -9,13 +9,13 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import StrEnum
 
 import gpiod
 from gpiod.line import Bias, Clock, Direction, Edge, Value
 
 from cryptometer.errors import ConfigurationError
 from cryptometer.settings import setting
+from hal.bias import Pull
 from hal.ports import LineLost, Taken
 from hal.pulse_shape import Found, Preset, Recogniser, Shape, shape_of
 
@@ -24,14 +24,6 @@ from hal.pulse_shape import Found, Preset, Recogniser, Shape, shape_of
 EVENTS_MAX = 1024
 DEBOUNCE_US = 10_000
 _SEQUENCE_MODULUS = 2**32  # line_seqno is a __u32
-
-
-class Pull(StrEnum):
-    """The bias of the input."""
-
-    UP = "up"
-    DOWN = "down"
-    NONE = "none"
 
 
 _BIAS = {Pull.UP: Bias.PULL_UP, Pull.DOWN: Bias.PULL_DOWN, Pull.NONE: Bias.DISABLED}

@@ -17,7 +17,8 @@ import pytest
 from gpiod.line import Bias, Clock, Direction, Edge, Value
 
 from cryptometer.errors import ConfigurationError
-from hal.gpio_line import EVENTS_MAX, GpioLine, GpioSettings, Pull
+from hal.bias import Pull
+from hal.gpio_line import EVENTS_MAX, GpioLine, GpioSettings
 from hal.ports import LineLost, Taken
 from hal.pulse_shape import Preset, Shape
 

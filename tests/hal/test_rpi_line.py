@@ -1,0 +1,133 @@
+"""The driver for boards that have the interface of RPi.GPIO only. What supplies it wants a chip: a
+module with the same names stands in its place, and calls back from a thread of its own as it
+does."""
+
+import os
+import select
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from cryptometer.errors import ConfigurationError
+from hal.bias import Pull
+from hal.drivers import open_source
+from hal.ports import LineLost, Taken
+from hal.rpi_line import RpiLine, RpiSettings
+
+
+class Supplied(ModuleType):
+    """As `RPi.GPIO`, what is used of it."""
+
+    BCM, IN = 11, 1
+    PUD_OFF, PUD_DOWN, PUD_UP = 20, 21, 22
+    RISING, FALLING = 31, 32
+
+    def __init__(self) -> None:
+        super().__init__("RPi.GPIO")
+        self.mode = 0
+        self.lines: dict[int, dict[str, Any]] = {}
+        self.callbacks: dict[int, Callable[[int], None]] = {}
+        self.refused: Exception | None = None
+
+    def setmode(self, mode: int) -> None:
+        self.mode = mode
+
+    def setup(self, line: int, direction: int, *, pull_up_down: int) -> None:
+        assert self.mode == self.BCM
+        assert direction == self.IN
+        if self.refused is not None:
+            raise self.refused
+        self.lines[line] = {"pull": pull_up_down}
+
+    def add_event_detect(
+        self, line: int, edge: int, callback: Callable[[int], None], bouncetime: int | None = None
+    ) -> None:
+        assert bouncetime is None or bouncetime > 0
+        self.lines[line] |= {"edge": edge, "bouncetime": bouncetime}
+        self.callbacks[line] = callback
+
+    def remove_event_detect(self, line: int) -> None:
+        del self.callbacks[line]
+
+    def cleanup(self, line: int) -> None:
+        del self.lines[line]
+
+    def pulse(self, line: int, count: int) -> None:
+        """So many edges, in a thread."""
+
+        def call() -> None:
+            for _ in range(count):
+                self.callbacks[line](line)
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+
+
+@pytest.fixture
+def supplied(monkeypatch: pytest.MonkeyPatch) -> Iterator[Supplied]:
+    package, module = ModuleType("RPi"), Supplied()
+    monkeypatch.setitem(sys.modules, "RPi", package)
+    monkeypatch.setitem(sys.modules, "RPi.GPIO", module)
+    before = len(os.listdir("/proc/self/fd"))
+    yield module
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert (module.lines, module.callbacks) == ({}, {})
+
+
+def test_each_call_is_a_pulse_without_a_time(supplied: Supplied) -> None:
+    line = open_source({"driver": "rpi", "offset": 17})
+    other = RpiLine(RpiSettings(27))
+    assert line.take() == Taken(0)
+    assert select.select([line], [], [], 0)[0] == []
+    supplied.pulse(17, 3)
+    supplied.pulse(27, 1)
+    assert select.select([line], [], [], 0)[0] == [line]
+    assert line.take() == Taken(3)
+    assert select.select([line], [], [], 0)[0] == []
+    supplied.pulse(17, 1_000)
+    assert [line.take(), line.take(), other.take()] == [Taken(1_000), Taken(0), Taken(1)]
+    line.close()
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked"),
+    [
+        (RpiSettings(4), {"pull": 22, "edge": 32, "bouncetime": 10}),
+        (RpiSettings(4, active_low=False), {"pull": 22, "edge": 31, "bouncetime": 10}),
+        (RpiSettings(4, pull=Pull.DOWN), {"pull": 21, "edge": 32, "bouncetime": 10}),
+        (RpiSettings(4, pull=Pull.NONE), {"pull": 20, "edge": 32, "bouncetime": 10}),
+        (RpiSettings(4, debounce_ms=0), {"pull": 22, "edge": 32, "bouncetime": None}),
+    ],
+)
+def test_the_settings_reach_the_library(
+    supplied: Supplied, settings: RpiSettings, asked: dict[str, Any]
+) -> None:
+    line = RpiLine(settings)
+    assert supplied.lines == {4: asked}
+    line.close()
+
+
+@pytest.mark.parametrize(
+    "refused", [RuntimeError("not running on a RPi"), OSError(16, "busy"), ValueError("no channel")]
+)
+def test_a_line_that_cannot_be_opened_is_lost_for_now(
+    supplied: Supplied, refused: Exception
+) -> None:
+    supplied.refused = refused
+    with pytest.raises(LineLost, match="cannot open GPIO 17: ") as lost:
+        RpiLine(RpiSettings(17))
+    assert str(refused) in str(lost.value)
+
+
+def test_a_missing_package_is_named_with_what_supplies_it() -> None:
+    assert "RPi" not in sys.modules
+    with pytest.raises(
+        ConfigurationError, match=r"RPi.*pip install 'cryptometer\[rpi\]'.*rpi-lgpio"
+    ):
+        open_source({"driver": "rpi", "offset": 17})
