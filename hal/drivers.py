@@ -64,9 +64,10 @@ def open_source(table: Mapping[str, object]) -> PulseSource:
 
                 return SimulatedLine(read_settings(SimSettings, rest, "[source]"))
     except ImportError as error:
-        extra, package = _PACKAGES.get(error.name or "", ("firmware", "serial"))
+        missing = (error.name or "").partition(".")[0]
+        extra, package = _PACKAGES.get(missing, ("firmware", "serial"))
         raise ConfigurationError(
-            f"the driver {driver!r} needs a package that is missing ({error.name}):"
+            f"the driver {driver!r} needs a package that is missing ({missing}):"
             f" pip install 'cryptometer[{extra}]', or Debian's python3-{package}"
         ) from None
 

@@ -49,9 +49,9 @@ def test_the_gpio_driver_is_opened_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("table", "advice"),
     [
-        ({}, r"\[source\] driver is one of serial, gpio, modem, sim, not None"),
-        ({"driver": "serail"}, "is one of serial, gpio, modem, sim, not 'serail'"),
-        ({"driver": ["sim"]}, r"is one of serial, gpio, modem, sim, not \['sim'\]"),
+        ({}, r"\[source\] driver is one of serial, gpio, rpi, modem, sim, not None"),
+        ({"driver": "serail"}, "is one of serial, gpio, rpi, modem, sim, not 'serail'"),
+        ({"driver": ["sim"]}, r"is one of serial, gpio, rpi, modem, sim, not \['sim'\]"),
         ({"driver": "serial"}, r"\[source\] lacks 'device': the line, for example"),
         ({"driver": "serial", "device": "/dev/x", "boud": 300}, "did you mean 'baud'"),
         ({"driver": "serial", "device": "/dev/x", "baud": "300"}, "baud is of type int"),
