@@ -1,6 +1,8 @@
 """A token in software (SoftHSM2), in a folder of its own, that can be pulled out and put back."""
 
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pkcs11
@@ -18,6 +20,13 @@ def find_module() -> str:
     found = [one for one in _MODULES if Path(one).exists()]
     assert found, "SoftHSM is not installed: apt install softhsm2"
     return found[0]
+
+
+@contextmanager
+def soft_token(folder: Path) -> Iterator["SoftToken"]:
+    """A token for a program that is no test."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield SoftToken(folder, patch)
 
 
 class SoftToken:

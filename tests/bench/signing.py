@@ -1,13 +1,20 @@
 """Records: made, read, and how large they are; and a pulse's way through the device."""
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 from cryptometer import records
 from cryptometer.chain import open_record
+from cryptometer.keys import Algorithm
 from cryptometer.steps import NS_PER_MS
 from firmware.outbox import chain_start
+from hal.keyfile import create_key
+from hal.ports import StoredKey
+from hal.token_key import create_token_key
 from tests.bench.card import pulse_ns
 from tests.bench.figures import (
+    MESSAGE_BYTES,
     MS_PER_S,
     US_PER_S,
     Figure,
@@ -19,7 +26,9 @@ from tests.bench.figures import (
 from tests.core.community import LOT_PULSES, Village
 from tests.firmware.kit import CHAIN, REGISTRATION, batch, close, run
 from tests.simulation.world import World
+from tests.tokens import soft_token
 
+SIGNED = 300
 LOTS = 20  # of a batch of a minute at 1 kW and 10,000 imp/kWh
 PULSES = 20_000
 
@@ -30,17 +39,42 @@ def figures() -> Iterator[Figure]:
     yield Figure(
         "bare Ed25519 of `cryptography`: verifications", 1 / bare_verify_s(), "/s", least=500
     )
+    yield from _stores()
     yield from _made()
     yield from _read()
     yield from _sizes()
     yield from _pulse()
 
 
+def _stores() -> Iterator[Figure]:
+    """Signatures by the key of each store, on the wall: a token works while this process waits. A
+    token in software stands for those of hardware, which are what their makers say: five a second
+    and more."""
+    message = bytes(MESSAGE_BYTES)
+    with (
+        tempfile.TemporaryDirectory(prefix="cryptometer-bench-") as path,
+        soft_token(Path(path)) as token,
+    ):
+        for algorithm in Algorithm:
+            keys: dict[str, StoredKey] = {
+                "a file": create_key(Path(path) / f"{algorithm.name}.key", algorithm),
+                "SoftHSM": create_token_key(token.place_of(algorithm.name), algorithm),
+            }
+            for store, key in keys.items():
+                key.sign(message)
+                watch = Stopwatch()
+                for _ in range(SIGNED):
+                    key.sign(message)
+                name = f"signatures, {algorithm.name}, key in {store}"
+                yield Figure(name, SIGNED / watch.wall_s, "/s", least=50)
+
+
 def _made() -> Iterator[Figure]:
     end = chain_start(REGISTRATION)
     for lots in (1, LOTS):
         draft = [batch(0, *[LOT_PULSES] * lots)]
-        made_s = cpu_s(lambda draft=draft: CHAIN.sign(draft, end, None))  # type: ignore[misc]
+        made_s = cpu_s(lambda draft=draft: list(CHAIN.sign(draft, end, None)))  # type: ignore[misc]
+        assert made_s > bare_sign_s(), "nothing was signed"
         name = f"records signed, {lots} {'lot' if lots == 1 else 'lots'} each"
         yield Figure(name, 1 / made_s, "/s", least=300)
         yield Figure(f"{name}, over the bare signature", bare_sign_s() / made_s, "", least=0.1)
