@@ -46,6 +46,7 @@ _NO_DECODERS = {
     "gateway.folder.open_folder": "settings reads what it brings",
     "gateway.folder.read_community": "records the door of import has let in",
     "gateway.folder.read_own_bundle": "import reads it first",
+    "gateway.door.verify_each": "signatures of envelopes that are decoded",
     "hal.clock.read_boot_id": "the kernel's word",
     "hal.drivers.open_clock": "settings reads its table",
     "hal.drivers.open_key": "key-place and key-file read what it brings",
