@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from gateway.sqlite_store import (
     APPLICATION_ID,
     SCHEMA_VERSION,
     SqliteStore,
+    _bring_up,
+    connect,
     create_store,
     set_epoch,
 )
@@ -790,6 +793,28 @@ def test_a_store_of_format_3_is_brought_up_with_its_index(tmp_path: Path) -> Non
         assert places(store)[: len(HISTORY.sent(SECOND))] == known[: len(HISTORY.sent(SECOND))]
         assert None not in places(store)
         assert (store.staged(), list(store.pending())) == ([], [])
+
+
+def test_a_store_of_years_is_brought_up_without_a_look_at_each_leaf(tmp_path: Path) -> None:
+    path, leaves, steps = tmp_path / "store.sqlite", 20_000, count()
+    create_store(path, EPOCH)
+    with closing(connect(path)) as connection:
+        connection.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n LIMIT ?)"
+            " INSERT INTO leaves SELECT 'm' || (i % 100), i / 100, randomblob(32), i FROM n",
+            (leaves,),
+        )
+        connection.executemany(
+            "INSERT INTO filed VALUES (?, ?, 199, 199)",
+            [(leaf, f"m{leaf}") for leaf in range(100)],
+        )
+        connection.execute("PRAGMA user_version = 3")
+        connection.set_progress_handler(lambda: next(steps) < 0, 1)
+        _bring_up(connection)
+        connection.set_progress_handler(None, 0)
+        left = connection.execute("SELECT count(*), max(sequence) FROM leaves").fetchone()
+    assert left == (leaves - 100, 198)
+    assert next(steps) < leaves
 
 
 def _chain_place(record: Record) -> tuple[str, int]:
