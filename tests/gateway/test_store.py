@@ -817,6 +817,26 @@ def test_a_store_of_years_is_brought_up_without_a_look_at_each_leaf(tmp_path: Pa
     assert next(steps) < leaves
 
 
+def test_a_reader_finds_a_leaf_whatever_the_writer_commits_meanwhile(
+    disk: tuple[SqliteStore, Path],
+) -> None:
+    store, path = disk
+    commit_until(store, SECOND)
+    size = HISTORY.block(SECOND).row.size
+    place = _chain_place(HISTORY.sent(SECOND)[-1])
+    leaf, looks = store.leaf_at(*place), count()
+
+    def let_go(_: str) -> None:
+        if next(looks) == 1:
+            store.commit(Changes(published=size))
+
+    with closing(SqliteStore(path, read_only=True)) as reader:
+        reader._connection.set_trace_callback(let_go)
+        assert leaf is not None
+        assert [reader.leaf_at(*place) for _ in range(3)] == [leaf] * 3
+    assert not store.staged()
+
+
 def _chain_place(record: Record) -> tuple[str, int]:
     assert isinstance(record.body, ChainRecord)
     return record.body.meter, record.body.sequence
