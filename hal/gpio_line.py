@@ -20,10 +20,11 @@ from hal.ports import LineLost, Taken
 from hal.pulse_shape import Found, Preset, Recogniser, Shape, shape_of
 
 # Events the kernel keeps for us, its own limit (gpiolib-cdev.c, 16 · GPIO_V2_LINES_MAX): a minute
-# at the S0 maximum of 16.7 Hz, 0.4 s at the 2.5 kHz of an LED. What it drops it numbers.
+# at the S0 maximum of 16.7 Hz, 0.4 s at the 2.5 kHz of an LED; half of that where both edges are
+# read. What it drops it numbers.
 EVENTS_MAX = 1024
 DEBOUNCE_US = 10_000
-_SEQUENCE_MODULUS = 2**32  # line_seqno is a __u32
+_SEQUENCE_MODULUS = 2**32  # line_seqno and seqno are __u32
 
 
 _BIAS = {Pull.UP: Bias.PULL_UP, Pull.DOWN: Bias.PULL_DOWN, Pull.NONE: Bias.DISABLED}

@@ -17,7 +17,7 @@ NS_PER_US = 1_000
 class Preset(StrEnum):
     """Kinds of pulses."""
 
-    ANY = "any"  # every edge that ends one
+    ANY = "any"  # every edge that begins one
     S0_CLASS_A = "s0-class-a"
     S0_CLASS_B = "s0-class-b"
     LED = "led"
@@ -91,15 +91,22 @@ class Recogniser:
         self._max_on_ns = shape.max_on_us * NS_PER_US
         self._min_off_ns = shape.min_off_us * NS_PER_US
         self._is_on: bool | None = is_on  # None: edges were lost
+        self._stood_at_ns: int | None = now_ns  # when that was read; None behind the first edge
         self._began_ns = now_ns  # the pulse under way, or the newest one
+        self._rose_ns = now_ns  # the same, or behind the newest gap in it
         self._is_whole = False  # its beginning was seen
         self._is_judged = not is_on  # it was counted, or found to be none
+        self._is_stuck = False  # and that was told
         self._gaps_ns = 0
         self._fell_ns: int | None = None
         self._ended_ns: int | None = None  # the newest pulse that was counted
 
     def add(self, at_ns: int, *, is_on: bool, found: Found) -> None:
         """The next edge, and where the line stands behind it."""
+        if self._stood_at_ns is not None and self._is_on is is_on and at_ns < self._stood_at_ns:
+            # It came before the line's state was read, and tells how that was before.
+            self._is_on, self._is_judged = not is_on, is_on
+        self._stood_at_ns = None
         if is_on:
             self._rise(at_ns, found)
         else:
@@ -108,9 +115,11 @@ class Recogniser:
 
     def pass_by(self, now_ns: int) -> int:
         """All edges before this moment were taken; returns 1 once the line is found to be stuck."""
-        if not self._is_on or self._is_judged or now_ns - self._began_ns <= self._max_on_ns:
+        # What was counted may be on again, behind a gap.
+        since_ns = self._rose_ns if self._is_judged else self._began_ns
+        if not self._is_on or self._is_stuck or now_ns - since_ns <= self._max_on_ns:
             return 0
-        self._is_judged = True
+        self._is_judged, self._is_stuck, self._gaps_ns = True, True, 0
         return 1
 
     def miss(self) -> None:
@@ -119,6 +128,7 @@ class Recogniser:
         self._is_on, self._is_judged = None, True
 
     def _rise(self, at_ns: int, found: Found) -> None:
+        self._rose_ns, self._is_stuck = at_ns, False
         if self._is_on:
             found.lost += 1
         elif self._is_on is False and self._fell_ns is not None:
@@ -137,11 +147,14 @@ class Recogniser:
             self._end(at_ns, found)
         elif self._is_on is False:
             found.lost += 1
+            found.noise += not self._is_judged
+            self._is_judged = True
         self._fell_ns = at_ns
 
     def _end(self, at_ns: int, found: Found) -> None:
         if self._is_judged:
-            if self._ended_ns is not None and self._ended_ns == self._fell_ns:
+            found.noise += self.pass_by(at_ns)
+            if self._ended_ns is not None and self._began_ns < self._ended_ns == self._fell_ns:
                 self._ended_ns = at_ns  # behind a gap, that which was counted already
             return
         lasted_ns = at_ns - self._began_ns

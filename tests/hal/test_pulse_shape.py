@@ -3,10 +3,10 @@ what it does besides is declared."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cryptometer.errors import ConfigurationError
@@ -162,6 +162,48 @@ def test_a_stuck_line_is_told_once_and_its_end_is_no_pulse() -> None:
     assert told == Found()
     assert recogniser.pass_by(10**12) == 0
     assert Recogniser(S0, is_on=True, now_ns=0).pass_by(1_000_001 * NS_PER_US) == 1
+
+
+@given(st.lists(st.integers(1, 60_000) | st.integers(1, 3 * 10**6), max_size=60), st.data())
+@example([1, 30_000, 70_000, 1_100_000, 10_000, 30_000], None)
+def test_it_is_all_one_when_the_line_is_looked_at(gaps: list[int], data: object) -> None:
+    edges = list(accumulate(gaps))
+    recogniser, told = Recogniser(S0, is_on=False, now_ns=0), Found()
+    for number, (before, at) in enumerate(pairwise([0, *edges])):
+        looked = data.draw(st.integers(before, at)) if isinstance(data, st.DataObject) else at
+        told.noise += recogniser.pass_by(looked * NS_PER_US)
+        recogniser.add(at * NS_PER_US, is_on=number % 2 == 0, found=told)
+    assert told == found(S0, edges)
+
+
+def test_a_line_that_sticks_behind_the_bounce_of_a_pulse_is_told_too() -> None:
+    edges = [0, 30_000, 33_000]
+    assert found(S0, [*edges, 1_033_000]) == Found([30_000 * NS_PER_US])
+    assert found(S0, [*edges, 1_033_001]) == Found([30_000 * NS_PER_US], noise=1)
+    recogniser, told = Recogniser(S0, is_on=False, now_ns=0), Found()
+    for number, edge in enumerate(edges):
+        recogniser.add(edge * NS_PER_US, is_on=number % 2 == 0, found=told)
+    assert [recogniser.pass_by(at * NS_PER_US) for at in (1_033_000, 1_033_001, 10**9)] == [0, 1, 0]
+
+
+def test_edges_that_came_before_the_lines_state_was_read_tell_how_it_was() -> None:
+    recogniser, told = Recogniser(S0, is_on=True, now_ns=1_000 * NS_PER_US), Found()
+    recogniser.add(990 * NS_PER_US, is_on=True, found=told)
+    recogniser.add(31_000 * NS_PER_US, is_on=False, found=told)
+    assert told == Found([31_000 * NS_PER_US])
+    recogniser, told = Recogniser(S0, is_on=False, now_ns=1_000 * NS_PER_US), Found()
+    recogniser.add(990 * NS_PER_US, is_on=False, found=told)
+    assert told == Found([990 * NS_PER_US])
+    recogniser, told = Recogniser(S0, is_on=False, now_ns=1_000 * NS_PER_US), Found()
+    recogniser.add(1_010 * NS_PER_US, is_on=False, found=told)  # behind it, a beginning is missing
+    assert told == Found(lost=1)
+
+
+def test_spikes_around_a_beginning_that_was_not_told_make_no_pulse() -> None:
+    recogniser, told = Recogniser(S0, is_on=False, now_ns=0), Found()
+    for edge, is_on in ((0, 1), (1_000, 0), (900_000, 0), (902_000, 1), (903_000, 0)):
+        recogniser.add(edge * NS_PER_US, is_on=bool(is_on), found=told)
+    assert told == Found([], noise=1, lost=1)
 
 
 def test_edges_that_were_not_told_are_missed_and_make_no_pulse() -> None:
