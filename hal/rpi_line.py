@@ -3,6 +3,9 @@
 For boards that have only that, whichever package supplies it. It calls back for each edge and says
 neither when the kernel saw it nor its number: pulses have no times of their own, and an edge that
 was merged or dropped on its way is not missed. `gpio` knows both.
+
+What its debounce does depends on the package: rpi-lgpio waits until a line is stable; the first
+RPi.GPIO is deaf for a while behind each edge that counts, and hears the bounce at a pulse's end.
 """
 
 import importlib
@@ -39,13 +42,13 @@ class RpiLine:
         self._offset = settings.offset
         self._called = 0  # by the library's thread, and by no other
         self._taken = 0
-        self._gpio: Any = importlib.import_module("RPi.GPIO")
+        self._gpio: Any = _supplied(self._offset)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         try:
             self._watch(settings)
         except Exception as error:  # noqa: BLE001 - each package that supplies it has its own
             self._release()
-            raise LineLost(f"cannot open GPIO {self._offset}: {error}") from None
+            raise _lost(self._offset, error) from None
 
     def fileno(self) -> int:
         return self._wake
@@ -83,3 +86,16 @@ class RpiLine:
         with suppress(Exception):  # of a line that was never had
             self._gpio.cleanup(self._offset)
         os.close(self._wake)
+
+
+def _supplied(offset: int) -> Any:
+    try:
+        return importlib.import_module("RPi.GPIO")
+    except ImportError:
+        raise
+    except Exception as error:  # noqa: BLE001 - RPi.GPIO itself fails so where it knows no board
+        raise _lost(offset, error) from None
+
+
+def _lost(offset: int, error: Exception) -> LineLost:
+    return LineLost(f"cannot open GPIO {offset}: {error}")

@@ -125,6 +125,21 @@ def test_a_line_that_cannot_be_opened_is_lost_for_now(
     assert str(refused) in str(lost.value)
 
 
+def test_a_package_that_knows_no_such_board_is_a_line_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As RPi.GPIO itself says it, when it is imported."""
+    (tmp_path / "RPi").mkdir()
+    (tmp_path / "RPi" / "__init__.py").touch()
+    (tmp_path / "RPi" / "GPIO.py").write_text('raise RuntimeError("not a Raspberry Pi")')
+    for name in ("RPi", "RPi.GPIO"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(LineLost, match="cannot open GPIO 17: not a Raspberry Pi"):
+        open_source({"driver": "rpi", "offset": 17})
+    sys.modules.pop("RPi", None)
+
+
 def test_a_missing_package_is_named_with_what_supplies_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "RPi", None)
     what = r"RPi.*pip install 'cryptometer\[rpi\]'.*python3-rpi-lgpio"
