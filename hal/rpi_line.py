@@ -10,6 +10,7 @@ RPi.GPIO is deaf for a while behind each edge that counts, and hears the bounce 
 
 import importlib
 import os
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,8 @@ class RpiLine:
         self._taken = 0
         self._gpio: Any = _supplied(self._offset)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._closing = threading.Lock()
+        self._is_open = True
         try:
             self._watch(settings)
         except Exception as error:  # noqa: BLE001 - each package that supplies it has its own
@@ -80,12 +83,17 @@ class RpiLine:
 
     def _count(self, _line: int) -> None:
         self._called += 1
-        os.eventfd_write(self._wake, 1)
+        # The library waits for no call at the end; by then the number may be another file's.
+        with self._closing:
+            if self._is_open:
+                os.eventfd_write(self._wake, 1)
 
     def _release(self) -> None:
         with suppress(Exception):  # of a line that was never had
             self._gpio.cleanup(self._offset)
-        os.close(self._wake)
+        with self._closing:
+            self._is_open = False
+            os.close(self._wake)
 
 
 def _supplied(offset: int) -> Any:

@@ -95,6 +95,18 @@ def test_each_call_is_a_pulse_without_a_time(supplied: Supplied) -> None:
     other.close()
 
 
+def test_a_call_that_comes_behind_the_end_writes_into_no_file(
+    supplied: Supplied, tmp_path: Path
+) -> None:
+    line = RpiLine(RpiSettings(17))
+    call, number = supplied.callbacks[17], line.fileno()
+    line.close()
+    with (tmp_path / "another").open("wb", buffering=0) as file:
+        assert file.fileno() == number
+        call(17)
+    assert (tmp_path / "another").read_bytes() == b""
+
+
 @pytest.mark.parametrize(
     ("settings", "asked"),
     [
