@@ -60,7 +60,12 @@ class Ledger:
     ) -> Iterator[Callable[[str], None]]:
         """As `publish`, while the caller makes sure that these leaves may be published at all: the
         files are written meanwhile, and the call that is given shows them, and publishes the
-        checkpoint's note."""
+        checkpoint's note.
+
+        Raises:
+            OSError: in the call, too; as `publish`.
+            Rejected: as `publish`, before anything is written.
+        """
         new = old + len(leaves)
         files = self._entry_files(old, new, leaves)
         added = [leaf_hash(raw) for raw in leaves] if hashes is None else list(hashes)

@@ -411,7 +411,12 @@ class SqliteStore:
             " AND new.leaf >= :new AND new.first <= filed.last AND filed.first <= new.last",
             {"new": chain[0][0]},
         ).fetchone()
-        if waiting != len(chain) or twice is not None:
+        known = self._connection.execute(
+            "SELECT 1 FROM filed JOIN leaves ON filed.meter = leaves.meter"
+            " AND sequence BETWEEN first AND last WHERE filed.leaf >= ?",
+            (chain[0][0],),
+        ).fetchone()
+        if waiting != len(chain) or twice is not None or known is not None:
             raise StoreFailed("a record of the block does not wait in the store")
 
     def _add_block(self, block: NewBlock) -> None:

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -304,19 +304,28 @@ class DiskTree:
         targets = {self.path / name: data for name, data in files.items()}
         folders = {target.parent for target in targets}
         unsure = {one for folder in sorted(folders) for one in self._make_folders(folder)}
-        with self._each(_write_beside, list(targets.items())) as written:
+        is_shown = False
+        try:
+            with self._each(_write_beside, list(targets.items())) as written:
 
-            def show() -> None:
-                written()
-                # Here each content is durable: none of the names can lead to half a file.
+                def show() -> None:
+                    nonlocal is_shown
+                    written()
+                    # Here each content is durable: none of the names can lead to half a file.
+                    for target in targets:
+                        _beside(target).replace(target)
+                    changed = sorted(folders | {one.parent for one in unsure})
+                    with self._each(sync_folder, changed) as synced:
+                        synced()
+                    self._named.update(unsure)
+                    is_shown = True
+
+                yield show
+        finally:
+            if not is_shown:  # what nobody may read does not stay
                 for target in targets:
-                    _beside(target).replace(target)
-                changed = sorted(folders | {one.parent for one in unsure})
-                with self._each(sync_folder, changed) as synced:
-                    synced()
-                self._named.update(unsure)
-
-            yield show
+                    with suppress(OSError):
+                        _beside(target).unlink()
 
     def put_all(self, files: Mapping[str, bytes]) -> None:
         with self.writing(files) as show:

@@ -620,6 +620,15 @@ def test_what_is_being_written_is_found_by_no_reader_until_it_is_shown(tree: Tre
     assert {name: tree.read(name) for name in files} == files
 
 
+def test_what_was_never_shown_does_not_stay(tmp_path: Path) -> None:
+    tree = DiskTree(tmp_path)
+    tree.put_all({"checkpoint": b"old"})
+    with tree.writing({**MANY, "checkpoint": b"new"}):
+        pass
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["checkpoint"]
+    assert tree.read("checkpoint") == b"old"
+
+
 def test_files_are_written_while_their_writer_does_something_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
