@@ -103,6 +103,7 @@ class Mark(IntEnum):
     NOISE = 8  # received bytes that were no pulse
     OVERSIZE = 9  # pulses in lots above V: the last resort of a full disk
     CUT = 10  # bytes of the device's journal found damaged and set aside
+    RECOVERED = 11  # pulses that another counter counted while nobody watched the line
 
 
 class Ending(StrEnum):

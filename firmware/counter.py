@@ -13,6 +13,7 @@ from cryptometer.wire import UINT_MAX, Bytes, Choice, Many, Map, Row, Uint, wire
 from firmware.events import (
     BOOT,
     EVENT_MAX,
+    Aligned,
     Anchored,
     Began,
     Dated,
@@ -29,6 +30,7 @@ from firmware.events import (
 from firmware.lots import BLANK, Draft, Limits, Lots, LotState, Signed, Terms
 from firmware.outbox import End
 from firmware.timekeeping import Dating
+from hal.ports import BESIDE_MODULUS
 
 WAITING_MAX = 20_000  # events kept apart while they wait; beyond it neighbours are merged: 2 MB
 MERGE_NS = NS_PER_S  # waiting pulses that came within a second are kept as one portion
@@ -64,6 +66,7 @@ class Snapshot:
         dating: of that boot.
         datings: of earlier boots whose events wait.
         end: where the signed chain stands, for an outbox that damage takes.
+        ahead: as in `Aligned`, in the boot of the newest run.
     """
 
     register: int = wire(0, REGISTER)
@@ -75,6 +78,7 @@ class Snapshot:
     datings: tuple[BootDating, ...] = wire(6, Many(Row(BootDating), 0, 2 * WAITING_MAX))
     dating: Dating | None = wire_optional(7, Row(Dating))
     end: End | None = wire_optional(8, Map(End))
+    ahead: int | None = wire_optional(9, Uint(0, BESIDE_MODULUS - 1))
 
 
 BLANK_SNAPSHOT = Snapshot(0, bytes(16), 0, Ending.FIRST, BLANK, (), ())
@@ -86,6 +90,7 @@ class Counter:
     def __init__(self, snapshot: Snapshot, terms: Terms | None, limits: Limits) -> None:
         self.register = snapshot.register
         self.dating = snapshot.dating
+        self.ahead = snapshot.ahead  # of another counter; None in a boot that has not told yet
         self.limits = limits
         self._boot = snapshot.boot
         self._mono_ns = snapshot.mono_ns
@@ -132,6 +137,7 @@ class Counter:
             tuple(BootDating(boot, dating) for boot, dating in self._datings.items()),
             self.dating,
             end,
+            self.ahead,
         )
 
     def take_drafts(self) -> list[Draft]:
@@ -158,6 +164,7 @@ class Counter:
                     if self.dating is None:
                         self._undated_ns += self._mono_ns
                     self.dating = None
+                    self.ahead = None  # it begins anew
                 self._boot, self._mono_ns = boot, mono_ns
                 if cut:
                     self._notice(Mark.CUT, cut)
@@ -174,6 +181,9 @@ class Counter:
                 self._notice(mark, amount)
                 return
             case Kept():
+                return
+            case Aligned(ahead=ahead):
+                self.ahead = ahead
                 return
             case Anchored(mono_ns=mono_ns):
                 if self._lots is not None and self.dating is not None:

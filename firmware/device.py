@@ -28,6 +28,7 @@ from firmware.config import Config
 from firmware.counter import BLANK_SNAPSHOT, Counter, Snapshot
 from firmware.enrolment import Enrolment, open_acknowledgement
 from firmware.events import (
+    Aligned,
     Anchored,
     Began,
     Dated,
@@ -45,6 +46,7 @@ from firmware.outbox import FREE_BYTES_MIN, End, Outbox, chain_start
 from firmware.timekeeping import adopt
 from hal.faults import Point, passing
 from hal.ports import (
+    BESIDE_MODULUS,
     Clock,
     Connected,
     Connection,
@@ -53,6 +55,7 @@ from hal.ports import (
     LineLost,
     Message,
     PulseSource,
+    Taken,
 )
 
 MESSAGES_MAX = 100  # taken from the broker in one turn, so that the line is never kept waiting
@@ -474,6 +477,7 @@ class Device:
             register = self._counter.register + taken.pulses
             since = min(self._looked_ns, after.mono_ns)
             events.append(Pulses(register, since, after.mono_ns, int(waited or has_slept)))
+        events += self._compare_beside(taken, after.mono_ns, waited=waited)
         self._note_rate(taken.pulses)
         # What was emitted before this look began has been taken now, but for the line's latency.
         latency_ns = self._clock.community_ns(self._line.latency_ns) - self._clock.community_ns(0)
@@ -481,6 +485,25 @@ class Device:
         if self._is_mark_due():
             events.append(Watched(self._looked_ns))
         self._give(events)
+
+    def _compare_beside(self, taken: Taken, now_ns: int, *, waited: bool) -> list[Event]:
+        """Holds the register against another counter of the same pulses. What that counted while
+        nobody watched is counted at the first look of a run; from then on it is known how far it
+        is ahead, whatever has made it so."""
+        if taken.beside is None:
+            return []
+        events: list[Event] = []
+        register = self._counter.register + taken.pulses
+        if waited and self._counter.ahead is not None:
+            missed = (taken.beside - self._counter.ahead - register) % BESIDE_MODULUS
+            if 0 < missed < BESIDE_MODULUS // 2:  # beyond: it was set back
+                register += missed
+                events.append(Noticed.of(Mark.RECOVERED, missed))
+                events.append(Pulses(register, self._looked_ns, now_ns, 1))
+        ahead = (taken.beside - register) % BESIDE_MODULUS
+        if ahead != self._counter.ahead:
+            events.append(Aligned(ahead))
+        return events
 
     def _note_rate(self, pulses: int) -> None:
         now_ns = self._clock.machine_ns()

@@ -13,6 +13,7 @@ from cryptometer.records import LABEL, REGISTER, Ending, Mark
 from cryptometer.wire import Bytes, Choice, Map, Row, Uint, wire
 from firmware.outbox import End
 from firmware.timekeeping import Dating
+from hal.ports import BESIDE_MODULUS
 
 BOOT = Bytes(16, 16)
 EVENT_MAX = 256  # bytes; the longest, a beginning with a long software name, has 180
@@ -107,7 +108,20 @@ class Anchored:
     mono_ns: int = wire(0, Uint())
 
 
-Event: TypeAlias = Began | Dated | Pulses | Watched | Noticed | Ended | Passed | Kept | Anchored
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """Another counter of the same pulses stands this much above the register.
+
+    Attributes:
+        ahead: modulo BESIDE_MODULUS.
+    """
+
+    ahead: int = wire(0, Uint(0, BESIDE_MODULUS - 1))
+
+
+Event: TypeAlias = (
+    Began | Dated | Pulses | Watched | Noticed | Ended | Passed | Kept | Anchored | Aligned
+)
 
 _KINDS: tuple[type[Event], ...] = (
     Began,
@@ -119,6 +133,7 @@ _KINDS: tuple[type[Event], ...] = (
     Passed,
     Kept,
     Anchored,
+    Aligned,
 )
 _CODECS = {kind: (number, Row(kind)) for number, kind in enumerate(_KINDS)}
 

@@ -9,9 +9,9 @@ opened here.
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TypeVar
+from typing import Any, TypeVar
 from zlib import crc32
 
 from cryptometer import cbor, records
@@ -390,15 +390,25 @@ class _Line:
                 return Taken(0)
             case [Answer.LOST, str(why)]:
                 raise LineLost(why)
-            case [Answer.RAW, bytes(raw), int(lost)]:
-                return interpret(raw, lost, self._source)
-            case [Answer.TAKEN, int(pulses), int(noise), int(lost), list(gaps)]:
-                return Taken(pulses, _sums(gaps), noise, lost)
+            case [Answer.RAW, bytes(raw), int(lost), *beside]:
+                return replace(interpret(raw, lost, self._source), beside=_beside(beside))
+            case [Answer.TAKEN, int(pulses), int(noise), int(lost), list(gaps), *beside]:
+                return Taken(pulses, _sums(gaps), noise, lost, beside=_beside(beside))
             case _:
                 raise _malformed()
 
     def close(self) -> None:
         pass
+
+
+def _beside(given: list[Any]) -> int | None:
+    match given:
+        case []:
+            return None
+        case [int(count)]:
+            return count
+        case _:
+            raise _malformed()
 
 
 def interpret(raw: bytes, lost: int, source: Mapping[str, object]) -> Taken:

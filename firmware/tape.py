@@ -46,8 +46,8 @@ class Answer(IntEnum):
     MARK = 0  # the device is told to do something: a `Work`
     NOW = 1  # monotonic, UTC less monotonic, bound, all as differences (ns); state
     MACHINE = 2  # difference (ns)
-    TAKEN = 3  # pulses, noise, lost, capture times as differences (ns)
-    RAW = 4  # bytes as received, lost
+    TAKEN = 3  # pulses, noise, lost, capture times as differences (ns); what stands beside, if any
+    RAW = 4  # bytes as received, lost; what stands beside, if any
     LOST = 5  # why the line is gone
     OPENED = 6  # latency (ns)
     UNOPENED = 7  # why the line cannot be opened
@@ -238,12 +238,13 @@ class _TapedLine:
 
 def put_taken(tape: Tape, taken: Taken) -> None:
     """Takes down what a look at the line brought: as received, where the driver tells it."""
+    beside = () if taken.beside is None else (taken.beside,)
     if taken.raw:
-        tape.put(Answer.RAW, taken.raw, taken.lost)
+        tape.put(Answer.RAW, taken.raw, taken.lost, *beside)
     else:
         times = taken.captured_ns
         gaps = [at - before for before, at in zip((0, *times), times, strict=False)]
-        tape.put(Answer.TAKEN, taken.pulses, taken.noise, taken.lost, gaps)
+        tape.put(Answer.TAKEN, taken.pulses, taken.noise, taken.lost, gaps, *beside)
 
 
 class _TapedSigner:

@@ -9,6 +9,7 @@ from cryptometer.errors import ConfigurationError
 from cryptometer.keys import Algorithm, KeyLost, PublicKey
 from cryptometer.settings import read_settings, setting
 from hal.clock import ScaledClock, SystemClock
+from hal.counter_device import Accompanied, CompanionSettings
 from hal.keyfile import create_key, load_key
 from hal.keyplace import FilePlace, TokenPlace
 from hal.ports import Clock, PulseSource, StoredKey
@@ -41,6 +42,13 @@ def open_source(table: Mapping[str, object]) -> PulseSource:
         LineLost: the line cannot be opened now.
     """
     driver, rest = _driver(table, "[source]", SOURCES)
+    beside = {name: rest.pop(name) for name in ("counter",) if name in rest}
+    companion = read_settings(CompanionSettings, beside, "[source]")
+    line = _open_line(driver, rest)
+    return Accompanied(line, Path(companion.counter)) if companion.counter else line
+
+
+def _open_line(driver: str, rest: Mapping[str, object]) -> PulseSource:
     try:
         match driver:
             case "serial":

@@ -8,6 +8,8 @@ from typing import Protocol
 from cryptometer.keys import Signer
 from cryptometer.steps import Instant
 
+BESIDE_MODULUS = 2**32  # of `Taken.beside`
+
 
 @dataclass(frozen=True, slots=True)
 class Taken:
@@ -20,6 +22,8 @@ class Taken:
         noise: received bytes or edges that were no pulse.
         lost: pulses or edges the kernel says it dropped.
         raw: the bytes as received, where the line gives bytes: all else follows from them.
+        beside: what another counter of the same pulses stood at after this look, modulo
+            BESIDE_MODULUS; it goes on while nobody watches the line. None where there is none.
     """
 
     pulses: int
@@ -27,6 +31,7 @@ class Taken:
     noise: int = 0
     lost: int = 0
     raw: bytes = field(default=b"", compare=False, repr=False)
+    beside: int | None = None
 
 
 class LineLost(Exception):  # noqa: N818 - a state of the line, for the loop to act on

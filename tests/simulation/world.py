@@ -26,7 +26,7 @@ from gateway.node import Confirm, Effect, Node, Policy, Publish, Sealed, found_s
 from gateway.store import Store
 from hal.clock import SimulatedClock
 from hal.files import SimulatedDirectory, SimulatedTree
-from hal.ports import Connected, Disconnected, LineLost, Message, PulseSource, Taken
+from hal.ports import BESIDE_MODULUS, Connected, Disconnected, LineLost, Message, PulseSource, Taken
 from hal.sim_line import SimSettings, SimulatedLine
 from tests.core.community import DETAILS, FIRST_STEP, STEP_S, Authority
 from tests.keys import signer
@@ -130,6 +130,7 @@ class Board:
         emitted: pulses the meter gave.
         missed: of them, those it gave while its line was unplugged.
         noise, lost: what the line tells at the next look.
+        beside: another counter of the same pulses, which nothing unplugs; None where there is none.
     """
 
     def __init__(self, world: "World", name: str, key: int, registration: Record) -> None:
@@ -138,6 +139,7 @@ class Board:
         self.key = signer(key)
         self.emitted = self.missed = self.noise = self.lost = 0
         self.is_unplugged = False
+        self.beside: int | None = None
         self.clock = SimulatedClock(START_NS, bytes([key]) * 16)
         self.journal = SimulatedDirectory()
         self.outbox = SimulatedDirectory()
@@ -207,6 +209,8 @@ class Board:
     def give(self, pulses: int) -> None:
         """The meter gives pulses."""
         self.emitted += pulses
+        if self.beside is not None:
+            self.beside = (self.beside + pulses) % BESIDE_MODULUS
         if self.is_unplugged:
             self.missed += pulses
         elif pulses:
@@ -255,7 +259,8 @@ class _Lent:
         board = self._board
         if board.is_unplugged:
             raise LineLost("unplugged")
-        taken = Taken(board.line.take().pulses, (), board.noise, board.lost)
+        pulses = board.line.take().pulses
+        taken = Taken(pulses, (), board.noise, board.lost, beside=board.beside)
         board.noise = board.lost = 0
         return taken
 
