@@ -17,6 +17,7 @@ from cryptometer.steps import ClockState
 from firmware.capture import life_of
 from firmware.config import Config
 from firmware.device import Device, Parts
+from firmware.journal import Journal
 from firmware.replay import Outcome, frames, interpret, replay
 from firmware.segments import frame
 from firmware.tape import Answer, Tape, TapedDevice, Work
@@ -144,6 +145,20 @@ def test_a_troubled_life_is_replayed_to_the_same_files(deck: Deck, board: Board)
     again = check_same(deck, board)
     assert again.outcome.lives == 3
     assert again.outcome.is_cut  # the third was not ended
+
+
+def test_what_a_counter_beside_the_line_told_is_replayed(deck: Deck, board: Board) -> None:
+    board.beside = 40
+    board.world.run(300, TICK_S)
+    board.stop()
+    board.is_unplugged = True
+    board.give(6)
+    board.is_unplugged = False
+    board.start()
+    board.world.run(STEP_S, TICK_S)
+    board.stop()
+    again = check_same(deck, board)
+    assert Journal(again.journal).peek() == board.emitted
 
 
 def test_what_the_authority_says_meanwhile_begins_another_life(deck: Deck, board: Board) -> None:
