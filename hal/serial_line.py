@@ -57,6 +57,9 @@ class SerialSettings:
         "byte: a received byte or break per pulse; s0: a contact on RX", LineKind.BYTE
     )
     baud: int = setting("300 to 115200; an s0 line is read at 300", 300)
+    rs485: bool = setting(
+        "true for an RS-485 adapter whose transmitter RTS turns on: it listens only", False
+    )
 
 
 class _Port(serial.Serial):
@@ -82,6 +85,9 @@ class SerialLine:
         self._port.port = settings.device
         self._port.baudrate = settings.baud
         self._port.exclusive = True  # a second reader would take a part of the pulses
+        if settings.rs485:
+            # An open asserts RTS, and a transmitter that is on keeps all others off the bus.
+            self._port.rts = False
         try:
             self._port.open()
             _set_terminal(self._port.fileno(), is_s0=self._is_s0)

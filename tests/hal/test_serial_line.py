@@ -370,6 +370,31 @@ def test_the_line_is_set_to_its_rate(terminal: Terminal, baud: int, speed: int) 
     line.close()
 
 
+@pytest.mark.parametrize("rs485", [False, True])
+def test_on_an_rs485_bus_the_transmitter_stays_off(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, rs485: bool
+) -> None:
+    """A pseudo-terminal has no RTS: what the kernel is asked for is taken down in its place."""
+    asked: list[tuple[int, int]] = []
+    real = fcntl.ioctl
+
+    def ioctl(descriptor: int, request: int, argument: object = 0, *more: bool) -> object:
+        if request in (termios.TIOCMBIS, termios.TIOCMBIC):
+            assert isinstance(argument, bytes)
+            asked.append((request, struct.unpack("=I", argument)[0]))
+            return 0
+        return real(descriptor, request, argument, *more)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    line = SerialLine(SerialSettings(terminal.device, rs485=rs485))
+    of_rts = [request for request, bits in asked if bits & termios.TIOCM_RTS]
+    assert of_rts == [termios.TIOCMBIC if rs485 else termios.TIOCMBIS]
+    terminal.send(b"ab")
+    time.sleep(QUIET_S)
+    assert line.take().pulses == 2
+    line.close()
+
+
 def test_the_latency_covers_a_character_the_bounce_and_the_adapter(terminal: Terminal) -> None:
     """A pseudo-terminal has no FIFO: ten bits at the rate, 20 ms, and 5 ms of bounce for s0."""
     expected = {
