@@ -193,7 +193,7 @@ def judge_line(look: LineLook, details: MeterDetails | None) -> list[Finding]:
         found.append(
             wrong(
                 about,
-                f"the kernel dropped {look.dropped} pulses in {seconds} s",
+                f"the kernel dropped {look.dropped} pulses or edges in {seconds} s",
                 "find out what keeps the board so busy, or whether the source is too fast for it",
             )
         )
@@ -203,7 +203,7 @@ def judge_line(look: LineLook, details: MeterDetails | None) -> list[Finding]:
                 about,
                 f"{look.noise} characters or edges that are no pulse in {seconds} s,"
                 f" and {look.pulses} pulses",
-                "screen the cable, check pull-up and the setting `line`:"
+                "screen the cable, check pull-up and the setting `line` or `pulse`:"
                 f" {_NAMED} 1 (a byte source on an s0 line looks like this, too; so does a modem"
                 " line ri with the wrong `counts`)",
             )
