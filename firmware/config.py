@@ -8,7 +8,7 @@ from cryptometer.errors import ConfigurationError
 from cryptometer.records import LOTS_MAX
 from cryptometer.settings import read_settings, setting
 from hal.broker import BrokerSettings
-from hal.keyplace import FilePlace, TokenPlace, read_place
+from hal.keyplace import Place, read_place
 
 DURATION_MAX_MS = 7 * 86_400_000  # a week; a longer one is a slip of the unit
 
@@ -55,10 +55,10 @@ class OutboxSettings:
 class KeySettings:
     """The table `[key]`: where the device's private key is kept."""
 
-    store: str = setting("`file:` and a path, or a PKCS#11 URI", "file:device.key")
+    store: str = setting("`file:` and a path, a PKCS#11 URI, or `tpm2:`", "file:device.key")
 
     @property
-    def place(self) -> FilePlace | TokenPlace:
+    def place(self) -> Place:
         """The same as a value.
 
         Raises:

@@ -18,7 +18,7 @@ from firmware.outbox import Outbox
 from hal.broker import install_broker
 from hal.drivers import has_key, make_key, open_key
 from hal.files import MISPLACED, DiskDirectory, make_folder, put_file
-from hal.keyplace import FilePlace, TokenPlace
+from hal.keyplace import FilePlace, Place
 from hal.ports import StoredKey
 
 SOFTWARE = f"cryptometer-firmware {__version__}"
@@ -65,7 +65,7 @@ def load_config(path: Path) -> Config:
         raise ConfigurationError(f"{path} is not TOML: {error}") from None
 
 
-def initialise(state: Path, algorithm: Algorithm, place: FilePlace | TokenPlace = IN_A_FILE) -> str:
+def initialise(state: Path, algorithm: Algorithm, place: Place = IN_A_FILE) -> str:
     """Makes the device's key and its enrolment request; returns what to do next.
 
     Raises:
@@ -98,7 +98,7 @@ def request_text(state: Path) -> str:
     return encode_request_text(_read(state / _REQUEST))
 
 
-def enrol(state: Path, bundle: Path, place: FilePlace | TokenPlace = IN_A_FILE) -> Enrolment:
+def enrol(state: Path, bundle: Path, place: Place = IN_A_FILE) -> Enrolment:
     """Installs the authority's answer.
 
     Raises:
@@ -162,7 +162,7 @@ def says_something_new(state: Path, key: PublicKey, update: bytes) -> bool:
     return _merged(state, key, update) is not None
 
 
-def load_device_key(state: Path, place: FilePlace | TokenPlace = IN_A_FILE) -> StoredKey:
+def load_device_key(state: Path, place: Place = IN_A_FILE) -> StoredKey:
     """The device's key. A token may be away for now, once its public key stands in the request.
 
     Raises:
@@ -201,7 +201,7 @@ def describe_all(configurations: Sequence[Path]) -> str:
     return "\n\n".join(said)
 
 
-def describe(state: Path, place: FilePlace | TokenPlace = IN_A_FILE) -> str:
+def describe(state: Path, place: Place = IN_A_FILE) -> str:
     """The device's state for people, read beside a running program without disturbing it."""
     key = load_device_key(state, place)
     lines = [f"key          {key.public.thumbprint.hex()}"]

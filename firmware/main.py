@@ -16,7 +16,7 @@ from hal import faults, screen
 from hal.program import EXIT_FAILED, run
 
 if TYPE_CHECKING:
-    from hal.keyplace import FilePlace, TokenPlace
+    from hal.keyplace import Place
 
 DEFAULT_STATE = Path("/var/lib/cryptometer")
 DEFAULT_CONFIG = Path("/etc/cryptometer/meter.toml")
@@ -108,7 +108,7 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _place(arguments: argparse.Namespace) -> "tuple[Path, FilePlace | TokenPlace]":
+def _place(arguments: argparse.Namespace) -> "tuple[Path, Place]":
     """The device's folder, and where its key is kept."""
     from firmware import folder  # noqa: PLC0415
 

@@ -11,8 +11,8 @@ from cryptometer.settings import read_settings, setting
 from hal.clock import ScaledClock, SystemClock
 from hal.counter_device import Accompanied, CompanionSettings
 from hal.keyfile import create_key, load_key
-from hal.keyplace import FilePlace, TokenPlace
-from hal.ports import Clock, PulseSource, StoredKey
+from hal.keyplace import FilePlace, Place, TpmPlace
+from hal.ports import Clock, Guard, PulseSource, StoredKey
 
 SOURCES = ("serial", "gpio", "rpi", "modem", "sim")
 CLOCKS = ("system", "scaled")
@@ -96,7 +96,7 @@ def open_clock(table: Mapping[str, object]) -> Clock:
     return ScaledClock(scaled.speed, scaled.origin_ms, scaled.anchor_ms)
 
 
-def open_key(place: FilePlace | TokenPlace, folder: Path, known: PublicKey | None) -> StoredKey:
+def open_key(place: Place, folder: Path, known: PublicKey | None) -> StoredKey:
     """The key that is kept in a place.
 
     Args:
@@ -110,12 +110,16 @@ def open_key(place: FilePlace | TokenPlace, folder: Path, known: PublicKey | Non
     """
     if isinstance(place, FilePlace):
         return load_key(folder / place.path)
+    if isinstance(place, TpmPlace):
+        with _tpm_package():
+            from hal.tpm_key import load_tpm_key  # noqa: PLC0415
+        return load_tpm_key(place, known)
     with _token_package():
         from hal.token_key import load_token_key  # noqa: PLC0415
     return load_token_key(place, known)
 
 
-def has_key(place: FilePlace | TokenPlace, folder: Path) -> bool:
+def has_key(place: Place, folder: Path) -> bool:
     """Whether there is a key in a place, usable or not.
 
     Raises:
@@ -123,26 +127,64 @@ def has_key(place: FilePlace | TokenPlace, folder: Path) -> bool:
     """
     if isinstance(place, FilePlace):
         return (folder / place.path).exists()
-    with _token_package():
-        from hal.token_key import has_token_key  # noqa: PLC0415
     try:
+        if isinstance(place, TpmPlace):
+            with _tpm_package():
+                from hal.tpm_key import has_tpm_key  # noqa: PLC0415
+            return has_tpm_key(place)
+        with _token_package():
+            from hal.token_key import has_token_key  # noqa: PLC0415
         return has_token_key(place)
     except KeyLost as lost:
         raise ConfigurationError(str(lost)) from None
 
 
-def make_key(place: FilePlace | TokenPlace, folder: Path, algorithm: Algorithm) -> StoredKey:
-    """Makes a key in a place, for good.
+def make_key(place: Place, folder: Path, algorithm: Algorithm) -> StoredKey:
+    """Makes a key in a place, for good; a TPM makes P-256, whatever is asked for.
 
     Raises:
         ConfigurationError: there is one already, which is left as it is; or it cannot be made.
     """
     if isinstance(place, FilePlace):
         return create_key(folder / place.path, algorithm)
-    with _token_package():
-        from hal.token_key import create_token_key  # noqa: PLC0415
     try:
+        if isinstance(place, TpmPlace):
+            with _tpm_package():
+                from hal.tpm_key import create_tpm_key  # noqa: PLC0415
+            return create_tpm_key(place)
+        with _token_package():
+            from hal.token_key import create_token_key  # noqa: PLC0415
         return create_token_key(place, algorithm)
+    except KeyLost as lost:
+        raise ConfigurationError(str(lost)) from None
+
+
+def open_guard(place: Place) -> Guard | None:
+    """What guards the chain of the key in a place; None where nothing does.
+
+    Raises:
+        ConfigurationError: a package is missing.
+    """
+    if not isinstance(place, TpmPlace) or place.counter is None:
+        return None
+    with _tpm_package():
+        from hal.tpm_key import TpmCounter  # noqa: PLC0415
+    return TpmCounter(place, place.counter)
+
+
+def make_guard(place: Place) -> bool:
+    """Makes what guards the chain of a key that is there already; False if the place names none, or
+    there is one.
+
+    Raises:
+        ConfigurationError: it cannot be made.
+    """
+    if not isinstance(place, TpmPlace):
+        return False
+    with _tpm_package():
+        from hal.tpm_key import create_tpm_counter  # noqa: PLC0415
+    try:
+        return create_tpm_counter(place)
     except KeyLost as lost:
         raise ConfigurationError(str(lost)) from None
 
@@ -156,6 +198,19 @@ def _token_package() -> Iterator[None]:
         raise ConfigurationError(
             f"a key in a token needs a package that is missing ({error.name}):"
             " pip install 'cryptometer[pkcs11]'"
+        ) from None
+
+
+@contextmanager
+def _tpm_package() -> Iterator[None]:
+    """The same for TPMs; and for the libraries under it."""
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigurationError(
+            f"a key in a TPM needs a package that is missing ({error.name or error}):"
+            " apt install libtss2-dev, then pip install 'cryptometer[tpm2]'; or Debian's"
+            " python3-tpm2-pytss"
         ) from None
 
 

@@ -79,6 +79,27 @@ class StoredKey(Signer, Protocol):
         ...
 
 
+class Guard(Protocol):
+    """A count that is kept apart from all files and only grows: it tells the newest state of a
+    folder from an older copy of it."""
+
+    def read(self) -> int | None:
+        """The count; None before it was ever advanced.
+
+        Raises:
+            KeyLost: it is out of reach; it is kept where the key is.
+        """
+        ...
+
+    def advance(self) -> None:
+        """Adds one, durably once it returns; the first time it becomes any number.
+
+        Raises:
+            KeyLost: it is out of reach; whether one was added is open.
+        """
+        ...
+
+
 class Clock(Protocol):
     """The clocks of one machine."""
 

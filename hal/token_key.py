@@ -4,7 +4,6 @@ Looking for a key, and reading its public half, takes no PIN; making a key and s
 that a token has refused is not given to it again: tokens lock after a few.
 """
 
-import os
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass, To
 from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.keys import Algorithm, KeyLost, PublicKey, from_cose, low_s_raw
 from hal.keyplace import TokenPlace
+from hal.secret import read_secret, secret_name
 
 # CKA_EC_PARAMS: the curves' object identifiers in DER (RFC 8410 §3, RFC 5480 §2.1.1.1).
 _CURVES = {
@@ -29,7 +29,6 @@ _CURVES = {
 _KEY_TYPES = {Algorithm.EDDSA: KeyType.EC_EDWARDS, Algorithm.ES256: KeyType.EC}
 _OCTET_STRING = 0x04  # DER's tag; also that of an uncompressed point of P-256
 _PIN_REFUSED = (pkcs11.PinIncorrect, pkcs11.PinInvalid, pkcs11.PinLenRange, pkcs11.PinExpired)
-_CREDENTIALS = "CREDENTIALS_DIRECTORY"  # where systemd puts what a service is given
 
 
 class _Private(Protocol):
@@ -379,24 +378,11 @@ def _bare(point: bytes) -> bytes:
 
 
 def _pin_name(place: TokenPlace) -> str:
-    return f"the credential {place.pin}" if place.is_credential else str(place.pin)
+    return secret_name(place.pin, is_credential=place.is_credential)
 
 
 def _read_pin(place: TokenPlace) -> str:
-    """The PIN, read whenever it is needed: nobody has to start the program for another."""
-    name = _pin_name(place)
-    folder = Path(os.environ.get(_CREDENTIALS, "/nowhere")) if place.is_credential else Path("/")
-    try:
-        # systemd closes its credentials to others by other means than the mode.
-        if not place.is_credential and (folder / place.pin).stat().st_mode & 0o077:
-            raise KeyLost(f"{name} is readable by others: run chmod 600 {name}")
-        pin = (folder / place.pin).read_text().rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "no text"
-        raise KeyLost(f"cannot read the PIN in {name}: {why}") from None
-    if not pin:
-        raise KeyLost(f"there is no PIN in {name}: it is empty")
-    return pin
+    return read_secret(place.pin, "PIN", is_credential=place.is_credential)
 
 
 def _why(error: Exception) -> str:

@@ -17,6 +17,12 @@ else
     want openssl openssl
     # A token in software, for keys in tokens.
     want softhsm2 softhsm2-util
+    # A TPM in software, and what its Python package is compiled against.
+    want swtpm swtpm
+    [ -f /usr/include/tss2/tss2_esys.h ] || missing="$missing libtss2-dev"
+    want pkg-config pkg-config
+    python3 -c 'import os, sysconfig
+os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null || missing="$missing python3-dev"
     want systemd systemd-analyze
     # The disk that fails (tests/faults) is compiled by its tests.
     want gcc gcc

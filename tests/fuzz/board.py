@@ -36,7 +36,7 @@ from firmware.tape import Tape, TapedDevice
 from firmware.timekeeping import Dating
 from hal.files import SimulatedDirectory
 from hal.keyfile import create_key, load_key
-from hal.keyplace import FilePlace, read_place
+from hal.keyplace import FilePlace, TpmPlace, read_place
 from hal.uart import IS_S0_PULSE
 from tests.fuzz.scene import (
     FalseAcceptance,
@@ -242,18 +242,38 @@ def _read_key_place(data: bytes) -> None:
         if place.path != PurePosixPath(data.removeprefix(b"file:").decode()):
             raise FalseAcceptance("a file that was not named")
         return
+    if isinstance(place, TpmPlace):
+        _check_tpm_place(place)
+        return
     if not place.module.is_absolute() or not place.token or not place.label:
         raise FalseAcceptance("a place without a module, a token or a key")
-    if place.is_credential and (len(place.pin.parts) != 1 or place.pin.name in ("", "..")):
+    _check_secret(place.pin, is_credential=place.is_credential)
+
+
+def _check_tpm_place(place: TpmPlace) -> None:
+    if place.handle >> 23 != 0x81000000 >> 23:
+        raise FalseAcceptance("a handle that is no owner's persistent one")
+    if place.counter is not None and place.counter >> 22 != 0x01800000 >> 22:
+        raise FalseAcceptance("an index that is no owner's")
+    if not place.tcti.partition(":")[0].isalpha():
+        raise FalseAcceptance("a transport outside of the library's folder")
+    if place.auth is not None:
+        _check_secret(place.auth, is_credential=place.is_credential)
+
+
+def _check_secret(path: PurePosixPath, *, is_credential: bool) -> None:
+    if is_credential and (len(path.parts) != 1 or path.name in ("", "..")):
         raise FalseAcceptance("a credential outside of its folder")
-    if not place.is_credential and not place.pin.is_absolute():
-        raise FalseAcceptance("a PIN's file that depends on who looks for it")
+    if not is_credential and not path.is_absolute():
+        raise FalseAcceptance("a secret's file that depends on who looks for it")
 
 
 _PLACES = (
     b"file:device.key",
     b"pkcs11:token=meter;object=device?module-path=/usr/lib/m.so&pin-source=file:/etc/pin",
     b"pkcs11:object=a%20b;token=%3B?pin-source=credential:pin&module-path=/usr/lib/m.so",
+    b"tpm2:handle=0x81200001;counter=0x01800001?auth-source=file:/etc/auth",
+    b"tpm2:handle=0x817fffff?auth-source=credential:auth&tcti=swtpm:host=h,port=1",
 )
 
 
