@@ -144,12 +144,15 @@ def life_of(
     enrolment: Enrolment | None,
     folders: tuple[Directory, ...],
     software: str = folder.SOFTWARE,
+    *,
+    is_guarded: bool = False,
 ) -> Life:
     """What a life of the program is made of; to be asked before the device recovers.
 
     Args:
         folders: of journal and outbox; none for a line that nobody counts.
         software: that runs.
+        is_guarded: whether it asks a guard.
     """
     settings = {
         name: value for name, value in asdict(config).items() if name not in ("broker", "key")
@@ -169,6 +172,7 @@ def life_of(
         "" if enrolment is None else enrolment.meter,
         authority,
         files_of(folders),
+        True if is_guarded else None,
     )
 
 
@@ -187,7 +191,8 @@ class Recorder:
         """A device like any other, whose answers are taken down."""
         folders = (parts.journal_directory, parts.outbox_directory)
         key = parts.signer.public
-        life = life_of(config, parts.clock, key, parts.enrolment, folders)
+        is_guarded = parts.guard is not None
+        life = life_of(config, parts.clock, key, parts.enrolment, folders, is_guarded=is_guarded)
         self._tape.begin(life)
         return TapedDevice(parts, config, folder.SOFTWARE, self._tape)
 

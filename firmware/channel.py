@@ -13,7 +13,7 @@ from firmware.config import Config
 from firmware.device import Device, Parts
 from firmware.enrolment import Enrolment, check_meter
 from hal.broker import broker_settings
-from hal.drivers import open_clock, open_source
+from hal.drivers import open_clock, open_guard, open_source
 from hal.files import DiskDirectory, hold
 from hal.mqtt import Link
 
@@ -76,6 +76,7 @@ class Channel:
                 connection=link,
                 on_registration=lambda update: folder.keep_update(state, key.public, update),
                 log=self.say,
+                guard=open_guard(config.key.place),
             )
             device = self._make_device(parts, config)
             self._life.callback(device.abandon)

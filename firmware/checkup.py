@@ -25,6 +25,7 @@ from cryptometer.steps import (
 from firmware.enrolment import Enrolment, check_meter
 from firmware.lots import BURST_FACTOR
 from firmware.outbox import FREE_BYTES_MIN, End
+from firmware.rollback import UNKNOWN, check_newest, is_unknown
 from firmware.segments import SegmentedLog
 from hal.ports import Directory
 
@@ -477,6 +478,20 @@ def judge_chain(end: End | None, register: int) -> Finding:
     if waiting > WAITING_MANY:
         return note("chain", said, "the gateway has not been heard for long: see broker, gateway")
     return fine("chain", said)
+
+
+def judge_guard(noted: int | None, count: int | None, *, has_signed: bool) -> Finding:
+    """Journal and outbox beside the count that tells an older copy of them.
+
+    Raises:
+        ConfigurationError: they are one, or the count is not theirs.
+    """
+    check_newest(noted, count, has_signed=has_signed)
+    if is_unknown(noted, count):
+        return wrong("counter", UNKNOWN, "see docs/operations.md, section 11")
+    if count is None:
+        return fine("counter", "nothing was signed under it yet")
+    return fine("counter", f"stands at {count}: journal and outbox are the newest")
 
 
 def judge_disk(look: DiskLook) -> list[Finding]:

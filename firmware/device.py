@@ -6,6 +6,7 @@ Nothing moves on before the step before it holds it, and each step is also where
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from cryptometer import records
@@ -43,6 +44,7 @@ from firmware.events import (
 from firmware.journal import Journal, Recovered
 from firmware.lots import BLANK, CloseDraft, Draft, Limits, RunDraft, Signed
 from firmware.outbox import FREE_BYTES_MIN, End, Outbox, chain_start
+from firmware.rollback import BEGUN, GUARD_NS, UNKNOWN, check_newest, is_unknown, newest_note
 from firmware.timekeeping import adopt
 from hal.faults import Point, passing
 from hal.ports import (
@@ -52,6 +54,7 @@ from hal.ports import (
     Connection,
     Directory,
     Disconnected,
+    Guard,
     LineLost,
     Message,
     PulseSource,
@@ -85,6 +88,7 @@ class Parts:
         enrolment: None until then, too: pulses are journalled meanwhile.
         on_registration: keeps authority records that came over the broker; the program starts
             over with them.
+        guard: tells an older copy of the folders from the newest; None: nothing does.
     """
 
     clock: Clock
@@ -96,6 +100,7 @@ class Parts:
     connection: Connection | None
     on_registration: Callable[[bytes], bool]
     log: Log
+    guard: Guard | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +155,10 @@ class Device:
         self._anew: list[Draft] = []  # what a re-anchor is followed by, as far as it was read
         self._key_away = ""  # why the key cannot sign now
         self._key_retry_ns = self._key_pause_ns = 0
+        self._guarded_until_ns: int | None = None  # machine time; None before the first signature
+        self._is_anchored = (
+            False  # whether the gateway's chain stands right on the newest re-anchor
+        )
         self._is_isolated = False
         self._refused = 0  # messages from outside that said nothing we may believe
         self._said = ""
@@ -268,6 +277,7 @@ class Device:
         enrolment = parts.enrolment
         snapshot = recovered.snapshot
         if enrolment is not None and self._chain is not None:
+            self._look_at_guard()
             self._start_chain(self._chain, enrolment, snapshot or BLANK_SNAPSHOT)
         end = self._outbox.end
         signed = signed_so_far(end) if end is not None else None
@@ -310,13 +320,89 @@ class Device:
         is_lost = recovered.snapshot is None and end is not None and end.run_ms > 0
         if is_lost or (not recovered.is_whole and (is_cut or is_short)):
             self._outbox.tear()
+        noted = newest_note(end, known)
+        if noted is not None:
+            self._outbox.note_guard(noted)
+
+    # --- The guard -------------------------------------------------------------------------------
+
+    def _look_at_guard(self) -> None:
+        """Before anything is written: whether the folders are an older copy.
+
+        Raises:
+            ConfigurationError: they are.
+        """
+        guard = self._parts.guard
+        if guard is not None:
+            with suppress(KeyLost):  # then before the first signature
+                self._check_count(guard.read())
+
+    def _pass_guard(self) -> None:
+        """Before the first signature, and then daily.
+
+        Raises:
+            ConfigurationError: the folders are an older copy.
+            KeyLost: the guard is out of reach, or waits for a re-anchor.
+        """
+        guard = self._parts.guard
+        if guard is None:
+            return
+        now_ns = self._clock.machine_ns()
+        if self._guarded_until_ns is not None and now_ns < self._guarded_until_ns:
+            return
+        count = guard.read()
+        self._check_count(count)
+        if is_unknown(self._noted, count) and not self._stands_on_word:
+            raise KeyLost(UNKNOWN)
+        if count is None:
+            count = self._advance(guard, BEGUN)
+        self._advance(guard, count + 1)
+        self._guarded_until_ns = now_ns + GUARD_NS
+
+    def _check_count(self, count: int | None) -> None:
+        end = self._outbox.end
+        check_newest(self._noted, count, has_signed=end is not None and end.run_ms > 0)
+
+    @property
+    def _noted(self) -> int | None:
+        return None if self._outbox.end is None else self._outbox.end.guarded
+
+    @property
+    def _stands_on_word(self) -> bool:
+        """Whether the chain begins where the gateway's signed word shows that its own goes on."""
+        enrolment, end = self._parts.enrolment, self._outbox.end
+        if enrolment is None or end is None or not enrolment.anchors:
+            return False
+        return self._is_anchored and end.previous == enrolment.anchors[-1].identity
+
+    def _advance(self, guard: Guard, guarded: int) -> int:
+        """Notes what the count becomes, then lets it; returns it. In the other order a death
+        between the two would leave a card like an older copy."""
+        self._journal.sync()  # as ever: what is signed must not outlive what it was made of
+        self._outbox.note_guard(guarded)
+        self._outbox.sync()
+        end = self._outbox.durable
+        if end is not None and self._journal.has_begun:
+            self._journal.append([Kept(end)])
+            self._journal.sync()
+            self._told = self._may_leave = end
+        passing(Point.GUARD_NOTED)
+        guard.advance()
+        count = guard.read()
+        if count is None:
+            raise KeyLost("the TPM's counter does not count")
+        return count
+
+    # --- The chain at a start --------------------------------------------------------------------
 
     def _start_chain(self, chain: Chain, enrolment: Enrolment, snapshot: Snapshot) -> None:
         while self._sign_portion(chain):
             pass  # what an earlier run began: the journal's events come behind it
         end = self._outbox.end
         anchors = enrolment.anchors
-        if end is None and anchors:
+        # Nothing was signed here yet where a guard waits for the right re-anchor.
+        waits = self._parts.guard is not None and self._noted is None
+        if anchors and (end is None or (waits and not end.run_ms and len(anchors) > end.anchors)):
             self._outbox.begin(anchored(None, snapshot.lots.batch_from, anchors, None))
             return
         if end is not None and len(anchors) > end.anchors:
@@ -590,6 +676,9 @@ class Device:
         end = self._outbox.end
         if end is None or not drafts:
             return
+        self._pass_guard()
+        end = self._outbox.end
+        assert end is not None  # noqa: S101 - the guard only adds to it
         where = aligned(end, drafts)
         if where != end:
             self._outbox.begin(where)
@@ -717,6 +806,7 @@ class Device:
                 self._wants_restart |= self._parts.on_registration(message.payload)
             elif kind.startswith(f"meter/{enrolment.meter}/ack/"):
                 word = open_acknowledgement(message.payload, enrolment)
+                self._note_anchored(word, enrolment)
                 if self._awaited and is_acting(self._awaited[-1], word):
                     self._standing = word
                 else:
@@ -724,6 +814,13 @@ class Device:
         except Rejected as refused:
             self._refused += 1
             self._say(f"refused a message: topic={kind} {refused}")
+
+    def _note_anchored(self, word: Acknowledgement, enrolment: Enrolment) -> None:
+        """A card that knows nothing of its key's chain signs once the gateway's stands right on
+        the newest re-anchor."""
+        if enrolment.anchors and not self._is_anchored and is_acting(enrolment.anchors[-1], word):
+            self._is_anchored = True
+            self._key_retry_ns = 0
 
     def _report_stop(self, before: records.Stop | None) -> None:
         stop = self._outbox.stop

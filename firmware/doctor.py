@@ -31,6 +31,7 @@ from firmware.checkup import (
     judge_clock,
     judge_disk,
     judge_enrolment,
+    judge_guard,
     judge_heard,
     judge_line,
     judge_liveliness,
@@ -43,8 +44,9 @@ from firmware.config import Config
 from firmware.enrolment import Enrolment, open_acknowledgement
 from firmware.journal import Journal
 from firmware.outbox import End, Outbox
+from firmware.rollback import newest_note
 from hal.broker import BrokerSettings, broker_settings
-from hal.drivers import open_clock, open_source
+from hal.drivers import open_clock, open_guard, open_source
 from hal.files import DiskDirectory, is_held
 from hal.mqtt import Link, broker_address
 from hal.ports import Connected, Disconnected, LineLost, Message, StoredKey
@@ -104,6 +106,7 @@ class _Look:
         cards = _guarded("journal", lambda: self._log("journal"))
         cards += _guarded("outbox", lambda: self._log("outbox"))
         cards += _guarded("chain", self._chain)
+        cards += _guarded("counter", self._counter)
         cards += _guarded("disk", self._disk)
         broker = _guarded("broker", self._way)
         try:
@@ -285,6 +288,18 @@ class _Look:
         if outbox.exists():
             self.end = Outbox(DiskDirectory(outbox), limit_bytes=0, window=1).peek()
         return [judge_chain(self.end, self._register())]
+
+    def _counter(self) -> list[Finding]:
+        guard = open_guard(self.config.key.place)
+        if guard is None or self.enrolment is None:
+            return []
+        # The count first: what a running program notes meanwhile is one more.
+        count = guard.read()
+        journal = self.state / "journal"
+        known = Journal(DiskDirectory(journal)).peek_end() if journal.exists() else None
+        ends = (self.end, known)
+        has_signed = any(end is not None and end.run_ms > 0 for end in ends)
+        return [judge_guard(newest_note(*ends), count, has_signed=has_signed)]
 
     def _disk(self) -> list[Finding]:
         room = os.statvfs(self.state)

@@ -16,7 +16,7 @@ from firmware.enrolment import Enrolment, check_meter, read_bundle, read_update
 from firmware.journal import Journal
 from firmware.outbox import Outbox
 from hal.broker import install_broker
-from hal.drivers import has_key, make_key, open_key
+from hal.drivers import has_key, make_guard, make_key, open_key
 from hal.files import MISPLACED, DiskDirectory, make_folder, put_file
 from hal.keyplace import FilePlace, Place
 from hal.ports import StoredKey
@@ -66,7 +66,8 @@ def load_config(path: Path) -> Config:
 
 
 def initialise(state: Path, algorithm: Algorithm, place: Place = IN_A_FILE) -> str:
-    """Makes the device's key and its enrolment request; returns what to do next.
+    """Makes the device's key and its enrolment request, or for a key that stands already the
+    counter that guards it; returns what to do next.
 
     Raises:
         ConfigurationError: there is a key already; it is left as it is.
@@ -74,6 +75,8 @@ def initialise(state: Path, algorithm: Algorithm, place: Place = IN_A_FILE) -> s
     path = state / _REQUEST
     # A key without a request: the program was ended between the two, and nobody has the key yet.
     is_fresh = not path.exists() and not (state / _BUNDLE).exists()
+    if not is_fresh and make_guard(place):
+        return "the counter is made; the chain of this key is guarded from its next start on"
     is_cut_off = is_fresh and has_key(place, state)
     key = open_key(place, state, None) if is_cut_off else make_key(place, state, algorithm)
     request = EnrolmentRequest(

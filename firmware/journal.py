@@ -70,6 +70,11 @@ class Journal:
         behind_bytes = self._log.newest_bytes - self._head_bytes
         return behind_bytes > max(SEGMENT_BYTES, self._head_bytes)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a snapshot stands in it; only then may events follow."""
+        return bool(self._log.segments)
+
     def recover(self) -> Recovered:
         """Reads the journal after any end of the program, cutting off what is torn.
 
@@ -107,6 +112,15 @@ class Journal:
                 given += [event.register for event in events if isinstance(event, Pulses)]
                 return max(given)
         return 0
+
+    def peek_end(self) -> End | None:
+        """Where the signed chain stands as far as the journal knows, read likewise."""
+        for segment in reversed(self._log.segments):
+            entries = [payload for _, payload in self._log.entries(segment)]
+            if entries:
+                events = tuple(decode_event(entry) for entry in entries[1:])
+                return Recovered(_decode_snapshot(entries[0]), events, 0).end
+        return None
 
     def begin_segment(self, snapshot: Snapshot) -> None:
         """Begins a new segment, durably, and drops the older ones. Everything the snapshot no

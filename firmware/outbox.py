@@ -85,6 +85,8 @@ class End:
             both logs' word on it; a suspicion, void once the gateway has acknowledged it.
         forked: the first record that the gateway's signed word shows to be none of its own.
         step: of the newest record.
+        guarded: what the guard's count becomes before more is signed: `firmware.rollback`; None
+            without a guard.
     """
 
     sequence: int = wire(0, Uint())
@@ -101,6 +103,7 @@ class End:
     torn: int | None = wire_optional(11, Uint())
     forked: int | None = wire_optional(12, Uint())
     step: int | None = wire_optional(13, STEP)
+    guarded: int | None = wire_optional(14, Uint())
 
     @property
     def offset(self) -> int:
@@ -201,7 +204,7 @@ class _Skipped:
 class Outbox:
     """The signed records of one meter. Entries of its log: a record's bytes; an `End`, at the head
     of each segment; an acknowledgement that was believed; a place at which damage cut both logs;
-    a gap in what is signed anew."""
+    a gap in what is signed anew; a note of the guard."""
 
     def __init__(self, directory: Directory, *, limit_bytes: int, window: int) -> None:
         """
@@ -281,6 +284,16 @@ class Outbox:
         torn = self.end.sequence
         self._log.append([cbor.encode(Row(_Torn).encode(_Torn(torn)))])
         self.end = replace(self.end, torn=torn)
+
+    def note_guard(self, guarded: int) -> None:
+        """Notes what the guard's count becomes. Durable after `sync`.
+
+        Raises:
+            OSError: stop, and recover.
+        """
+        if self.end is not None and self.end.guarded != guarded:
+            self._log.append([cbor.encode(guarded)])
+            self.end = replace(self.end, guarded=guarded)
 
     def go_on_from(self, end: End) -> None:
         """Goes on from an end that the journal knows to be signed: the card has lost the records
@@ -602,6 +615,9 @@ class Outbox:
                         self.end = replace(self.end, torn=sequence)
                 case _Skipped() as skipped:
                     self._pass_over(skipped)
+                case int(guarded):
+                    if self.end is not None:
+                        self.end = replace(self.end, guarded=guarded)
                 case Record() as record:
                     _check_continues(self.end, record)
                     self._advance(record, position)
@@ -714,12 +730,14 @@ def _check_continues(end: End | None, record: Record) -> None:
         )
 
 
-def _decode_entry(entry: bytes) -> End | _Acked | _Torn | _Skipped | Record:
+def _decode_entry(entry: bytes) -> End | _Acked | _Torn | _Skipped | int | Record:
     """An entry is a record (an array of four), an acknowledgement (of two), a place of damage (of
-    one), a gap (of three), or an `End` (a map)."""
+    one), a gap (of three), a note of the guard (an integer), or an `End` (a map)."""
     if entry[:1] == b"\x84":
         return records.decode(entry)
     value = cbor.decode(entry)
+    if isinstance(value, int):
+        return Uint().decode(value)
     if isinstance(value, list):
         if len(value) == 3:
             return Row(_Skipped).decode(value)

@@ -151,6 +151,7 @@ def _live(
         connection=None if enrolment is None else _Connection(reel),
         on_registration=lambda _: _registered(reel),
         log=log,
+        guard=_Guard(reel) if life.is_guarded else None,
     )
     device: Device | None = None
     is_ended = False
@@ -436,6 +437,28 @@ class _Signer:
         if answer is not None and len(answer) > 1:
             raise KeyLost(_text(answer, 1))
         return self._inner.sign(data)
+
+
+class _Guard:
+    """Counts as the guard did."""
+
+    def __init__(self, reel: _Reel) -> None:
+        self._reel = reel
+
+    def read(self) -> int | None:
+        answer = self._answer()
+        return _integer(answer, 1) if len(answer) > 1 else None
+
+    def advance(self) -> None:
+        self._answer()
+
+    def _answer(self) -> Sequence[cbor.Value]:
+        answer = self._reel.next(Answer.GUARDED)
+        if answer is None:
+            raise KeyLost("the tape says nothing of the guard here")
+        if len(answer) > 1 and isinstance(answer[1], str):
+            raise KeyLost(answer[1])
+        return answer
 
 
 class _Directory:

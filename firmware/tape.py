@@ -17,7 +17,18 @@ from cryptometer.errors import Rejected
 from cryptometer.keys import KeyLost, Signer
 from cryptometer.records import LABEL
 from cryptometer.steps import ClockSource, Instant
-from cryptometer.wire import Bytes, Choice, Flag, Many, Row, Text, Uint, encode_map, wire
+from cryptometer.wire import (
+    Bytes,
+    Choice,
+    Flag,
+    Many,
+    Row,
+    Text,
+    Uint,
+    encode_map,
+    wire,
+    wire_optional,
+)
 from firmware.config import Config
 from firmware.device import Device, Parts
 from firmware.events import BOOT
@@ -28,6 +39,7 @@ from hal.ports import (
     Connection,
     Directory,
     Disconnected,
+    Guard,
     LineLost,
     Message,
     PulseSource,
@@ -60,6 +72,7 @@ class Answer(IntEnum):
         12  # 1 if the authority said something new, 0 if not; 2, reason and detail: refused
     )
     SIGNED = 14  # nothing if the key signed, else why it could not
+    GUARDED = 15  # the guard's count, nothing where it has none or was advanced, else why it cannot
 
 
 class Work(IntEnum):
@@ -101,6 +114,7 @@ class Life:
         meter: its name, empty if it is not enrolled.
         authority: the genesis and the authority's records, as signed; empty if it is not enrolled.
         files: journal and outbox as they stood.
+        is_guarded: whether a count kept apart from them was asked.
     """
 
     version: int = wire(0, Uint())
@@ -113,6 +127,7 @@ class Life:
     meter: str = wire(7, Text(63))
     authority: tuple[bytes, ...] = wire(8, Many(Bytes(1, cose.RECORD_MAX), 0, 2**16))
     files: tuple[File, ...] = wire(9, Many(Row(File), 0, 2**20))
+    is_guarded: bool | None = wire_optional(10, Flag())
 
 
 def files_of(folders: Sequence[Directory]) -> tuple[File, ...]:
@@ -263,6 +278,31 @@ class _TapedSigner:
         return signature
 
 
+class _TapedGuard:
+    def __init__(self, inner: Guard, tape: Tape) -> None:
+        self._inner = inner
+        self._tape = tape
+
+    def read(self) -> int | None:
+        try:
+            count = self._inner.read()
+        except KeyLost as lost:
+            self._tape.put(Answer.GUARDED, str(lost))
+            raise
+        self._tape.put(Answer.GUARDED, *([] if count is None else [count]))
+        return count
+
+    def advance(self) -> None:
+        # What is noted of it is durable before: the tape must know of that, too.
+        self._tape.flush()
+        try:
+            self._inner.advance()
+        except KeyLost as lost:
+            self._tape.put(Answer.GUARDED, str(lost))
+            raise
+        self._tape.put(Answer.GUARDED)
+
+
 class _TapedDirectory:
     def __init__(self, inner: Directory, tape: Tape) -> None:
         self._inner = inner
@@ -359,6 +399,7 @@ def taped(parts: Parts, tape: Tape) -> Parts:
         signer=_TapedSigner(parts.signer, tape),
         connection=None if connection is None else _TapedConnection(connection, tape),
         on_registration=on_registration,
+        guard=None if parts.guard is None else _TapedGuard(parts.guard, tape),
     )
 
 

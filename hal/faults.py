@@ -22,6 +22,7 @@ class Point(StrEnum):
     FILE_REMOVED = "file.removed"
     DEVICE_SIGNED = "device.signed"  # a record is signed, not yet in the outbox
     DEVICE_SNAPSHOT = "device.snapshot"  # a new journal segment stands beside the old one
+    GUARD_NOTED = "guard.noted"  # what the guard's count becomes is noted; it is not that yet
     DEVICE_PUBLISH = "device.publish"  # durable, about to be published
     STORE_COMMIT = "store.commit"  # before the commit
     STORE_COMMITTED = "store.committed"  # stored, not yet acknowledged

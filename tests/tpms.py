@@ -22,7 +22,13 @@ _SIGN = "00 00 01 5D"
 class SoftTpm:
     """One TPM. It knows one client at a time, and keeps its state in files."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, is_watched: bool = False) -> None:
+        """
+        Args:
+            folder: for its files.
+            is_watched: whether it logs what it is told, which takes its time.
+        """
+        self._is_watched = is_watched
         self._state = folder / "state"
         self._state.mkdir(parents=True)
         self._log = folder / "log"
@@ -74,7 +80,7 @@ class SoftTpm:
                 *("--server", f"type=unixio,path={path}"),
                 *("--ctrl", f"type=unixio,path={path}.ctrl"),
                 *("--flags", "not-need-init,startup-clear"),
-                *("--log", f"file={self._log},level=20"),
+                *(("--log", f"file={self._log},level=20") if self._is_watched else ()),
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -13,6 +13,7 @@ from cryptometer.settings import read_settings
 from firmware.config import read_config
 from gateway.folder import initialise, open_folder
 from hal.gpio_line import GpioSettings
+from hal.keyplace import TokenPlace, TpmPlace, read_place
 from hal.modem_line import Edge, ModemSettings, ModemSignal
 from hal.pulse_shape import Preset
 from hal.serial_line import SerialSettings
@@ -110,6 +111,16 @@ def test_every_line_of_the_example_configuration_is_valid() -> None:
     full = read_config({"source": {"driver": "sim"}, **given})
     # They show the defaults.
     assert full == read_config({"source": {"driver": "sim"}})
+
+
+def test_the_examples_of_key_stores_are_valid() -> None:
+    text = (DEPLOY / "examples" / "meter.toml").read_text()
+    stores = re.findall(r'^# store = "(.*)"$', text, re.MULTILINE)
+    places = [read_place(store, "[key] store") for store in stores]
+    assert [type(place) for place in places] == [TokenPlace, TpmPlace]
+    operations = (DEPLOY.parent / "docs" / "operations.md").read_text()
+    for store in stores:
+        assert f'store = "{store}"' in operations
 
 
 def test_a_second_meter_has_a_folder_of_its_own_within_the_services() -> None:

@@ -4,6 +4,7 @@ was killed. In one process, with the simulated community's broker, gateway, disk
 import random
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from firmware.capture import life_of
 from firmware.config import Config
 from firmware.device import Device, Parts
 from firmware.journal import Journal
+from firmware.outbox import Outbox
 from firmware.replay import Outcome, frames, interpret, replay
 from firmware.segments import frame
 from firmware.tape import Answer, Tape, TapedDevice, Work
@@ -25,11 +27,13 @@ from hal import faults
 from hal.faults import Point
 from hal.files import SimulatedDirectory
 from hal.ports import Taken
+from hal.tpm_key import TpmCounter, create_tpm_counter
 from tests.core.community import STEP_S
 from tests.firmware.test_device import Crash, dying
 from tests.keys import signer
 from tests.simulation import world as simulation
 from tests.simulation.world import Board, World
+from tests.tpms import COUNTER, SoftTpm
 
 TICK_S = 5
 POINTS = [point for point in Point if point.startswith(("file.", "device."))]
@@ -51,6 +55,7 @@ class Deck:
             parts.enrolment,
             folders,
             software=software,
+            is_guarded=parts.guard is not None,
         )
         self._tape = Tape(self.data.extend)  # the one before died with its program
         self._tape.begin(life)
@@ -114,6 +119,37 @@ def test_a_quiet_life_is_replayed_to_the_same_files(deck: Deck, board: Board) ->
     sequences = [one.body.sequence for one in again.records]  # type: ignore[union-attr]
     assert sequences == list(range(len(sequences)))
     assert len(sequences) > 5
+
+
+def test_a_guarded_life_is_replayed_to_the_same_files(
+    deck: Deck, board: Board, tmp_path: Path
+) -> None:
+    """The count as the TPM gave it, while it was away, and at a second start."""
+    board.stop()
+    deck.data.clear()
+    board.journal, board.outbox = SimulatedDirectory(), SimulatedDirectory()
+    tpm = SoftTpm(tmp_path / "tpm")
+    place = tpm.place_of(counter=COUNTER)
+    assert create_tpm_counter(place)
+    board.guard = TpmCounter(place, COUNTER)
+    tpm.take_away()
+    board.start()
+    board.world.run(100, TICK_S)
+    tpm.bring_back()
+    board.world.run(STEP_S, TICK_S)
+    board.stop()
+    board.start()
+    board.world.run(100, TICK_S)
+    count = board.guard.read()
+    board.stop()
+    tpm.close()
+    again = check_same(deck, board)
+    assert again.outcome.lives == 2
+    assert any("does not answer" in line for line in again.log)
+    end = Outbox(again.outbox, limit_bytes=0, window=1).peek()
+    assert end is not None
+    assert end.guarded == count is not None
+    assert end.sequence > 3
 
 
 def test_a_troubled_life_is_replayed_to_the_same_files(deck: Deck, board: Board) -> None:

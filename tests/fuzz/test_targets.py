@@ -49,8 +49,10 @@ _NO_DECODERS = {
     "gateway.door.verify_each": "signatures of envelopes that are decoded",
     "hal.clock.read_boot_id": "the kernel's word",
     "hal.drivers.open_clock": "settings reads its table",
+    "hal.drivers.open_guard": "key-place reads what it brings",
     "hal.drivers.open_key": "key-place and key-file read what it brings",
     "hal.drivers.open_source": "settings reads its table",
+    "hal.secret.read_secret": "text as it is",
 }
 
 by_name = pytest.mark.parametrize("target", TARGETS, ids=lambda target: str(target.name))

@@ -40,6 +40,13 @@ def tpm(tmp_path: Path) -> Iterator[SoftTpm]:
     tpm.close()
 
 
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[SoftTpm]:
+    tpm = SoftTpm(tmp_path / "tpm", is_watched=True)
+    yield tpm
+    tpm.close()
+
+
 def lost(key: TpmKey) -> str:
     """Why a key does not sign."""
     with pytest.raises(KeyLost) as away:
@@ -200,7 +207,8 @@ def test_what_says_nothing_of_a_tpm_is_named(tmp_path: Path) -> None:
 # --- The authorisation value. --------------------------------------------------------------------
 
 
-def test_a_wrong_value_is_given_once_and_never_again(tpm: SoftTpm) -> None:
+def test_a_wrong_value_is_given_once_and_never_again(watched: SoftTpm) -> None:
+    tpm = watched
     public = create_tpm_key(tpm.place).public
     before = tpm.signatures_asked()
     tpm.write_auth(WRONG)

@@ -26,7 +26,16 @@ from gateway.node import Confirm, Effect, Node, Policy, Publish, Sealed, found_s
 from gateway.store import Store
 from hal.clock import SimulatedClock
 from hal.files import SimulatedDirectory, SimulatedTree
-from hal.ports import BESIDE_MODULUS, Connected, Disconnected, LineLost, Message, PulseSource, Taken
+from hal.ports import (
+    BESIDE_MODULUS,
+    Connected,
+    Disconnected,
+    Guard,
+    LineLost,
+    Message,
+    PulseSource,
+    Taken,
+)
 from hal.sim_line import SimSettings, SimulatedLine
 from tests.core.community import DETAILS, FIRST_STEP, STEP_S, Authority
 from tests.keys import signer
@@ -147,6 +156,7 @@ class Board:
         self.updates: list[bytes] = []
         self.log: list[str] = []
         self.wire: Wire | None = None
+        self.guard: Guard | None = None
         self.device: Device | None = None
         bundle = Bundle(
             name,
@@ -188,6 +198,7 @@ class Board:
             self.wire,
             self.hear_registration,
             self.log.append,
+            self.guard,
         )
         self.device = Device(parts, CONFIG, "simulated 1.0")
         self.device.begin()
