@@ -209,8 +209,7 @@ def _tpm_package() -> Iterator[None]:
     except ImportError as error:
         raise ConfigurationError(
             f"a key in a TPM needs a package that is missing ({error.name or error}):"
-            " apt install libtss2-dev, then pip install 'cryptometer[tpm2]'; or Debian's"
-            " python3-tpm2-pytss"
+            " apt install libtss2-dev, then pip install 'cryptometer[tpm2]'"
         ) from None
 
 

@@ -21,6 +21,8 @@ from tpm2_pytss import (
     TPM2_ECC,
     TPM2_NT,
     TPM2_RC,
+    TPM2_RH,
+    TPM2_ST,
     TPM2B_NV_PUBLIC,
     TPM2B_PUBLIC,
     TPM2B_SENSITIVE_CREATE,
@@ -29,6 +31,7 @@ from tpm2_pytss import (
     TPMS_NV_PUBLIC,
     TPMS_SENSITIVE_CREATE,
     TPMT_SIG_SCHEME,
+    TPMT_TK_HASHCHECK,
     TSS2_Exception,
 )
 
@@ -89,7 +92,7 @@ class TpmKey:
         with _open(place) as tpm:
             key = _find(tpm, place)
             with _authorised(tpm, key, place, place.handle):
-                made = tpm.sign(key, sha256(data).digest(), _SCHEME)
+                made = tpm.sign(key, sha256(data).digest(), _SCHEME, _NOT_HASHED_THERE)
         halves = (made.signature.ecdsa.signatureR, made.signature.ecdsa.signatureS)
         r, s = (bytes(half).rjust(_COORDINATE_BYTES, b"\0") for half in halves)
         signature = low_s_raw(r + s)
@@ -413,3 +416,4 @@ def _refusal(place: TpmPlace, number: int) -> str:
 
 _SCHEME = TPMT_SIG_SCHEME(scheme=TPM2_ALG.ECDSA)
 _SCHEME.details.any.hashAlg = TPM2_ALG.SHA256
+_NOT_HASHED_THERE = TPMT_TK_HASHCHECK(tag=TPM2_ST.HASHCHECK, hierarchy=TPM2_RH.NULL)

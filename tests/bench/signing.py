@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from cryptometer import records
@@ -12,6 +13,7 @@ from firmware.outbox import chain_start
 from hal.keyfile import create_key
 from hal.ports import StoredKey
 from hal.token_key import create_token_key
+from hal.tpm_key import TpmCounter, create_tpm_key
 from tests.bench.card import pulse_ns
 from tests.bench.figures import (
     MESSAGE_BYTES,
@@ -27,8 +29,10 @@ from tests.core.community import LOT_PULSES, Village
 from tests.firmware.kit import CHAIN, REGISTRATION, batch, close, run
 from tests.simulation.world import World
 from tests.tokens import soft_token
+from tests.tpms import COUNTER, SoftTpm
 
 SIGNED = 300
+COUNTED = 50
 LOTS = 20  # of a batch of a minute at 1 kW and 10,000 imp/kWh
 PULSES = 20_000
 
@@ -40,6 +44,7 @@ def figures() -> Iterator[Figure]:
         "bare Ed25519 of `cryptography`: verifications", 1 / bare_verify_s(), "/s", least=500
     )
     yield from _stores()
+    yield from _tpm()
     yield from _made()
     yield from _read()
     yield from _sizes()
@@ -67,6 +72,24 @@ def _stores() -> Iterator[Figure]:
                     key.sign(message)
                 name = f"signatures, {algorithm.name}, key in {store}"
                 yield Figure(name, SIGNED / watch.wall_s, "/s", least=50)
+
+
+def _tpm() -> Iterator[Figure]:
+    """The same with a TPM in software, opened for each call; and its counter."""
+    with (
+        tempfile.TemporaryDirectory(prefix="cryptometer-bench-") as path,
+        closing(SoftTpm(Path(path) / "tpm")) as tpm,
+    ):
+        place = tpm.place_of(counter=COUNTER)
+        key, counter = create_tpm_key(place), TpmCounter(place, COUNTER)
+        watch = Stopwatch()
+        for _ in range(SIGNED):
+            key.sign(bytes(MESSAGE_BYTES))
+        yield Figure("signatures, ES256, key in swtpm", SIGNED / watch.wall_s, "/s", least=20)
+        watch = Stopwatch()
+        for _ in range(COUNTED):
+            counter.advance()
+        yield Figure("counts of a guard in swtpm", COUNTED / watch.wall_s, "/s", least=10)
 
 
 def _made() -> Iterator[Figure]:

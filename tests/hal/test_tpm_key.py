@@ -241,6 +241,19 @@ def test_neither_wrong_values_nor_power_cuts_lock_a_tpm(tpm: SoftTpm) -> None:
     assert tpm.failed_tries() == 0
 
 
+def test_a_key_with_the_protection_would_lock_by_power_cuts_alone(tpm: SoftTpm) -> None:
+    """Why ours has none: nobody has given a wrong value here."""
+    make_other(tpm, tpm_key._KEY_FORM, tpm_key._OURS & ~TPMA_OBJECT.NODA)
+    for number in range(3):
+        assert tpm.failed_tries() == number
+        with ESAPI(tpm.tcti) as session:
+            key = session.tr_from_tpmpublic(HANDLE)
+            session.tr_set_auth(key, AUTH)
+            session.sign(key, bytes(32), tpm_key._SCHEME, tpm_key._NOT_HASHED_THERE)
+        tpm.take_away()
+        tpm.bring_back()
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o666])
 def test_a_value_that_others_could_read_is_not_used(tpm: SoftTpm, mode: int) -> None:
     key = create_tpm_key(tpm.place)

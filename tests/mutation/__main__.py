@@ -43,7 +43,12 @@ TESTS = {
     "firmware.timekeeping": ["tests/firmware/test_timekeeping.py"],
     "firmware.lots": ["tests/firmware/test_lots.py", "tests/firmware/test_counter.py"],
     "firmware.chain": ["tests/firmware/test_chain.py"],
-    "firmware.outbox": ["tests/firmware/test_outbox.py", "tests/firmware/test_chain.py"],
+    "firmware.outbox": [
+        "tests/firmware/test_outbox.py",
+        "tests/firmware/test_chain.py",
+        "tests/firmware/test_rollback.py",
+    ],
+    "firmware.rollback": ["tests/firmware/test_rollback.py"],
     "gateway.door": ["tests/gateway/test_door.py", "tests/gateway/test_node.py"],
     "gateway.waiting": ["tests/gateway/test_waiting.py", "tests/gateway/test_node.py"],
 }
