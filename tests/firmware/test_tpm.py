@@ -23,6 +23,7 @@ from firmware import device as device_module
 from firmware import folder
 from firmware.checkup import Verdict
 from firmware.doctor import examine
+from firmware.journal import Journal
 from firmware.outbox import Outbox
 from hal.faults import CRASH_VARIABLE, Point
 from hal.files import DiskDirectory, SimulatedDirectory
@@ -416,6 +417,11 @@ def sequence_in(state: Path) -> int:
     return 0 if end is None else end.sequence
 
 
+def register_in(state: Path) -> int:
+    journal = state / "journal"
+    return Journal(DiskDirectory(journal)).peek() if journal.exists() else 0
+
+
 def run_until_signed(config: Path, more: int = 2) -> str:
     """Runs the program until it has signed some records, and ends it in order."""
     state = config.parent / "state"
@@ -507,6 +513,34 @@ def test_a_folder_restored_from_an_old_copy_ends_the_program_with_words(
     verdict, said = finding(config, "counter")
     assert verdict is Verdict.WRONG
     assert "are an older copy" in said
+
+
+def test_a_new_card_under_the_same_key_signs_nothing_by_itself(
+    tpm: SoftTpm, config: Path, tmp_path: Path
+) -> None:
+    enrol(config, Office())
+    run_until_signed(config)
+    state, count = tmp_path / "state", count_of(tpm)
+    known = folder.load_device_key(state, tpm.place).public
+    shutil.rmtree(state)
+    made = call("init", "--config", config)
+    assert made.returncode == 0, made.stderr
+    assert known.thumbprint.hex() in made.stdout
+    enrolled = call("enrol", tmp_path / "m0.bundle", "--config", config)
+    assert enrolled.returncode == 0, enrolled.stderr
+    running = start(config)
+    until_s = time.monotonic() + LIMIT_S
+    while register_in(state) < 20:
+        assert running.poll() is None, end_of(running)
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+    running.send_signal(signal.SIGTERM)
+    code, said = end_of(running)
+    assert code == 0, said
+    assert "cannot sign: this key has signed before" in said
+    assert sequence_in(state) == 0
+    assert count_of(tpm) == count
+    assert finding(config, "counter")[0] is Verdict.WRONG
 
 
 def test_a_board_that_has_signed_without_a_counter_gets_one_later(
