@@ -356,7 +356,7 @@ class Proposal:
         if body.step < self.step:
             self._late[0] += 1
             self._late[1] = max(self._late[1], self.step - body.step)
-        reason: Reason | None = None
+        reason: Reason | None
         energy = 0
         if isinstance(body, Batch):
             # What a batch registers, its chain may register no more: `follow` has worked it out.

@@ -829,6 +829,30 @@ def test_a_leaf_signed_by_another_is_refused(full: Village, number: int, reason:
             check_block(full.state, block, verified=verified)
 
 
+@pytest.mark.parametrize("same", ["key", "meter"])
+def test_whose_key_it_is_is_looked_at_behind_a_record_of_the_same_key_or_meter(
+    full: Village, same: str
+) -> None:
+    """It is looked up once for the records of one kind, key and meter that stand together."""
+    leaves, header = pieces(full)
+    begun, batch, other_begun = leaves[2], leaves[3], leaves[5]
+    m0, m1 = (device.signer for device in full.devices)
+    stolen = reseal(other_begun, m0) if same == "key" else reseal(batch, m1)
+    assert (stolen.envelope.header is begun.envelope.header) == (same == "key")
+    block = full.seal([*leaves[:2], begun, stolen], header)
+    for verified in ((), {begun.raw, stolen.raw}):
+        with refusing(Reason.WRONG_ROLE, f"leaf {full.state.frontier.size + 3}"):
+            check_block(full.state, block, verified=verified)
+
+
+def test_behind_a_key_of_nobody_the_next_record_is_looked_at_as_well(full: Village) -> None:
+    leaves, header = pieces(full)
+    strange = reseal(leaves[2], signer(99))
+    block = full.seal([*leaves[:2], strange, strange, *leaves[3:]], header)
+    with refusing(Reason.UNKNOWN_KEY, f"leaf {full.state.frontier.size + 2}"):
+        check_block(full.state, block)
+
+
 def test_a_leaf_of_another_community_is_refused(full: Village) -> None:
     leaves, header = pieces(full)
     foreign = records.seal(leaves[2].body, bytes(32), full.device.signer)

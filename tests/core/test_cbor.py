@@ -1,7 +1,7 @@
 """Deterministic CBOR: one encoding of each value, and nothing that records have no use for."""
 
 from collections.abc import Callable
-from itertools import product
+from itertools import permutations, product
 from typing import Any
 from unittest.mock import patch
 
@@ -45,6 +45,15 @@ def test_what_is_encoded_decodes_to_the_same(value: Any) -> None:
 def test_a_value_has_its_golden_encoding(value: Any, data: str) -> None:
     assert cbor.encode(value).hex() == data
     assert cbor.decode(bytes.fromhex(data)) == value
+
+
+def test_any_two_keys_stand_in_their_order_however_they_are_given() -> None:
+    encoded = {key: cbor.encode(key) for key in range(-24, 24)}
+    for first, second in permutations(encoded, 2):
+        pair = sorted((encoded[first], encoded[second]))
+        expected = b"\xa2" + b"".join(key + b"\x00" for key in pair)
+        assert cbor.encode({first: 0, second: 0}) == expected
+        assert cbor.encode([{first: 0, second: 0}, {}]) == b"\x82" + expected + b"\xa0"
 
 
 @pytest.mark.parametrize(
