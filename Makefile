@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 JOBS = 4
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: demo test check test-captures test-deep simulate test-faults year fuzz fuzz-keep mutation \
+.PHONY: demo test check test-captures test-deep simulate test-faults test-kernel year fuzz fuzz-keep mutation \
 	bench vectors clean
 
 demo:
@@ -65,6 +65,14 @@ test-faults:
 	@sh scripts/environment.sh test
 	$(BIN)/python -m tests.faults.trial --pairs 400
 
+# The board's program on a real kernel with simulated GPIO lines, in QEMU: a full buffer, one that
+# overflows, power cuts. The kernel is fetched once, into .kernel, with the machine's own apt.
+CUTS = 20
+test-kernel:
+	@sh scripts/environment.sh test
+	@sh scripts/kernel.sh
+	CRYPTOMETER_CUTS=$(CUTS) $(BIN)/python -m pytest -s tests/kernel/test_kernel.py
+
 # A year of ten meters in simulated time: what memory and files take, month by month.
 year:
 	@sh scripts/environment.sh test
@@ -87,4 +95,4 @@ vectors:
 	$(BIN)/python -m tests.vectors.generate
 
 clean:
-	rm -rf $(VENV) .venv-peers .venv-fuzz .fuzz .venv-mutation .mutation .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-peers .venv-fuzz .fuzz .venv-mutation .mutation .kernel .mypy_cache .ruff_cache .pytest_cache .hypothesis

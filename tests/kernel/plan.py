@@ -1,0 +1,67 @@
+"""What the guest and the machine around it agree on: what a boot is to do, and what it tells."""
+
+import json
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+
+STATE = Path("/mnt/state")  # in the guest: the device's folder, on the disk of its own
+TALK = Path("/mnt/talk")  # a folder that the machine around it shares: each write is there at once
+PLAN, STORY, PULSES, SAID = "plan.json", "story", "pulses", "said"
+NS_BYTES = 8  # in PULSES: when a pulse began, guest's CLOCK_MONOTONIC, little-endian
+PULSES_PORT = 0xE9  # of the processor; each byte that the guest puts there stands in PULSES
+EVENTS_MAX = 1024  # gpiolib-cdev.c, as hal.gpio_line: told here by the test, not by the product
+
+
+class Play(StrEnum):
+    """What a boot is there for."""
+
+    LIMITS = "limits"  # pulses as fast as they are taken, a full buffer, one that overflows
+    CUT = "cut"  # pulses without end, each told before it begins
+    REST = "rest"  # no more pulses: the last step is closed, the program ends in order
+    RACE = "race"  # edges that no one waits for, on several cores
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One boot.
+
+    Attributes:
+        pulse: the table `[source]` beyond the driver, TOML.
+        edges: that one pulse has, of those that the driver asks for.
+        speed: community seconds in a machine second.
+        origin_ms: community time at `wall_ms`.
+        wall_ms: of the machine around the guest, ms since the Unix epoch.
+        sync_ms: `sync_machine_ms`.
+        pulses: how many are emitted, where they are counted.
+        gap_ms: between two pulses of CUT.
+        is_synced: false for a program that skips every fsync, as a defect would.
+    """
+
+    play: Play
+    pulse: str
+    edges: int
+    speed: int
+    origin_ms: int
+    wall_ms: int
+    sync_ms: int = 1_000
+    pulses: int = 4_000
+    gap_ms: float = 4.0
+    is_synced: bool = True
+
+    def encode(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def decode(cls, text: str) -> Self:
+        fields = json.loads(text)
+        return cls(**{**fields, "play": Play(fields["play"])})
+
+
+def read_story(text: str) -> dict[str, int]:
+    """What a boot has told so far: words with a number each; the newest of a word counts, and a
+    line that is not whole does not."""
+    whole = text[: text.rfind("\n") + 1]
+    pairs = [line.split("=") for line in whole.splitlines()]
+    return {word: int(number) for word, number in pairs}
