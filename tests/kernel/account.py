@@ -16,20 +16,19 @@ class Life:
         launched_ns: before the program was started; None: the boot did not come so far.
         watching_ns: the program had said by then that it watches; None if it never did.
         pulses_ns: when each pulse began that was told; only the last one may not have come.
-        anchor_ns, origin_ms, speed: what maps them to community time.
+        origin_ms, speed: what maps them to community time.
         is_cut: by the power; else the program ended in order.
     """
 
     launched_ns: int | None
     watching_ns: int | None
     pulses_ns: tuple[int, ...]
-    anchor_ns: int
     origin_ms: int
     speed: int
     is_cut: bool
 
     def community_ms(self, at_ns: int) -> int:
-        return self.origin_ms + (at_ns - self.anchor_ns) * self.speed // NS_PER_MS
+        return self.origin_ms + at_ns * self.speed // NS_PER_MS
 
     def emitted(self, from_ns: int, to_ns: int) -> int:
         """Pulses that began in an interval, its ends included."""

@@ -82,22 +82,15 @@ def make_lines() -> Path:
 
 
 def configuration(plan: Plan) -> str:
-    """`meter.toml`. Its clock goes on from boot to boot as that of the machine around us."""
-    mark = TALK / "now"
-    mark.write_bytes(b"0")
-    wall_ms = mark.stat().st_mtime_ns // NS_PER_MS  # given by that machine
-    anchor_ms = time.monotonic_ns() // NS_PER_MS
-    origin_ms = plan.origin_ms + (wall_ms - plan.wall_ms) * plan.speed
-    tell("origin_ms", origin_ms)
-    tell("anchor_ms", anchor_ms)
+    """`meter.toml`."""
     return f"""\
 state = "{STATE}"
 
 [clock]
 driver = "scaled"
 speed = {plan.speed}
-origin_ms = {origin_ms}
-anchor_ms = {anchor_ms}
+origin_ms = {plan.origin_ms}
+anchor_ms = 0
 
 [batch]
 delay_community_ms = {500 * plan.speed}
@@ -134,10 +127,7 @@ def end(plan: Plan, program: "subprocess.Popen[bytes]") -> None:
     """Waits until the running step is closed, and ends the program in order."""
     wait(is_watching)
     tell("watching_ns", time.monotonic_ns())
-    newest = (TALK / STORY).read_text().splitlines()
-    words = dict(line.split("=") for line in newest)
-    anchor_ms, origin_ms = int(words["anchor_ms"]), int(words["origin_ms"])
-    now_ms = origin_ms + (time.monotonic_ns() // NS_PER_MS - anchor_ms) * plan.speed
+    now_ms = plan.origin_ms + time.monotonic_ns() // NS_PER_MS * plan.speed
     left_ms = STEP_S * 1_000 - now_ms % (STEP_S * 1_000)
     time.sleep(left_ms / 1_000 / plan.speed + 1.5)
     program.terminate()

@@ -31,11 +31,10 @@ class Plan:
         pulse: the table `[source]` beyond the driver, TOML.
         edges: that one pulse has, of those that the driver asks for.
         speed: community seconds in a machine second.
-        origin_ms: community time at `wall_ms`.
-        wall_ms: of the machine around the guest, ms since the Unix epoch.
+        origin_ms: community time when the guest's monotonic clock began.
         sync_ms: `sync_machine_ms`.
         pulses: how many are emitted, where they are counted.
-        gap_ms: between two pulses of CUT.
+        gap_ms: between two pulses of CUT, at least.
         is_synced: false for a program that skips every fsync, as a defect would.
     """
 
@@ -44,7 +43,6 @@ class Plan:
     edges: int
     speed: int
     origin_ms: int
-    wall_ms: int
     sync_ms: int = 1_000
     pulses: int = 4_000
     gap_ms: float = 4.0

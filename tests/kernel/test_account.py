@@ -17,7 +17,7 @@ GAP_NS = 100 * NS_PER_MS
 def life(*, origin_ms: int, pulses: int = 100, is_cut: bool = True) -> Life:
     """A boot that was launched at once, watched from the 11th pulse on, and went on for 10 s."""
     times = tuple(number * GAP_NS for number in range(1, pulses + 1))
-    return Life(0, 11 * GAP_NS if pulses else 0, times, 0, origin_ms, 1, is_cut)
+    return Life(0, 11 * GAP_NS if pulses else 0, times, origin_ms, 1, is_cut)
 
 
 def scene(*registers: int) -> tuple[list[ChainRecord], list[Life]]:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from cryptometer import records
-from cryptometer.records import Broker, Bundle, ChainRecord, Mark, Registration
-from cryptometer.steps import NS_PER_MS, step_start_ms
+from cryptometer.records import Broker, Bundle, ChainRecord, Mark, Registration, RunStart
+from cryptometer.steps import NS_PER_MS, NS_PER_S, step_start_ms
 from firmware import folder
 from firmware.outbox import Outbox
 from hal.files import DiskDirectory
@@ -28,6 +28,8 @@ BOOT_MAX_S = 180.0  # of a shared core under emulation; usually 15
 SPEED = 30  # a step in 30 s, and a boot in far less than the four steps ahead that are believed
 ORIGIN_MS = step_start_ms(FIRST_STEP + 2, STEP_S)
 SYNC_MS = 1_000
+OFF_NS = 5 * NS_PER_S
+EARLY = 0.25  # of the cuts come before the work is steady
 # A pulse is taken 200 ms after it came at the latest (`gather_machine_ms`) and is made durable
 # `sync_ms` after that; the rest is what an emulated core that others use takes for it.
 BOUND_NS = (SYNC_MS + 200 + 1_000) * NS_PER_MS
@@ -68,11 +70,18 @@ class Board:
         bundle.write_bytes(records.seal(body, self.village.id, signer(1)).raw)
         folder.enrol(state, bundle)
         self.machine = Machine(path, state)
-        self._wall_ms = time.time_ns() // NS_PER_MS
+        self._origin_ms = ORIGIN_MS
+        self.steady_s = 20.0  # from power-on to steady work, as the newest boot took
+        self.lasts_s = (0.0, 4.0)  # from there to a cut, of the guest's time
 
     def plan(self, play: Play, pulse: str, edges: int, **changes: Any) -> Plan:
         fields: dict[str, Any] = {"speed": SPEED, "sync_ms": SYNC_MS, **changes}
-        return Plan(play, pulse, edges, origin_ms=ORIGIN_MS, wall_ms=self._wall_ms, **fields)
+        return Plan(play, pulse, edges, origin_ms=self._origin_ms, **fields)
+
+    def pass_by(self, life: Life) -> None:
+        """Time goes on from where a boot was, and `OFF_NS`, in which nobody was there."""
+        last_ns = max((life.launched_ns or 0, *life.pulses_ns[-1:]))
+        self._origin_ms = life.community_ms(last_ns + OFF_NS)
 
     def chain(self) -> list[ChainRecord]:
         """The records that the device has signed, each judged as a gateway's door judges it: the
@@ -117,10 +126,11 @@ def test_every_edge_is_counted_up_to_what_the_kernel_keeps_and_beyond_it_declare
     told = ends(board, boot)
     chain = board.chain()
     emitted, dropped = told["emitted"], told["overflowed"] * edges - EVENTS_MAX
+    paced = told["paced"] * edges * NS_PER_S // told["paced_ns"]
+    burst = told["overflowed"] * edges * NS_PER_S // told["burst_ns"]
     print(
-        f"\nbooted in {told['booted_ns'] / 1e9:.1f} s, {emitted} pulses:"
-        f" {told['paced'] * edges / (told['paced_ns'] / 1e9):.0f} edges/s taken while they came,"
-        f" {told['overflowed'] * edges / (told['burst_ns'] / 1e9):.0f} emitted at once,"
+        f"\nbooted in {told['booted_ns'] // NS_PER_MS} ms of the guest, {emitted} pulses:"
+        f" {paced} edges/s taken as they came, {burst} emitted at once,"
         f" {dropped} dropped by the kernel"
     )
     assert told["paced"] >= 4_000
@@ -130,20 +140,22 @@ def test_every_edge_is_counted_up_to_what_the_kernel_keeps_and_beyond_it_declare
     assert not marked(chain, Mark.NOISE)
 
 
-def live(board: Board, plan: Plan, began_s: float | None, lasted_s: float) -> Life:
-    """One boot, and its end by a power cut.
-
-    Args:
-        began_s: how long after power-on the time until the cut begins to run; None: once the
-            program watches.
-        lasted_s: that time.
-    """
+def live(board: Board, pulse: str, edges: int, draw: random.Random, **changes: Any) -> Life:
+    """One boot, and its end by a power cut: one in four anywhere between power-on and steady work,
+    by the time that the machine around it has, the others at some time of the guest's later."""
+    plan = board.plan(Play.CUT, pulse, edges, **changes)
     boot = board.machine.boot(plan)
-    if began_s is None:
-        boot.wait_for("watching_ns", BOOT_MAX_S)
-    time.sleep((began_s or 0.0) + lasted_s)
+    if draw.random() < EARLY:
+        time.sleep(draw.uniform(0, board.steady_s))
+    else:
+        watching_ns = boot.wait_for("watching_ns", BOOT_MAX_S)
+        board.steady_s = time.monotonic() - boot.began_s
+        cut_ns = watching_ns + draw.uniform(*board.lasts_s) * NS_PER_S
+        boot.wait(lambda: boot.pulses_ns[-1] > cut_ns, "its last pulse", BOOT_MAX_S)
     board.machine.cut()
-    return life_of(boot, plan, is_cut=True)
+    life = life_of(boot, plan, is_cut=True)
+    board.pass_by(life)
+    return life
 
 
 def life_of(boot: Boot, plan: Plan, *, is_cut: bool) -> Life:
@@ -152,15 +164,15 @@ def life_of(boot: Boot, plan: Plan, *, is_cut: bool) -> Life:
         told.get("launched_ns"),
         told.get("watching_ns"),
         tuple(boot.pulses_ns),
-        told.get("anchor_ms", 0) * NS_PER_MS,
-        told.get("origin_ms", 0),
+        plan.origin_ms,
         plan.speed,
         is_cut,
     )
 
 
-def finish(board: Board, plan: Plan) -> Life:
+def finish(board: Board, pulse: str, edges: int) -> Life:
     """The last boot: no pulses, and an end in order."""
+    plan = board.plan(Play.REST, pulse, edges)
     boot = board.machine.boot(plan)
     ends(board, boot)
     return life_of(boot, plan, is_cut=False)
@@ -172,28 +184,23 @@ def test_a_power_cut_costs_what_was_not_synced_yet_and_nothing_counts_twice(
 ) -> None:
     seed = int(os.environ.get("CRYPTOMETER_SEED", time.time_ns() % 10**6))
     draw = random.Random(seed)
-    plan = board.plan(Play.CUT, pulse, edges)
-    began_s = time.monotonic()
-    lives = [live(board, plan, None, 4.0)]
-    steady_s = time.monotonic() - began_s - 4.0
-    while len(lives) < CUTS // 2:
-        # Some of them anywhere between power-on and steady work.
-        is_early = draw.random() < 0.25
-        lasted_s = draw.uniform(0, steady_s) if is_early else draw.uniform(0, 5)
-        lives.append(live(board, plan, 0.0 if is_early else None, lasted_s))
-    lives.append(finish(board, board.plan(Play.REST, pulse, edges)))
+    lives = [live(board, pulse, edges, draw) for _ in range(CUTS // 2)]
+    lives.append(finish(board, pulse, edges))
     chain = board.chain()
     account = settle(chain, lives, BOUND_NS)
-    print(f"\nseed {seed}: {len(lives) - 1} cuts, steady after {steady_s:.1f} s, {account}")
+    print(
+        f"\nseed {seed}: {len(lives) - 1} cuts, steady after {board.steady_s:.1f} s,"
+        f" {sum(isinstance(body, RunStart) for body in chain)} runs, {account}"
+    )
     assert account.counted > 0
     assert account.cut_off > 0  # else nothing was cut
     assert not marked(chain, Mark.LOST)
 
 
 def test_a_program_that_does_not_sync_is_seen(board: Board) -> None:
-    plan = board.plan(Play.CUT, ANY, 1, is_synced=False)
-    lives = [live(board, plan, None, 3 * BOUND_NS / 1e9)]
-    lives.append(finish(board, board.plan(Play.REST, ANY, 1)))
+    board.lasts_s = (2 * BOUND_NS / NS_PER_S,) * 2
+    late = random.Random(2)
+    lives = [live(board, ANY, 1, late, is_synced=False), finish(board, ANY, 1)]
     with pytest.raises(AssertionError, match="and not"):
         settle(board.chain(), lives, BOUND_NS)
 
