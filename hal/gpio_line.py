@@ -131,9 +131,13 @@ class GpioLine:
     def _missed(self, event: gpiod.EdgeEvent) -> int:
         """How many edges before this one were not told: the kernel drops the oldest of a full
         buffer, and may merge those that come faster than it reads them. Only where lines are asked
-        for together it numbers them before that (gpiolib-cdev.c, `edge_irq_handler`)."""
+        for together it numbers them before that (gpiolib-cdev.c, `edge_irq_handler`). An edge that
+        interrupts while the one before is being told gives both its number: the second of them
+        brings none that is new, and none is missing before it."""
         dropped = (event.line_seqno - self._seen - 1) % _SEQUENCE_MODULUS
+        is_again = event.global_seqno == self._seen_together
         together = (event.global_seqno - self._seen_together - 1) % _SEQUENCE_MODULUS
+        together = 0 if is_again else together
         self._seen, self._seen_together = event.line_seqno, event.global_seqno
         return max(dropped, together)
 

@@ -275,6 +275,15 @@ def test_a_witness_tells_of_edges_that_the_kernel_merged(request_: Request) -> N
     assert line.take() == Taken(1, (8,), lost=1)
 
 
+def test_two_edges_that_the_kernel_gave_one_number_are_no_loss_of_four_billion(
+    request_: Request,
+) -> None:
+    """Seen on two cores: an interrupt came while the edge before it was being told."""
+    line = GpioLine(GpioSettings(17, "/dev/gpiochip9", witness=27))
+    request_.add(Event(1, 5, 1), Event(2, 6, 3), Event(3, 7, 3), Event(4, 8, 4))
+    assert line.take() == Taken(4, (5, 6, 7, 8), lost=1)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
