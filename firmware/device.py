@@ -732,7 +732,9 @@ class Device:
         # What the outbox holds durably is published once the journal knows of it durably: then
         # each of the two alone can tell that it must not be signed again.
         end = self._outbox.durable
-        if end is not None and (self._told is None or self._told.is_behind(end)):
+        is_news = end is not None and (self._told is None or self._told.is_behind(end))
+        # A journal that was lost begins with a snapshot, which tells it as well.
+        if end is not None and is_news and self._journal.has_begun:
             self._journal.append([Kept(end)])
             self._told = end
         # The journal first: what is signed must not outlive what it was made of, or the next run

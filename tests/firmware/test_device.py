@@ -1574,6 +1574,39 @@ def test_a_death_at_any_point_loses_no_given_pulse_and_repeats_none(
         world.close()
 
 
+@pytest.mark.parametrize("is_cut", [False, True], ids=["kill", "power cut"])
+@pytest.mark.parametrize("point", DEVICE_POINTS)
+def test_a_death_while_a_lost_journal_is_begun_anew_stops_no_start(
+    point: Point, is_cut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the outbox has records to sign anew behind a re-anchor: the first thing in a
+    journal is its snapshot."""
+    for passage in range(1, 6):
+        world = World(1, boards=1)
+        [board] = world.boards
+        board.start()
+        world.run(STEP_S + 60, TICK_S)
+        lose_card(board)
+        world.run(STEP_S // 2, TICK_S)
+        re_anchor(world)
+        board.kill()
+        world.run(STEP_S, TICK_S, pulses=0)
+        board.journal = SimulatedDirectory()
+        with dying(monkeypatch):
+            faults._armed[point] = passage
+            try:
+                board.start()
+                world.run(10, TICK_S)
+            except Crash:
+                die(board, is_cut)
+                board.start()
+        world.run(STEP_S, TICK_S)
+        ledger = settle(world)
+        assert board.device is not None
+        assert (is_stopped(board), ledger.quarantined) == (False, [])
+        world.close()
+
+
 @pytest.mark.parametrize("passage", range(1, 9))
 def test_a_power_cut_while_a_run_begins_does_not_hide_that_run(
     world: World, passage: int, monkeypatch: pytest.MonkeyPatch
