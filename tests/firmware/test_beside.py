@@ -1,8 +1,6 @@
 """Another counter of the same pulses, which goes on while nobody watches the line: what it counted
 meanwhile is counted at the next look, once, and declared."""
 
-from collections.abc import Iterator
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,13 +14,6 @@ from tests.simulation.world import Board, World
 
 TICK_S = 5
 RETRY_S = LINE_RETRY_NS // 10**9 + 1
-
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    world = World(1, boards=1)
-    yield world
-    world.close()
 
 
 @pytest.fixture

@@ -60,13 +60,6 @@ class Crash(BaseException):
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    world = World(1, boards=1)
-    yield world
-    world.close()
-
-
-@pytest.fixture
 def board(world: World) -> Board:
     [board] = world.boards
     board.start()

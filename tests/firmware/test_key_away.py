@@ -2,7 +2,7 @@
 every pulse once. The real device, with the simulated community's gateway, disks and clocks."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -46,13 +46,6 @@ class Token:
         self.working()
         self.signed += 1
         return self._inner.sign(data)
-
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    world = World(1, boards=1)
-    yield world
-    world.close()
 
 
 @pytest.fixture
