@@ -30,6 +30,7 @@ from cryptometer.commands.demo.community import (
 )
 from cryptometer.commands.demo.processes import (
     COMMON,
+    ENDINGS,
     FIRMWARE,
     GATEWAY,
     Child,
@@ -55,7 +56,6 @@ LATE_BLOCKS_MAX = 3  # for records that missed their own block on a machine that
 EXIT_FAILED = 1
 RUN_LOG, PULSES_LOG = "run.log", "pulses.log"
 _LOOK_EVERY_S = 0.25
-_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def demonstrate(arguments: argparse.Namespace) -> int:
@@ -72,7 +72,7 @@ def demonstrate(arguments: argparse.Namespace) -> int:
         raise ConfigurationError("Mosquitto is not installed: install it, or --broker embedded")
     folder = _empty_folder(arguments.keep)
     # However it is told to end, it ends its children first, in order.
-    for number in _ENDINGS:
+    for number in ENDINGS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup(1) leaves it
             signal.signal(number, _interrupt)
     try:
@@ -83,7 +83,7 @@ def demonstrate(arguments: argparse.Namespace) -> int:
                 return demonstration.run(meters, arguments.blocks, arguments.speed)
             finally:
                 # A second Ctrl-C while the children end would leave some of them running.
-                for number in _ENDINGS:
+                for number in ENDINGS:
                     signal.signal(number, signal.SIG_IGN)
     except ProgramError as error:
         print(f"cryptometer demo: {error}\nall of it lies in {folder}", file=sys.stderr)

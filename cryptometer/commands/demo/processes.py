@@ -5,12 +5,17 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 FIRMWARE, GATEWAY, COMMON = "firmware.main", "gateway.main", "cryptometer.commands.main"
 COMMAND_MAX_S = 120.0  # a board with a slow card starts Python in two seconds
 END_MAX_S = 20.0
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what tells a program to end
 LOG_SHOWN = 15  # lines of a failed program's log
 
 
@@ -30,16 +35,47 @@ def run(module: str, *words: str | Path) -> str:
         ProgramError: it failed; the message says how, in its own words.
     """
     command = program(module, *words)
+    pipe = subprocess.PIPE
+    with _started(command, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            printed, complained = process.communicate(timeout=COMMAND_MAX_S)
+        except subprocess.TimeoutExpired:
+            what = f"{shlex.join(command)}: no end after {COMMAND_MAX_S:.0f} s"
+            raise ProgramError(what) from None
+    if process.returncode:
+        said = (complained or printed).strip()
+        raise ProgramError(f"{shlex.join(command)}: exit code {process.returncode}: {said}")
+    return str(printed)
+
+
+@contextmanager
+def _started(command: Sequence[str], **how: Any) -> Iterator["subprocess.Popen[Any]"]:
+    """A program that is killed if anything goes wrong inside. A signal whose handler raises comes
+    behind its start: in the middle of it, it would leave a process that nobody knows."""
+    came: list[tuple[int, FrameType | None]] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in ENDINGS}
+    for number, handler in handlers.items():
+        if callable(handler):
+            signal.signal(number, lambda *which: came.append(which))
+    process = None
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=COMMAND_MAX_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise ProgramError(f"{shlex.join(command)}: no end after {COMMAND_MAX_S:.0f} s") from None
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip()
-        raise ProgramError(f"{shlex.join(command)}: exit code {done.returncode}: {said}")
-    return done.stdout
+        try:
+            process = subprocess.Popen(command, **how)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        for which, frame in came:
+            handler = handlers[signal.Signals(which)]
+            assert callable(handler)  # noqa: S101 - another one is not replaced
+            handler(which, frame)
+        yield process
+    except BaseException:
+        if process is not None:
+            with process:  # which waits for it, and closes its pipes
+                process.kill()
+        raise
 
 
 class Child:
@@ -54,14 +90,17 @@ class Child:
     ) -> None:
         self.name = name
         self.log = log
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
+        with (
+            log.open("ab") as output,
+            _started(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(environment or {})},
-            )
+            ) as self._process,
+        ):
+            pass
 
     @property
     def pid(self) -> int:
