@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cryptometer.errors import ConfigurationError
@@ -190,27 +191,21 @@ def make_guard(place: Place) -> bool:
 
 
 @contextmanager
-def _token_package() -> Iterator[None]:
-    """Around the import of what speaks to tokens: its package is not installed everywhere."""
+def _package(what: str, how: str) -> Iterator[None]:
+    """Around the import of what speaks to a key store: neither its package nor the libraries under
+    that are installed everywhere."""
     try:
         yield
     except ImportError as error:
         raise ConfigurationError(
-            f"a key in a token needs a package that is missing ({error.name}):"
-            " pip install 'cryptometer[pkcs11]'"
+            f"a key in a {what} needs a package that is missing ({error.name or error}): {how}"
         ) from None
 
 
-@contextmanager
-def _tpm_package() -> Iterator[None]:
-    """The same for TPMs; and for the libraries under it."""
-    try:
-        yield
-    except ImportError as error:
-        raise ConfigurationError(
-            f"a key in a TPM needs a package that is missing ({error.name or error}):"
-            " apt install libtss2-dev, then pip install 'cryptometer[tpm2]'"
-        ) from None
+_token_package = partial(_package, "token", "pip install 'cryptometer[pkcs11]'")
+_tpm_package = partial(
+    _package, "TPM", "apt install libtss2-dev, then pip install 'cryptometer[tpm2]'"
+)
 
 
 def _driver(

@@ -3,12 +3,14 @@ of the same form for a TPM. Nothing is opened here."""
 
 import difflib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TypeAlias
 from urllib.parse import unquote
 
 from cryptometer.errors import ConfigurationError
+from cryptometer.keys import KeyLost, PublicKey
 
 _PATH = ("token", "object")
 _QUERY = ("module-path", "pin-source")
@@ -108,6 +110,34 @@ def read_place(store: str, where: str) -> Place:
         raise ConfigurationError(f"{where} module-path is absolute, not {said['module-path']!r}")
     pin, is_credential = _secret("pin-source", said["pin-source"], where)
     return TokenPlace(module, said["token"], said["object"], pin, is_credential)
+
+
+def known_or_read(
+    known: PublicKey | None, read: Callable[[], PublicKey], which: str, advice: str
+) -> PublicKey:
+    """The public half of a key whose store may be away for now, where it is known.
+
+    Args:
+        read: from the store; KeyLost while that is away.
+        which: the key, for people.
+        advice: what they do where it is another one.
+
+    Raises:
+        KeyLost: it cannot be read, and is not known.
+        ConfigurationError: the store holds another key than the known one.
+    """
+    try:
+        public = read()
+    except KeyLost:
+        if known is None:
+            raise
+        return known
+    if known is not None and public != known:
+        raise ConfigurationError(
+            f"{which} is not that of this device's enrolment request ({known.thumbprint.hex()}):"
+            f" {advice}"
+        )
+    return public
 
 
 def _tpm_place(rest: str, where: str) -> TpmPlace:

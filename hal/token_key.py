@@ -18,7 +18,7 @@ from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass, To
 
 from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.keys import Algorithm, KeyLost, PublicKey, from_cose, low_s_raw
-from hal.keyplace import TokenPlace
+from hal.keyplace import TokenPlace, known_or_read
 from hal.secret import read_secret, secret_name
 
 # CKA_EC_PARAMS: the curves' object identifiers in DER (RFC 8410 §3, RFC 5480 §2.1.1.1).
@@ -197,21 +197,15 @@ def load_token_key(place: TokenPlace, known: PublicKey | None) -> TokenKey:
         KeyLost: it cannot be read, and is not known.
         ConfigurationError: the token holds another key under this label than the known one.
     """
-    module = _module(str(place.module))
-    try:
+
+    def read() -> PublicKey:
+        module = _module(str(place.module))
         with module.lock, _session(module.find(place.token)) as session:
-            public = _public_of(session, place)
-    except KeyLost:
-        if known is None:
-            raise
-        return TokenKey(place, known)
-    if known is not None and public != known:
-        raise ConfigurationError(
-            f"the key {place.label!r} in the token {place.token!r} is not that of this device's"
-            f" enrolment request ({known.thumbprint.hex()}): insert the right token, or move the"
-            " request away"
-        )
-    return TokenKey(place, public)
+            return _public_of(session, place)
+
+    which = f"the key {place.label!r} in the token {place.token!r}"
+    advice = "insert the right token, or move the request away"
+    return TokenKey(place, known_or_read(known, read, which, advice))
 
 
 def has_token_key(place: TokenPlace) -> bool:

@@ -37,7 +37,7 @@ from tpm2_pytss import (
 
 from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.keys import Algorithm, KeyLost, PublicKey, from_cose, low_s_raw
-from hal.keyplace import TpmPlace
+from hal.keyplace import TpmPlace, known_or_read
 from hal.secret import read_secret, secret_name
 
 # A key of ours: bound to this TPM, made of its own randomness, for signatures alone. Without the
@@ -150,20 +150,17 @@ def load_tpm_key(place: TpmPlace, known: PublicKey | None) -> TpmKey:
         KeyLost: it cannot be read, and is not known.
         ConfigurationError: the TPM holds another key there than the known one.
     """
-    try:
+
+    def read() -> PublicKey:
         with _open(place) as tpm:
-            public = _public_of(tpm, place)
-    except KeyLost:
-        if known is None:
-            raise
-        return TpmKey(place, known)
-    if known is not None and public != known:
-        raise ConfigurationError(
-            f"the key at {place.handle:#010x} in the TPM is not that of this device's enrolment"
-            f" request ({known.thumbprint.hex()}): the card belongs to another board, or the"
-            " handle is another meter's; else move the request away"
-        )
-    return TpmKey(place, public)
+            return _public_of(tpm, place)
+
+    which = f"the key at {place.handle:#010x} in the TPM"
+    advice = (
+        "the card belongs to another board, or the handle is another meter's; else move the"
+        " request away"
+    )
+    return TpmKey(place, known_or_read(known, read, which, advice))
 
 
 def has_tpm_key(place: TpmPlace) -> bool:
