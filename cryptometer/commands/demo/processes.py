@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 FIRMWARE, GATEWAY, COMMON = "firmware.main", "gateway.main", "cryptometer.commands.main"
@@ -50,32 +49,38 @@ def run(module: str, *words: str | Path) -> str:
 
 @contextmanager
 def _started(command: Sequence[str], **how: Any) -> Iterator["subprocess.Popen[Any]"]:
-    """A program that is killed if anything goes wrong inside. A signal whose handler raises comes
-    behind its start: in the middle of it, it would leave a process that nobody knows."""
-    came: list[tuple[int, FrameType | None]] = []
-    handlers = {}
-    if threading.current_thread() is threading.main_thread():
-        handlers = {number: signal.getsignal(number) for number in ENDINGS}
-    for number, handler in handlers.items():
-        if callable(handler):
-            signal.signal(number, lambda *which: came.append(which))
+    """A program that is killed if anything goes wrong inside."""
     process = None
     try:
-        try:
+        with _signals_behind():
             process = subprocess.Popen(command, **how)
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-        for which, frame in came:
-            handler = handlers[signal.Signals(which)]
-            assert callable(handler)  # noqa: S101 - another one is not replaced
-            handler(which, frame)
         yield process
     except BaseException:
         if process is not None:
             with process:  # which waits for it, and closes its pipes
                 process.kill()
         raise
+
+
+@contextmanager
+def _signals_behind() -> Iterator[None]:
+    """Lets signals whose handlers may raise come behind what is done inside: in the middle of a
+    start, one would leave a process that nobody knows."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers run in that one alone
+        return
+    handlers = {number: signal.getsignal(number) for number in ENDINGS}
+    came: list[int] = []
+    for number, handler in handlers.items():
+        if callable(handler):
+            signal.signal(number, lambda which, _frame: came.append(which))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for which in came:
+        signal.raise_signal(which)
 
 
 class Child:
