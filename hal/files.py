@@ -302,30 +302,27 @@ class DiskTree:
     @contextmanager
     def writing(self, files: Mapping[str, bytes]) -> Iterator[Callable[[], None]]:
         targets = {self.path / name: data for name, data in files.items()}
-        folders = {target.parent for target in targets}
-        unsure = {one for folder in sorted(folders) for one in self._make_folders(folder)}
-        is_shown = False
+        folders = sorted({target.parent for target in targets})
+        unsure = {one for folder in folders for one in self._make_folders(folder)}
         try:
             with self._each(_write_beside, list(targets.items())) as written:
-
-                def show() -> None:
-                    nonlocal is_shown
-                    written()
-                    # Here each content is durable: none of the names can lead to half a file.
-                    for target in targets:
-                        _beside(target).replace(target)
-                    changed = sorted(folders | {one.parent for one in unsure})
-                    with self._each(sync_folder, changed) as synced:
-                        synced()
-                    self._named.update(unsure)
-                    is_shown = True
-
-                yield show
+                yield partial(self._show, list(targets), unsure, written)
         finally:
-            if not is_shown:  # what nobody may read does not stay
-                for target in targets:
-                    with suppress(OSError):
-                        _beside(target).unlink()
+            for target in targets:  # what was not shown, nobody may read: it does not stay
+                with suppress(OSError):
+                    _beside(target).unlink()
+
+    def _show(
+        self, targets: Sequence[Path], unsure: set[Path], written: Callable[[], object]
+    ) -> None:
+        written()
+        # Here each content is durable: none of the names can lead to half a file.
+        for target in targets:
+            _beside(target).replace(target)
+        folders = {target.parent for target in targets} | {one.parent for one in unsure}
+        with self._each(sync_folder, sorted(folders)) as synced:
+            synced()
+        self._named |= unsure
 
     def put_all(self, files: Mapping[str, bytes]) -> None:
         with self.writing(files) as show:

@@ -120,9 +120,9 @@ class CarelessTree(DiskTree):
 
     @contextmanager
     def writing(self, files: Mapping[str, bytes]) -> Iterator[Callable[[], None]]:
-        yield partial(self._show, files)
+        yield partial(self._put, files)
 
-    def _show(self, files: Mapping[str, bytes]) -> None:
+    def _put(self, files: Mapping[str, bytes]) -> None:
         for name, data in files.items():
             target = self.path / name
             target.parent.mkdir(parents=True, exist_ok=True)
