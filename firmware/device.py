@@ -156,9 +156,7 @@ class Device:
         self._key_away = ""  # why the key cannot sign now
         self._key_retry_ns = self._key_pause_ns = 0
         self._guarded_until_ns: int | None = None  # machine time; None before the first signature
-        self._is_anchored = (
-            False  # whether the gateway's chain stands right on the newest re-anchor
-        )
+        self._is_anchored = False  # whether the gateway's chain stands on the newest re-anchor
         self._is_isolated = False
         self._refused = 0  # messages from outside that said nothing we may believe
         self._said = ""
@@ -732,9 +730,12 @@ class Device:
         # What the outbox holds durably is published once the journal knows of it durably: then
         # each of the two alone can tell that it must not be signed again.
         end = self._outbox.durable
-        is_news = end is not None and (self._told is None or self._told.is_behind(end))
-        # A journal that was lost begins with a snapshot, which tells it as well.
-        if end is not None and is_news and self._journal.has_begun:
+        if (
+            end is not None
+            and (self._told is None or self._told.is_behind(end))
+            # One that was lost begins with a snapshot, which tells it as well.
+            and self._journal.has_begun
+        ):
             self._journal.append([Kept(end)])
             self._told = end
         # The journal first: what is signed must not outlive what it was made of, or the next run

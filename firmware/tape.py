@@ -7,7 +7,8 @@ answer before. Answers are written before anything that follows from them is: so
 least as much as the journal it explains, wherever the program is killed. No file is opened here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from zlib import crc32
@@ -262,6 +263,16 @@ def put_taken(tape: Tape, taken: Taken) -> None:
         tape.put(Answer.TAKEN, taken.pulses, taken.noise, taken.lost, gaps, *beside)
 
 
+@contextmanager
+def _telling(tape: Tape, answer: Answer) -> Iterator[None]:
+    """Takes down why a key, or what guards it, is away."""
+    try:
+        yield
+    except KeyLost as lost:
+        tape.put(answer, str(lost))
+        raise
+
+
 class _TapedSigner:
     def __init__(self, inner: Signer, tape: Tape) -> None:
         self._inner = inner
@@ -269,11 +280,8 @@ class _TapedSigner:
         self.public = inner.public
 
     def sign(self, data: bytes) -> bytes:
-        try:
+        with _telling(self._tape, Answer.SIGNED):
             signature = self._inner.sign(data)
-        except KeyLost as lost:
-            self._tape.put(Answer.SIGNED, str(lost))
-            raise
         self._tape.put(Answer.SIGNED)
         return signature
 
@@ -284,22 +292,16 @@ class _TapedGuard:
         self._tape = tape
 
     def read(self) -> int | None:
-        try:
+        with _telling(self._tape, Answer.GUARDED):
             count = self._inner.read()
-        except KeyLost as lost:
-            self._tape.put(Answer.GUARDED, str(lost))
-            raise
         self._tape.put(Answer.GUARDED, *([] if count is None else [count]))
         return count
 
     def advance(self) -> None:
         # What is noted of it is durable before: the tape must know of that, too.
         self._tape.flush()
-        try:
+        with _telling(self._tape, Answer.GUARDED):
             self._inner.advance()
-        except KeyLost as lost:
-            self._tape.put(Answer.GUARDED, str(lost))
-            raise
         self._tape.put(Answer.GUARDED)
 
 
