@@ -1,31 +1,25 @@
 """A device whose key is in a token: the real device, token module and gateway in one process; and
 the program's commands."""
 
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from cryptometer import records
 from cryptometer.errors import ConfigurationError
 from cryptometer.keys import Algorithm, KeyLost
-from cryptometer.records import Broker, Bundle, EnrolmentRequest, Role
 from firmware import folder
 from firmware.checkup import Verdict
-from firmware.doctor import examine
 from hal.token_key import create_token_key, load_token_key
-from tests.core.community import DETAILS, FIRST_STEP, STEP_S
+from tests.core.community import STEP_S
 from tests.firmware.kit import Office
+from tests.firmware.program import call, finding, write_bundle
 from tests.firmware.test_device import TICK_S, settle
 from tests.keys import signer
 from tests.simulation import world as simulation
 from tests.simulation.world import Board, World
 from tests.tokens import SoftToken
-
-ROOT = Path(folder.__file__).parents[1]
-LIMIT_S = 30
 
 
 @pytest.fixture
@@ -116,33 +110,6 @@ def config(tmp_path: Path, token: SoftToken) -> Path:
     return path
 
 
-def call(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "firmware.main", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=LIMIT_S,
-        check=False,
-    )
-
-
-def write_bundle(office: Office, state: Path) -> Path:
-    request = records.decode((state / "device.request").read_bytes())
-    assert isinstance(request.body, EnrolmentRequest)
-    details = (Role.METER, "m0", request.body.key, DETAILS, FIRST_STEP)
-    raws = (office.gateway_registration.raw, office.authority.register(*details).raw)
-    body = Bundle("m0", office.authority.genesis.raw, raws, Broker("mqtt://127.0.0.1:1"))
-    path = state.parent / "m0.bundle"
-    path.write_bytes(records.seal(body, office.id, office.authority.signer).raw)
-    return path
-
-
-def key_finding(config: Path) -> tuple[Verdict, str]:
-    [found] = [one for one in examine(config, 0.1) if one.about == "key"]
-    return found.verdict, found.says
-
-
 @pytest.mark.parametrize("options", [[], ["--p256"]])
 def test_a_device_with_a_token_is_made_enrolled_and_shown(
     token: SoftToken, config: Path, tmp_path: Path, options: list[str]
@@ -161,12 +128,12 @@ def test_a_device_with_a_token_is_made_enrolled_and_shown(
     assert f"key          {thumbprint}" in shown.stdout
     assert "key store" not in shown.stdout
     token.restart()
-    verdict, said = key_finding(config)
+    verdict, said = finding(config, "key")
     assert verdict is Verdict.OK
     assert said == f"thumbprint {thumbprint}, in the token 'meter'"
     token.pull_out()
     token.restart()
-    verdict, said = key_finding(config)
+    verdict, said = finding(config, "key")
     assert verdict is Verdict.WRONG
     assert said.startswith(f"thumbprint {thumbprint}, in the token 'meter': ")
     shown = call("status", "--config", config)

@@ -14,31 +14,26 @@ from pathlib import Path
 
 import pytest
 
-from cryptometer import records
 from cryptometer.errors import ConfigurationError
 from cryptometer.keys import Algorithm
-from cryptometer.records import Broker, Bundle, EnrolmentRequest, Role
 from cryptometer.steps import NS_PER_S
 from firmware import device as device_module
 from firmware import folder
 from firmware.checkup import Verdict
-from firmware.doctor import examine
 from firmware.journal import Journal
 from firmware.outbox import Outbox
 from hal.faults import CRASH_VARIABLE, Point
 from hal.files import DiskDirectory, SimulatedDirectory
 from hal.ports import Guard
 from hal.tpm_key import TpmCounter, create_tpm_key, load_tpm_key
-from tests.core.community import DETAILS, FIRST_STEP, STEP_S
+from tests.core.community import FIRST_STEP, STEP_S
 from tests.firmware.kit import Office
+from tests.firmware.program import LIMIT_S, ROOT, call, finding, requested, write_bundle
 from tests.firmware.test_device import TICK_S, re_anchor, settle
 from tests.keys import signer
 from tests.simulation import world as simulation
 from tests.simulation.world import Board, World
 from tests.tpms import AUTH, COUNTER, SoftTpm
-
-ROOT = Path(folder.__file__).parents[1]
-LIMIT_S = 30
 
 
 @pytest.fixture
@@ -384,17 +379,6 @@ def write_config(tmp_path: Path, store: str) -> Path:
     return path
 
 
-def call(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "firmware.main", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=LIMIT_S,
-        check=False,
-    )
-
-
 def start(config: Path, crash: str = "") -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "firmware.main", "run", "--config", str(config)],
@@ -442,21 +426,9 @@ def enrol(config: Path, office: Office) -> None:
     made = call("init", "--config", config)
     assert made.returncode == 0, made.stderr
     state = config.parent / "state"
-    request = records.decode((state / "device.request").read_bytes())
-    assert isinstance(request.body, EnrolmentRequest)
-    assert request.body.key.algorithm is Algorithm.ES256
-    details = (Role.METER, "m0", request.body.key, DETAILS, FIRST_STEP)
-    raws = (office.gateway_registration.raw, office.authority.register(*details).raw)
-    body = Bundle("m0", office.authority.genesis.raw, raws, Broker("mqtt://127.0.0.1:1"))
-    path = config.parent / "m0.bundle"
-    path.write_bytes(records.seal(body, office.id, office.authority.signer).raw)
-    enrolled = call("enrol", path, "--config", config)
+    assert requested(state).key.algorithm is Algorithm.ES256
+    enrolled = call("enrol", write_bundle(office, state), "--config", config)
     assert enrolled.returncode == 0, enrolled.stderr
-
-
-def finding(config: Path, about: str) -> tuple[Verdict, str]:
-    [found] = [one for one in examine(config, 0.1) if one.about == about]
-    return found.verdict, found.says
 
 
 def test_a_device_with_a_tpm_is_made_enrolled_shown_and_run(
