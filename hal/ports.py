@@ -7,6 +7,7 @@ from typing import Protocol
 
 from cryptometer.keys import Signer
 from cryptometer.steps import Instant
+from hal.index.reading import Reading, Refusal
 
 BESIDE_MODULUS = 2**32  # of `Taken.beside`
 
@@ -57,6 +58,42 @@ class PulseSource(Protocol):
 
     def take(self) -> Taken:
         """Takes all that waits; never blocks.
+
+        Raises:
+            LineLost: the line is gone.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What one look at a meter that speaks brought.
+
+    Attributes:
+        said: readings and refusals, in order.
+        raw: the bytes as received, where they all are there: all else follows from them.
+    """
+
+    said: tuple[Reading | Refusal, ...]
+    raw: bytes = field(default=b"", compare=False, repr=False)
+
+
+class IndexSource(Protocol):
+    """One meter that says its index itself, by its own or when asked."""
+
+    def fileno(self) -> int:
+        """A descriptor that polls readable when `take` would bring something."""
+        ...
+
+    @property
+    def due_ns(self) -> int | None:
+        """Machine time at which `take` has something to do though nothing came; None: never."""
+        ...
+
+    def take(self) -> Heard:
+        """Takes all that was said; never blocks.
 
         Raises:
             LineLost: the line is gone.

@@ -1,0 +1,3 @@
+"""Meters that speak: decoders of their protocols. Bytes and times come in, readings and refusals go
+out; no port, no clock, no file.
+"""

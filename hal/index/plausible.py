@@ -1,0 +1,130 @@
+"""Whether a reading can be true: the right meter, an index that neither goes back nor grows faster
+than the meter's greatest current allows. A checksum of six bits, or none, is not believed alone:
+such a reading waits until the one after it agrees.
+"""
+
+from dataclasses import dataclass, replace
+
+from cryptometer.metrology import SECONDS_PER_HOUR
+from cryptometer.steps import NS_PER_S
+from hal.index.reading import (
+    Caveat,
+    Index,
+    Reading,
+    Refusal,
+    Refused,
+    Register,
+)
+
+SLACK_UNITS = 2  # of the last digit: two rounded indexes differ by one more than was used
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is known of a meter.
+
+    Attributes:
+        identity: its number as it states it; empty: the first reading that counts says it.
+        register: the one that counts.
+        power_w: the greatest it can give, W.
+    """
+
+    identity: str
+    register: Register
+    power_w: int
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """An index that was believed.
+
+    Attributes:
+        since_ns: monotonic time at which it was first read: some meters renew theirs rarely, and
+            then by much.
+    """
+
+    index: Index
+    since_ns: int
+
+
+class Plausible:
+    """Judges a meter's readings, one after the other."""
+
+    def __init__(self, limits: Limits, before: Before | None = None) -> None:
+        """
+        Args:
+            limits: of the meter.
+            before: the newest index believed by an earlier run.
+        """
+        self._limits = limits
+        self._before = before
+        self._awaiting: Reading | None = None  # of a weak check, until the next one agrees
+
+    def judge(self, reading: Reading) -> list[Reading | Refusal]:
+        """The readings that are believed now, oldest first, and what is refused. A believed one
+        may be the reading before: each keeps its own times."""
+        refusal = self._refuse(reading)
+        if refusal is not None:
+            return [refusal]
+        if Caveat.WEAK_CHECK not in reading.caveats:
+            return [*self._give_up(), self._believe(reading)]
+        awaiting, self._awaiting = self._awaiting, reading
+        if awaiting is None:
+            return []
+        why = self._contradiction(self._begin(awaiting), reading)
+        if why is not None:
+            return [Refusal(Refused.UNCONFIRMED, f"the next reading {why[1]}", reading.ended_ns)]
+        return [self._believe(awaiting)]
+
+    def _refuse(self, reading: Reading) -> Refusal | None:
+        limits, at_ns = self._limits, reading.ended_ns
+        if limits.identity and not reading.identity:
+            return Refusal(Refused.NO_IDENTITY, "the message names no meter", at_ns)
+        if limits.identity and reading.identity != limits.identity:
+            detail = f"a message of meter {reading.identity}, not of {limits.identity}"
+            return Refusal(Refused.OTHER_METER, detail, at_ns)
+        if reading.index_of(limits.register) is None:
+            detail = f"the message has no {limits.register} register"
+            return Refusal(Refused.NO_INDEX, detail, at_ns)
+        if self._before is None:
+            return None
+        why = self._contradiction(self._before, reading)
+        return None if why is None else Refusal(*why, at_ns)
+
+    def _give_up(self) -> list[Reading | Refusal]:
+        """A strong reading after a weak one settles it: what it follows was true."""
+        awaiting, self._awaiting = self._awaiting, None
+        if awaiting is None:
+            return []
+        return [Refusal(Refused.UNCONFIRMED, "a better one came", awaiting.ended_ns)]
+
+    def _believe(self, reading: Reading) -> Reading:
+        fresh, before = self._begin(reading), self._before
+        if before is not None and before.index.uwh == fresh.index.uwh:
+            fresh = replace(fresh, since_ns=before.since_ns)
+        self._before = fresh
+        if not self._limits.identity:
+            self._limits = replace(self._limits, identity=reading.identity)
+        return reading
+
+    def _begin(self, reading: Reading) -> Before:
+        index = reading.index_of(self._limits.register)
+        assert index is not None  # noqa: S101 - `_refuse` comes first
+        return Before(index, reading.began_ns)
+
+    def _contradiction(self, before: Before, reading: Reading) -> tuple[Refused, str] | None:
+        """Why a reading cannot follow an index; None if it can."""
+        index = self._begin(reading).index
+        grown_uwh = index.uwh - before.index.uwh
+        if grown_uwh < 0:
+            return Refused.WENT_BACK, f"is {-grown_uwh / 10**6} Wh less than what was read before"
+        passed_ns = max(0, reading.ended_ns - before.since_ns)
+        slack_uwh = SLACK_UNITS * max(index.unit_uwh, before.index.unit_uwh)
+        most_uwh = self._limits.power_w * passed_ns * 10**6 // (NS_PER_S * SECONDS_PER_HOUR)
+        if grown_uwh > most_uwh + slack_uwh:
+            return (
+                Refused.TOO_FAST,
+                f"is {grown_uwh / 10**6} Wh more than what was read {passed_ns / NS_PER_S:.1f} s"
+                f" before: {self._limits.power_w} W give {most_uwh / 10**6} Wh",
+            )
+        return None
