@@ -15,6 +15,8 @@ else
     want mosquitto mosquitto
     want mosquitto-clients mosquitto_pub
     want openssl openssl
+    # Another reader of Modbus meters.
+    want mbpoll mbpoll
     # A token in software, for keys in tokens.
     want softhsm2 softhsm2-util
     # A TPM in software, and what its Python package is compiled against.

@@ -4,6 +4,7 @@ from tests.fuzz.board import BOARD
 from tests.fuzz.commands import COMMANDS
 from tests.fuzz.core import CORE
 from tests.fuzz.gate import GATEWAY
+from tests.fuzz.modbus import MODBUS
 from tests.fuzz.target import Target
 
-TARGETS: tuple[Target, ...] = (*CORE, *BOARD, *GATEWAY, *COMMANDS)
+TARGETS: tuple[Target, ...] = (*CORE, *BOARD, *GATEWAY, *COMMANDS, *MODBUS)
