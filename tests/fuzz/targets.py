@@ -4,8 +4,17 @@ from tests.fuzz.board import BOARD
 from tests.fuzz.commands import COMMANDS
 from tests.fuzz.core import CORE
 from tests.fuzz.customer_ports import CUSTOMER_PORTS
+from tests.fuzz.dlms import DLMS
 from tests.fuzz.gate import GATEWAY
 from tests.fuzz.modbus import MODBUS
 from tests.fuzz.target import Target
 
-TARGETS: tuple[Target, ...] = (*CORE, *BOARD, *GATEWAY, *COMMANDS, *MODBUS, *CUSTOMER_PORTS)
+TARGETS: tuple[Target, ...] = (
+    *CORE,
+    *BOARD,
+    *GATEWAY,
+    *COMMANDS,
+    *MODBUS,
+    *CUSTOMER_PORTS,
+    *DLMS,
+)

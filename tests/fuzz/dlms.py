@@ -1,0 +1,185 @@
+"""DLMS/COSEM: frames, values, and telegrams that meters send by themselves."""
+
+from cryptometer.errors import Reason, Rejected
+from cryptometer.steps import NS_PER_S
+from hal.index.axdr import (
+    Datum,
+    Malformed,
+    MeterClock,
+    Tag,
+    decode_clock,
+    decode_data,
+    decode_miswritten,
+    encode_clock,
+    encode_data,
+    encode_length,
+)
+from hal.index.ciphering import Keys, decode_protected
+from hal.index.dlms_meter import Layout, Style, Told, notification, telegram
+from hal.index.dlms_push import Framing, PushDecoder, PushSettings
+from hal.index.hdlc import Address, Frame, HdlcReceiver, Parameters, decode_parameters
+from hal.index.objects import read_list
+from hal.index.reading import Reading, Refusal
+from tests.fuzz.scene import FalseAcceptance
+from tests.fuzz.target import Target
+
+_KEYS = Keys(bytes(16), bytes(range(16)))
+_SMALL = 2_000
+_TOLD = Told(123_450, 98_760, -1_500, 1_790_000_000)
+
+
+def _read_frames(data: bytes) -> None:
+    """A line; what carries parameters of a link has them read."""
+    receiver = HdlcReceiver()
+    found = [*receiver.receive(data, 1), *receiver.receive(b"", 2 * NS_PER_S)]
+    frames = [one for one in found if isinstance(one, Frame)]
+    for frame in frames:
+        if frame.encode() not in data:
+            raise FalseAcceptance(f"{frame} was not there")
+        try:
+            decode_parameters(frame.information)
+        except ValueError:
+            continue
+    if len(data) < _SMALL:
+        one_by_one = HdlcReceiver()
+        again = [one for byte in data for one in one_by_one.receive(bytes([byte]), 1)]
+        if [*again, *one_by_one.receive(b"", 2 * NS_PER_S)] != found:
+            raise FalseAcceptance("other chunks give other frames")
+    if not frames:
+        raise Rejected(Reason.MALFORMED, "no frame")
+
+
+def _read_values(data: bytes) -> None:
+    try:
+        datum, end = decode_data(data)
+    except Malformed:
+        try:
+            datum, end = decode_miswritten(data)
+        except Malformed as bad:
+            raise Rejected(Reason.MALFORMED, str(bad)) from None
+    else:
+        again, size = decode_data(encode_data(datum))
+        # A boolean, a length and a number that is none may be written in more ways than one.
+        if (repr(again), size) != (repr(datum), len(encode_data(datum))):
+            raise FalseAcceptance(f"{datum} is written as another value")
+    if end > len(data):
+        raise FalseAcceptance("more was read than there is")
+    read_list(datum)
+    if datum.tag is Tag.OCTET_STRING:
+        _read_clock(datum.octets)
+
+
+def _read_clock(raw: bytes) -> None:
+    try:
+        clock: MeterClock = decode_clock(raw)
+    except Malformed as bad:
+        raise Rejected(Reason.MALFORMED, str(bad)) from None
+    if clock.unix_s is not None and clock.unix_s >= 0:
+        deviation_min = int.from_bytes(raw[9:11], "big", signed=True)
+        if decode_clock(encode_clock(clock.unix_s, deviation_min)).unix_s != clock.unix_s:
+            raise FalseAcceptance(f"{clock} is written as another time")
+
+
+def _read_telegrams(data: bytes) -> None:
+    """The first byte says the framing, and whether the key is known."""
+    choice = data[0] if data else 0
+    keys = _KEYS if choice & 0x10 else None
+    framing = list(Framing)[choice % len(Framing)]
+    decoder = PushDecoder(PushSettings(framing, keys))
+    found = [*decoder.receive(data[1:], 1), *decoder.receive(b"", 60 * NS_PER_S)]
+    readings = [one for one in found if isinstance(one, Reading)]
+    for reading in readings:
+        for index in (reading.imported, reading.exported):
+            if index is not None and index.uwh < 0:
+                raise FalseAcceptance(f"{index} is less than nothing")
+    if keys is not None and readings and data[1:] not in {one[1:] for one in _telegrams()}:
+        _check_sealed(readings)
+    if not readings:
+        raise Rejected(Reason.MALFORMED, str([one for one in found if isinstance(one, Refusal)]))
+
+
+def _check_sealed(readings: list[Reading]) -> None:
+    """Whatever is around it: only what the meter sealed is read."""
+    indexes = {(one.imported, one.exported) for one in readings}
+    for style in _STYLES:
+        decoder = PushDecoder(PushSettings(style.framing, style.keys))
+        for one in decoder.receive(telegram(_TOLD, style, 1), 1):
+            if isinstance(one, Reading):
+                indexes.discard((one.imported, one.exported))
+    if indexes:
+        raise FalseAcceptance(f"{indexes}, which nobody sealed")
+
+
+_STYLES = [
+    Style(layout=layout, framing=framing, keys=keys, part=90, block=block)
+    for layout in Layout
+    for framing in Framing
+    for keys in (None, _KEYS)
+    for block in (0, 80)
+    if not (block and framing in (Framing.WRAPPER, Framing.MBUS))
+]
+
+
+def _telegrams() -> list[bytes]:
+    return [
+        bytes([list(Framing).index(style.framing) | (0x10 if style.keys else 0)])
+        + telegram(_TOLD, style, 1)
+        for style in _STYLES
+    ]
+
+
+def _frames() -> list[bytes]:
+    client, server = Address(16), Address(1, 17, 4)
+    link = Frame(client, server, 0x73, Parameters(512, 512).encode()).encode()
+    return [link, link[:-1] + Frame(server, client, 0x10, b"\xe6\xe6\x00\x7e").encode()]
+
+
+def _values() -> list[bytes]:
+    said = [notification(_TOLD, Style(layout=layout)) for layout in Layout]
+    bodies = [one[one.index(b"\xff\xc4\x00") + 3 :] for one in said]
+    clock = Datum(Tag.OCTET_STRING, encode_clock(1_790_000_000, -120, 0x80))
+    bare = bytes.fromhex("010202020003010001 0800ff0206004afa8202020003010002 0800ff020600000034")
+    return [*bodies, encode_data(clock), bare]
+
+
+def _read_protected(data: bytes) -> None:
+    try:
+        protected, end = decode_protected(data, 0, general=True)
+    except ValueError as bad:
+        raise Rejected(Reason.MALFORMED, str(bad)) from None
+    if end > len(data) or len(protected.title) not in (0, 8):
+        raise FalseAcceptance(f"{protected} was not there")
+
+
+def _sealed() -> list[bytes]:
+    title = b"SIM12345"
+    return [encode_length(len(title)) + title + bytes((23, 0x30)) + bytes(4 + 18)]
+
+
+DLMS: tuple[Target, ...] = (
+    Target(
+        "hdlc",
+        ("hal.index.hdlc.HdlcReceiver", "hal.index.hdlc.decode_parameters"),
+        _read_frames,
+        _frames,
+    ),
+    Target(
+        "axdr",
+        (
+            "hal.index.axdr.decode_data",
+            "hal.index.axdr.decode_miswritten",
+            "hal.index.axdr.decode_length",
+            "hal.index.axdr.decode_clock",
+            "hal.index.objects.read_list",
+        ),
+        _read_values,
+        _values,
+    ),
+    Target(
+        "dlms-protected",
+        ("hal.index.ciphering.decode_protected", "hal.index.ciphering.open_protected"),
+        _read_protected,
+        _sealed,
+    ),
+    Target("dlms-push", ("hal.index.dlms_push.PushDecoder",), _read_telegrams, _telegrams),
+)

@@ -1,0 +1,210 @@
+"""HDLC frames: written, and found again whatever is around them."""
+
+import tracemalloc
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cryptometer.steps import NS_PER_S
+from hal.index.hdlc import (
+    FRAME_MAX,
+    Address,
+    Control,
+    Frame,
+    HdlcReceiver,
+    Parameters,
+    check_sequence,
+    decode_parameters,
+)
+from hal.index.reading import Refusal, Refused
+
+CLIENT, SERVER = Address(16), Address(1, 17, 2)
+AT_NS = 7
+
+addresses = st.one_of(
+    st.builds(Address, st.integers(0, 127)),
+    st.builds(Address, st.integers(0, 127), st.integers(0, 127), st.just(2)),
+    st.builds(Address, st.integers(0, 2**14 - 1), st.integers(0, 2**14 - 1), st.just(4)),
+)
+frames = st.builds(
+    Frame,
+    addresses,
+    addresses,
+    st.integers(0, 255),
+    st.one_of(st.binary(max_size=40), st.just(b"\x7e\xa0\x08\x7e" * 9)),
+    st.booleans(),
+    st.just(AT_NS),
+    st.just(AT_NS),
+)
+
+
+def found(data: bytes) -> list[Frame | Refusal]:
+    receiver = HdlcReceiver()
+    return [*receiver.receive(data, AT_NS), *receiver.receive(b"", AT_NS + NS_PER_S)]
+
+
+def reasons(outcome: list[Frame | Refusal]) -> list[Refused]:
+    return [one.reason for one in outcome if isinstance(one, Refusal)]
+
+
+def whole(outcome: list[Frame | Refusal]) -> list[Frame]:
+    return [one for one in outcome if isinstance(one, Frame)]
+
+
+def frame(information: bytes = b"\xe6\xe7\x00data") -> Frame:
+    return Frame(CLIENT, SERVER, Control.UI, information, began_ns=AT_NS, ended_ns=AT_NS)
+
+
+def test_the_check_sequence_is_x25() -> None:
+    assert check_sequence(b"123456789") == bytes.fromhex("6e90")
+
+
+def test_an_snrm_is_written_as_the_standard_says() -> None:
+    written = Frame(SERVER, CLIENT, Control.SNRM).encode()
+    assert written.hex() == "7ea00802232193bd647e"
+    assert whole(found(written))[0].destination == SERVER
+
+
+@given(st.lists(frames, max_size=4))
+def test_what_is_written_is_found_again(sent: list[Frame]) -> None:
+    assert found(b"".join(one.encode() for one in sent)) == sent
+
+
+@given(st.lists(frames, min_size=1, max_size=4))
+def test_frames_share_a_flag(sent: list[Frame]) -> None:
+    shared = b"\x7e" + b"".join(one.encode()[1:] for one in sent)
+    assert found(shared) == sent
+    assert found(b"\x7e\x7e".join(one.encode() for one in sent) + b"\x7e" * 9) == sent
+
+
+@given(st.lists(st.one_of(frames.map(Frame.encode), st.binary(max_size=30))), st.data())
+def test_any_chunks_give_the_same_frames_and_refusals(
+    parts: list[bytes], data: st.DataObject
+) -> None:
+    line = b"".join(parts)
+    receiver, outcome, at = HdlcReceiver(), [], 0
+    while at < len(line):
+        size = data.draw(st.integers(1, 40))
+        outcome += receiver.receive(line[at : at + size], AT_NS)
+        at += size
+    outcome += receiver.receive(b"", AT_NS + NS_PER_S)
+    assert outcome == found(line)
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_raise_and_a_frame_after_them_is_found(noise: bytes) -> None:
+    receiver = HdlcReceiver()
+    receiver.receive(noise, AT_NS)
+    receiver.receive(b"", AT_NS + NS_PER_S)
+    assert whole(receiver.receive(frame().encode(), 0))[0].information == frame().information
+
+
+@given(st.integers(0, 10**9))
+@settings(max_examples=60)
+def test_a_frame_after_a_broken_one_is_found_without_a_silence(seed: int) -> None:
+    random = Random(seed)
+    broken = bytearray(frame(random.randbytes(60)).encode())
+    del broken[random.randrange(1, len(broken)) :]
+    after = frame(random.randbytes(70))
+    outcome = found(bytes(broken) + after.encode() + after.encode())
+    assert after in outcome
+
+
+def test_a_frame_has_the_times_of_the_looks_that_brought_its_ends() -> None:
+    receiver, written = HdlcReceiver(), frame().encode()
+    assert receiver.receive(b"\x7e", 1) == []
+    assert receiver.receive(written[:5], 2) == []
+    assert receiver.receive(written[5:9], 3) == []
+    [one] = receiver.receive(written[9:], 4)
+    assert isinstance(one, Frame)
+    assert (one.began_ns, one.ended_ns) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("at", "change", "reason"),
+    [
+        (1, 0x40, Refused.FORM),  # another type of format
+        (3, 0x01, Refused.FORM),  # an address that does not end where it should
+        (5, 0x02, Refused.CHECKSUM),  # in the header
+        (12, 0x01, Refused.CHECKSUM),  # in what it carries
+        (18, 0x01, Refused.FORM),  # the closing flag
+    ],
+)
+def test_each_damage_is_refused_by_its_name(at: int, change: int, reason: Refused) -> None:
+    broken = bytearray(frame().encode())
+    broken[at] ^= change
+    outcome = found(bytes(broken) + frame().encode())
+    assert reasons(outcome)[0] is reason
+    assert whole(outcome) == [frame()]
+
+
+def test_a_line_that_is_joined_in_the_middle_gives_one_refusal() -> None:
+    written = frame().encode()
+    assert reasons(found(written[6:] + written)) == [Refused.INCOMPLETE]
+    assert whole(found(written[6:] + written)) == [frame()]
+
+
+def test_a_frame_that_is_broken_off_is_refused_after_a_silence() -> None:
+    receiver = HdlcReceiver()
+    assert receiver.receive(frame().encode()[:-4], 0) == []
+    assert receiver.receive(b"", NS_PER_S - 1) == []
+    assert reasons(receiver.receive(b"", NS_PER_S)) == [Refused.INCOMPLETE]
+
+
+def test_hours_of_noise_hold_a_bounded_memory() -> None:
+    receiver, random = HdlcReceiver(), Random(3)
+    noise = random.randbytes(2**16).replace(b"\x00", b"\x7e\xa7\xff")
+    tracemalloc.start()
+    try:
+        for _ in range(4):
+            refusals = receiver.receive(noise, AT_NS)
+            assert len(refusals) < 2 + len(noise) // FRAME_MAX * 2
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 400_000
+
+
+def test_no_frame_is_longer_than_its_length_can_say() -> None:
+    with pytest.raises(ValueError, match="2047 are the most"):
+        frame(bytes(2_100)).encode()
+
+
+@pytest.mark.parametrize(
+    "address", [Address(128), Address(1, 200, 2), Address(1, None, 2), Address(1, 1, 3)]
+)
+def test_an_address_that_has_no_form_is_not_written(address: Address) -> None:
+    with pytest.raises(ValueError, match=r"fit|form"):
+        address.encode()
+
+
+@given(
+    st.builds(
+        Parameters,
+        st.integers(1, FRAME_MAX), st.integers(1, FRAME_MAX), st.integers(1, 7), st.integers(1, 7),
+    )
+)  # fmt: skip
+def test_parameters_of_a_link_are_read_as_they_were_written(parameters: Parameters) -> None:
+    assert decode_parameters(parameters.encode()) == parameters
+
+
+def test_a_link_without_parameters_has_the_defaults() -> None:
+    assert decode_parameters(b"") == Parameters(128, 128, 1, 1)
+
+
+@given(st.binary(max_size=40))
+def test_odd_parameters_are_refused_or_within_bounds(data: bytes) -> None:
+    try:
+        parameters = decode_parameters(data)
+    except ValueError:
+        return
+    assert 1 <= parameters.send_max <= FRAME_MAX
+    assert 1 <= parameters.send_window <= 7
+
+
+def test_numbers_of_an_information_frame_are_read_from_its_control_field() -> None:
+    one = Frame(CLIENT, SERVER, 0x74)
+    assert (one.numbered, one.sent, one.expected) == (True, 2, 3)
+    assert not Frame(CLIENT, SERVER, Control.RR).numbered
