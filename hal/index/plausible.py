@@ -1,6 +1,8 @@
 """Whether a reading can be true: the right meter, an index that neither goes back nor grows faster
 than the meter's greatest current allows. A checksum of six bits, or none, is not believed alone:
-such a reading waits until the one after it agrees.
+such a reading waits until the one after it agrees, and is believed if it lies on the way between
+its two neighbours. Two swapped digits pass such a sum, and may well lie between what was read
+before and after; but not on the way.
 """
 
 from dataclasses import dataclass, replace
@@ -17,6 +19,12 @@ from hal.index.reading import (
 )
 
 SLACK_UNITS = 2  # of the last digit: two rounded indexes differ by one more than was used
+# How far off the straight line between its neighbours a weak reading may lie: by so many of its
+# last digit, swapped ones being nine off at least, ...
+STRAY_UNITS = 4
+# ... and what the power's change makes. A change by all that the meter can give, in the middle of
+# the time between them, makes four times as much: a reading at such an instant is given up.
+STRAY_PART = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,7 @@ class Plausible:
         self._limits = limits
         self._before = before
         self._awaiting: Reading | None = None  # of a weak check, until the next one agrees
+        self._passed: Reading | None = None  # the weak one before that
 
     def judge(self, reading: Reading) -> list[Reading | Refusal]:
         """The readings that are believed now, oldest first, and what is refused. A believed one
@@ -68,12 +77,17 @@ class Plausible:
             return [refusal]
         if Caveat.WEAK_CHECK not in reading.caveats:
             return [*self._give_up(), self._believe(reading)]
-        awaiting, self._awaiting = self._awaiting, reading
+        passed, awaiting = self._passed, self._awaiting
+        self._passed, self._awaiting = awaiting, reading
         if awaiting is None:
             return []
         why = self._contradiction(self._begin(awaiting), reading)
         if why is not None:
             return [Refusal(Refused.UNCONFIRMED, f"the next reading {why[1]}", reading.ended_ns)]
+        off_uwh = 0 if passed is None else self._stray(passed, awaiting, reading)
+        if off_uwh:
+            detail = f"{off_uwh / 10**6} Wh off the way between its neighbours"
+            return [Refusal(Refused.UNCONFIRMED, detail, reading.ended_ns)]
         return [self._believe(awaiting)]
 
     def _refuse(self, reading: Reading) -> Refusal | None:
@@ -93,10 +107,25 @@ class Plausible:
 
     def _give_up(self) -> list[Reading | Refusal]:
         """A strong reading after a weak one settles it: what it follows was true."""
-        awaiting, self._awaiting = self._awaiting, None
+        awaiting, self._awaiting, self._passed = self._awaiting, None, None
         if awaiting is None:
             return []
         return [Refusal(Refused.UNCONFIRMED, "a better one came", awaiting.ended_ns)]
+
+    def _stray(self, before: Reading, middle: Reading, after: Reading) -> int:
+        """How far off the way between two a reading lies, micro-watt-hours; 0 if it is on it."""
+        first, index, last = (self._begin(one).index for one in (before, middle, after))
+        whole_ns, part_ns = after.ended_ns - before.ended_ns, middle.ended_ns - before.ended_ns
+        if whole_ns <= 0:
+            return 0
+        on_line_uwh = first.uwh + (last.uwh - first.uwh) * part_ns // whole_ns
+        off_uwh = abs(index.uwh - on_line_uwh)
+        changed_uwh = self._most_uwh(whole_ns) // STRAY_PART
+        return off_uwh if off_uwh > STRAY_UNITS * index.unit_uwh + changed_uwh else 0
+
+    def _most_uwh(self, passed_ns: int) -> int:
+        """What the meter's greatest power gives in that time."""
+        return self._limits.power_w * passed_ns * 10**6 // (NS_PER_S * SECONDS_PER_HOUR)
 
     def _believe(self, reading: Reading) -> Reading:
         fresh, before = self._begin(reading), self._before
@@ -120,7 +149,7 @@ class Plausible:
             return Refused.WENT_BACK, f"is {-grown_uwh / 10**6} Wh less than what was read before"
         passed_ns = max(0, reading.ended_ns - before.since_ns)
         slack_uwh = SLACK_UNITS * max(index.unit_uwh, before.index.unit_uwh)
-        most_uwh = self._limits.power_w * passed_ns * 10**6 // (NS_PER_S * SECONDS_PER_HOUR)
+        most_uwh = self._most_uwh(passed_ns)
         if grown_uwh > most_uwh + slack_uwh:
             return (
                 Refused.TOO_FAST,

@@ -77,6 +77,26 @@ def test_a_weak_reading_that_the_next_one_contradicts_never_counts() -> None:
     assert gate.judge(reading(104, 4, weak=True)) == [reading(103, 3, weak=True)]
 
 
+def test_a_weak_reading_lies_on_the_way_between_its_neighbours() -> None:
+    """176, read as 167: it grew by less than the meter can give, each time."""
+    gate = Plausible(LIMITS)
+    gate.judge(reading(165, 0, weak=True))
+    gate.judge(reading(167, 2, weak=True))
+    assert reasons(gate.judge(reading(185, 4, weak=True))) == [Refused.UNCONFIRMED]
+    gate.judge(reading(195, 6, weak=True))
+    assert gate.judge(reading(205, 8, weak=True)) == [reading(195, 6, weak=True)]
+
+
+def test_after_a_long_silence_weak_readings_count_again() -> None:
+    gate = Plausible(LIMITS)
+    for second in (0, 1, 2):
+        gate.judge(reading(100, second, weak=True))
+    for second in range(4):
+        gate.judge(reading(200 + 10 * second, 10_000 + second, weak=True))
+    believed = gate.judge(reading(240, 10_004, weak=True))
+    assert believed == [reading(230, 10_003, weak=True)]
+
+
 def test_units_of_different_size_compare_by_their_energy() -> None:
     gate = Plausible(LIMITS)
     gate.judge(replace(reading(0, 0), exported=Index(1_000, -1)))
