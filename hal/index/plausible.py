@@ -81,6 +81,9 @@ class Plausible:
         self._passed, self._awaiting = awaiting, reading
         if awaiting is None:
             return []
+        if awaiting.identity != reading.identity:  # which is not known before one is believed
+            detail = f"the next reading is of meter {reading.identity}"
+            return [Refusal(Refused.UNCONFIRMED, detail, reading.ended_ns)]
         why = self._contradiction(self._begin(awaiting), reading)
         if why is not None:
             return [Refusal(Refused.UNCONFIRMED, f"the next reading {why[1]}", reading.ended_ns)]

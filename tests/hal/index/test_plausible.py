@@ -97,6 +97,13 @@ def test_after_a_long_silence_weak_readings_count_again() -> None:
     assert believed == [reading(230, 10_003, weak=True)]
 
 
+def test_a_weak_reading_does_not_say_alone_which_meter_it_is() -> None:
+    gate = Plausible(replace(LIMITS, identity=""))
+    gate.judge(reading(100, 0, weak=True, identity="8"))
+    assert reasons(gate.judge(reading(101, 1, weak=True))) == [Refused.UNCONFIRMED]
+    assert gate.judge(reading(102, 2, weak=True)) == [reading(101, 1, weak=True)]
+
+
 def test_units_of_different_size_compare_by_their_energy() -> None:
     gate = Plausible(LIMITS)
     gate.judge(replace(reading(0, 0), exported=Index(1_000, -1)))
