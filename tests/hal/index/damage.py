@@ -1,13 +1,15 @@
 """What a bad line does to a meter's messages, from a seed."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from random import Random
+
+Way = Callable[[bytes, Random], bytes]
 
 RUN_MAX = 12  # bytes lost or doubled at once
 
 
 def damaged(
-    messages: Iterable[bytes], share: float, random: Random
+    messages: Iterable[bytes], share: float, random: Random, ways: Sequence[Way] = ()
 ) -> Iterator[tuple[bytes, bool]]:
     """Each message as it arrives, and whether it is whole.
 
@@ -15,6 +17,7 @@ def damaged(
         messages: as the meter sends them.
         share: of them that are damaged, 0 to 1.
         random: chooses which, and how.
+        ways: what may happen to them; without any, all that is known here.
     """
     for message in messages:
         if random.random() >= share:
@@ -23,7 +26,7 @@ def damaged(
         hurt = message
         while hurt == message:
             for _ in range(random.choice((1, 1, 1, 2, 3))):
-                hurt = random.choice(WAYS)(hurt or message, random)
+                hurt = random.choice(ways or WAYS)(hurt or message, random)
         yield hurt, False
 
 
@@ -58,7 +61,9 @@ def _merge(data: bytes, random: Random) -> bytes:
     return data[:at] + bytes([data[at] | data[min(at + 1, len(data) - 1)]]) + data[at + 2 :]
 
 
-def _swap(data: bytes, random: Random) -> bytes:
+def swap(data: bytes, random: Random) -> bytes:
+    """Two bytes that change places. No serial line does this, but a bad buffer may: neither a sum
+    nor parity sees it."""
     at = random.randrange(max(1, len(data) - 1))
     return data[:at] + data[at : at + 2][::-1] + data[at + 2 :]
 
@@ -68,4 +73,4 @@ def _cut(data: bytes, random: Random) -> bytes:
     return data[:at] if random.random() < 0.5 else data[at:]
 
 
-WAYS = (_lose, _double, _flip, _flip, _flip_twice, _merge, _swap, _cut)
+WAYS = (_lose, _double, _flip, _flip, _flip_twice, _merge, swap, _cut)

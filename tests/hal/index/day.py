@@ -1,13 +1,13 @@
 """A simulated meter's day on a bad line, through its decoder, until its readings are believed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
 from cryptometer.steps import NS_PER_S
 from hal.index.plausible import Limits, Plausible
 from hal.index.reading import IndexDecoder, Reading, Register
-from tests.hal.index.damage import damaged
+from tests.hal.index.damage import Way, damaged
 
 WH_NS = 3_600 * NS_PER_S
 
@@ -38,6 +38,7 @@ def live(
     period_ns: int,
     share: float,
     seed: int,
+    ways: Sequence[Way] = (),
 ) -> Lived:
     """
     Args:
@@ -45,6 +46,7 @@ def live(
             seconds passed.
         messages: how many the day has.
         share: of them that are damaged.
+        ways: as of `damaged`.
     """
     random = Random(seed)
     gate = Plausible(limits)
@@ -59,7 +61,7 @@ def live(
         truth.append(used // WH_NS)
         sent.append(message(truth[-1], power_w, number * period_ns // NS_PER_S))
     whole, believed, wrong = set(), set(), []
-    for number, (came, is_whole) in enumerate(damaged(sent, share, random)):
+    for number, (came, is_whole) in enumerate(damaged(sent, share, random, ways)):
         if is_whole:
             whole.add(number)
         half = random.randrange(len(came) + 1)

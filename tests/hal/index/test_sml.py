@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from cryptometer.steps import NS_PER_S
 from hal.index.crc16 import x25
-from hal.index.plausible import Limits, Plausible
+from hal.index.plausible import Limits
 from hal.index.reading import Caveat, Index, Reading, Refusal, Refused, Register
 from hal.index.sml import DEPTH_MAX, FILE_MAX, SILENCE_NS, SmlDecoder
 from hal.index.sml_meter import SmlMeter, TimeForm, Value, encode_item
 from tests.hal.index.damage import damaged
+from tests.hal.index.day import live
 
 SERVER = bytes.fromhex("0a01545354000012d687")  # 1TST0001234567
 IDENTITY = "0A01545354000012D687"
@@ -337,42 +338,25 @@ def test_no_bytes_make_it_raise_or_keep_more_than_a_file(parts: list[bytes]) -> 
 # --- A day on a bad line. ------------------------------------------------------------------------
 
 DAY_S = 86_400
-PERIOD_S = 2  # between two files; meters take one to four seconds
+PERIOD_S = 4  # between two files; meters take one to four seconds
 POWER_W = 20_000
 
 
-@pytest.fixture(scope="module")
-def day() -> list[tuple[int, bytes]]:
-    """Each index (tenths of Wh) and the file that says it, at a load that wanders."""
-    return list(a_day(Random(4)))
-
-
-def a_day(draw: Random) -> Iterator[tuple[int, bytes]]:
-    index_uwh, load_w = 22_462_413 * 10**6, 3_000
-    for number in range(DAY_S // PERIOD_S):
-        load_w = min(POWER_W - 1, max(0, load_w + draw.randint(-400, 400)))
-        index_uwh += load_w * PERIOD_S * 10**6 // 3600
-        tenths = index_uwh // 10**5
-        values = [*PLAIN[:2], Value(IMPORTED, tenths, 30, -1, 8), Value(POWER, load_w, 27)]
-        yield tenths, METER.file(number, values, number * PERIOD_S)
-
-
 @pytest.mark.parametrize("share", [0.2, 0.5])
-def test_a_day_of_damage_gives_no_wrong_index_and_keeps_what_is_whole(
-    share: float, day: list[tuple[int, bytes]]
-) -> None:
-    draw = Random(5)
-    decoder, gate = SmlDecoder(), Plausible(Limits(IDENTITY, Register.IMPORT, POWER_W))
-    truth, intact, accepted = {}, 0, 0
-    arriving = damaged((file for _, file in day), share, draw)
-    for second, ((tenths, _), (came, is_whole)) in enumerate(zip(day, arriving, strict=True)):
-        at_ns = second * PERIOD_S * NS_PER_S
-        truth[at_ns] = tenths
-        intact += is_whole
-        for outcome in decoder.receive(came, at_ns):
-            for believed in gate.judge(outcome) if isinstance(outcome, Reading) else ():
-                if isinstance(believed, Reading):
-                    assert believed.imported == Index(truth[believed.ended_ns], -1)
-                    accepted += 1
-    assert intact > (1 - share) * 0.95 * len(day)
-    assert accepted >= 0.95 * intact
+def test_a_day_of_damage_gives_no_wrong_index_and_keeps_what_is_whole(share: float) -> None:
+    def file(wh: int, power_w: int, passed_s: int) -> bytes:
+        values = [*PLAIN[:2], Value(IMPORTED, wh * 10, 30, -1, 8), Value(POWER, power_w, 27)]
+        return METER.file(passed_s, values, passed_s)
+
+    lived = live(
+        SmlDecoder(),
+        Limits(IDENTITY, Register.IMPORT, POWER_W),
+        file,
+        messages=DAY_S // PERIOD_S,
+        period_ns=PERIOD_S * NS_PER_S,
+        share=share,
+        seed=1,
+    )
+    assert lived.wrong == ()
+    assert lived.whole < (1 - share) * 1.05 * lived.messages
+    assert lived.believed >= 0.95 * lived.whole
