@@ -56,18 +56,22 @@ def follow(meter: Meter, head: Head, record: Record, body: ChainRecord) -> Head:
     `head` may be ahead of `meter.head` by records that are not yet in a block.
 
     Raises:
-        Rejected: REVOKED; REPEAT for a place that is taken (whether by the same record, the
-            caller can tell); GAP; FORK when it names another record as the one before, or, as the
-            chain's first, no registration of its key; REGISTER_MISMATCH; IMPLAUSIBLE when it
-            registers more than the meter can give.
+        Rejected: REVOKED, also for a key that another one has taken the place of; REPEAT for a
+            place that is taken (whether by the same record, the caller can tell); GAP; FORK when it
+            names another record as the one before, or, as the chain's first, no registration of its
+            key; REGISTER_MISMATCH; IMPLAUSIBLE when it registers more than the meter can give.
     """
+    place = meter.place_of(record.key_id)
+    valid_to = meter.terms[place].valid_to
+    # Before its place is looked at: what a revoked key says is evidence of nothing.
+    if valid_to is not None and body.sequence >= valid_to:
+        raise Rejected(Reason.REVOKED, f"the key of {meter.name} is revoked")
     if body.sequence < head.sequence:
         raise Rejected(Reason.REPEAT, f"sequence {body.sequence} is taken")
     if body.sequence > head.sequence:
         raise Rejected(Reason.GAP, f"sequence {body.sequence}, expected {head.sequence}")
-    valid_to = meter.signed_by(record.key_id).valid_to
-    if valid_to is not None and body.sequence >= valid_to:
-        raise Rejected(Reason.REVOKED, f"the key of {meter.name} is revoked")
+    if place < (head.signer or 0):
+        raise Rejected(Reason.REVOKED, f"another key of {meter.name} has taken over")
     if not _continues(meter, head, record, body):
         raise Rejected(Reason.FORK, f"sequence {body.sequence} continues another chain")
     if head.register is None:
@@ -87,7 +91,8 @@ def follow(meter: Meter, head: Head, record: Record, body: ChainRecord) -> Head:
             Reason.IMPLAUSIBLE,
             f"{after - body.register} pulses more than {meter.name} can give in its life",
         )
-    return Head(body.sequence + 1, record.identity, head.allowance_uwh - energy, after)
+    allowance_uwh = head.allowance_uwh - energy
+    return Head(body.sequence + 1, record.identity, allowance_uwh, after, place or None)
 
 
 def _continues(meter: Meter, head: Head, record: Record, body: ChainRecord) -> bool:

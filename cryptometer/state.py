@@ -66,12 +66,15 @@ class Head:
             start, sets the register.
         allowance_uwh: energy the chain may still register. It begins with what the meter's
             greatest power gives in LIFETIME_H, so that no device can drive a sum out of 63 bits.
+        signer: which of the meter's registrations, counted from 0, names the key that signed last:
+            keys of earlier ones have been replaced. None is 0.
     """
 
     sequence: int = wire(0, Uint())
     previous: bytes = wire(1, DIGEST)
     allowance_uwh: int = wire(2, Uint())
     register: int | None = wire_optional(3, Uint())
+    signer: int | None = wire_optional(4, Uint(1))
 
 
 @dataclass(frozen=True, slots=False)  # a place for what is worked out once
@@ -161,6 +164,14 @@ class Meter:
             if terms.key.thumbprint == key_id:
                 return terms
         raise Rejected(Reason.UNKNOWN_KEY, f"the key is not registered for {self.name}")
+
+    def place_of(self, key_id: bytes) -> int:
+        """Which registration, counted from 0, is the newest with this key.
+
+        Raises:
+            Rejected: UNKNOWN_KEY.
+        """
+        return self.terms.index(self.signed_by(key_id))
 
     def made_under(self, registration: bytes) -> Terms | None:
         for terms in self.terms:
@@ -426,7 +437,7 @@ def _re_anchor(state: State, body: records.ReAnchor, identity: bytes) -> State:
         )
     if body.at > SEQUENCE_MAX:
         raise Rejected(Reason.IMPLAUSIBLE, f"{body.meter} cannot go on from record {body.at}")
-    head = Head(body.at, identity, meter.head.allowance_uwh, body.register)
+    head = replace(meter.head, sequence=body.at, previous=identity, register=body.register)
     # A register that was set anew must not be taken for energy by the next close.
     anchored = replace(meter, head=head, closed_register=body.register)
     return replace(state, meters={**state.meters, meter.name: anchored})

@@ -16,7 +16,7 @@ from cryptometer import cbor
 from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.keys import PublicKey
 from cryptometer.records import Batch, ChainRecord, Mark, Record, RunStart, StepClose
-from firmware import folder
+from firmware import device_key, folder
 from firmware.config import Config
 from firmware.device import Device, Parts
 from firmware.enrolment import Enrolment
@@ -143,7 +143,7 @@ def life_of(
     key: PublicKey,
     enrolment: Enrolment | None,
     folders: tuple[Directory, ...],
-    software: str = folder.SOFTWARE,
+    software: str = device_key.SOFTWARE,
     *,
     is_guarded: bool = False,
 ) -> Life:
@@ -158,9 +158,11 @@ def life_of(
         name: value for name, value in asdict(config).items() if name not in ("broker", "key")
     }
     authority: tuple[bytes, ...] = ()
+    former: tuple[bytes, ...] = ()
     if enrolment is not None:
         community = enrolment.community
         authority = (community.genesis.raw, *(record.raw for record in community.records))
+        former = tuple(cbor.encode(one.to_cose()) for one in enrolment.former)
     return Life(
         VERSION,
         software,
@@ -173,6 +175,7 @@ def life_of(
         authority,
         files_of(folders),
         True if is_guarded else None,
+        former or None,
     )
 
 
@@ -194,7 +197,7 @@ class Recorder:
         is_guarded = parts.guard is not None
         life = life_of(config, parts.clock, key, parts.enrolment, folders, is_guarded=is_guarded)
         self._tape.begin(life)
-        return TapedDevice(parts, config, folder.SOFTWARE, self._tape)
+        return TapedDevice(parts, config, device_key.SOFTWARE, self._tape)
 
     def close(self) -> None:
         self._file.close()
@@ -221,7 +224,7 @@ def capture(path: Path, out: Path, seconds: float | None) -> str:
             f"the firmware runs on {state} and has the line: stop it, or let it record itself with"
             " run --capture FILE"
         )
-    key = folder.load_device_key(state, config.key.place).public
+    key = device_key.load_device_key(state, config.key).public
     enrolment = folder.read_enrolment(state, key)
     clock = open_clock(config.clock)
     with closing(TapeFile(out, print)) as file:

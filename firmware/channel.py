@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cryptometer.errors import ConfigurationError
 from cryptometer.records import Role
-from firmware import folder
+from firmware import device_key, folder
 from firmware.config import Config
 from firmware.device import Device, Parts
 from firmware.enrolment import Enrolment, check_meter
@@ -59,8 +59,11 @@ class Channel:
             config = folder.load_config(self._path)
             state = self._path.parent / config.state
             # Said when missing: the lock needs the folder, too.
-            key = folder.load_device_key(state, config.key.place)
+            key = device_key.load_device_key(state, config.key)
             self._hold(state)
+            if folder.settle_successor(state, config.key):
+                key = device_key.load_device_key(state, config.key)
+                self.say(f"the successor's key has taken over: {key.public.thumbprint.hex()}")
             enrolment = folder.read_enrolment(state, key.public)
             if enrolment is not None:
                 check_meter(enrolment)
@@ -76,7 +79,7 @@ class Channel:
                 connection=link,
                 on_registration=lambda update: folder.keep_update(state, key.public, update),
                 log=self.say,
-                guard=open_guard(config.key.place),
+                guard=open_guard(device_key.key_place(state, config.key)),
             )
             device = self._make_device(parts, config)
             self._life.callback(device.abandon)
@@ -123,7 +126,7 @@ class Channel:
 
     def _make_device(self, parts: Parts, config: Config) -> Device:
         if self._recorder is None:
-            return Device(parts, config, folder.SOFTWARE)
+            return Device(parts, config, device_key.SOFTWARE)
         return self._recorder.make_device(parts, config)
 
     def _hold(self, state: Path) -> None:

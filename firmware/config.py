@@ -53,18 +53,30 @@ class OutboxSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeySettings:
-    """The table `[key]`: where the device's private key is kept."""
+    """The table `[key]`: where the device's private key is kept, and where the next one is."""
 
     store: str = setting("`file:` and a path, a PKCS#11 URI, or `tpm2:`", "file:device.key")
+    successor: str = setting(
+        "likewise: where `successor` makes the key that takes over", "file:successor.key"
+    )
 
     @property
     def place(self) -> Place:
-        """The same as a value.
+        """`store` as a value.
 
         Raises:
             ConfigurationError: it says none.
         """
         return read_place(self.store, "[key] store")
+
+    @property
+    def successor_place(self) -> Place:
+        """`successor` as a value.
+
+        Raises:
+            ConfigurationError: it says none.
+        """
+        return read_place(self.successor, "[key] successor")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +101,9 @@ def read_config(table: Mapping[str, object]) -> Config:
     """
     config = read_settings(Config, table, "meter.toml")
     read_place(config.key.store, "meter.toml [key] store")
+    read_place(config.key.successor, "meter.toml [key] successor")
+    if config.key.store == config.key.successor:
+        raise ConfigurationError("meter.toml [key] store and successor are two places")
     for name, value, low, high in (
         ("[batch] delay_community_ms", config.batch.delay_community_ms, 0, DURATION_MAX_MS),
         ("[batch] lots", config.batch.lots, 1, LOTS_MAX),

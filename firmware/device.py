@@ -406,7 +406,7 @@ class Device:
         if end is not None and len(anchors) > end.anchors:
             self._awaited = anchors
             return
-        newest = enrolment.registration.identity
+        newest = enrolment.beginning.identity
         # A chain without a record begins with the newest registration, whenever that came.
         is_unwritten = end is not None and end.sequence == 0 and not end.anchors
         if end is None or (is_unwritten and end.previous != newest):

@@ -15,7 +15,7 @@ from pathlib import Path
 from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.keys import KeyLost
 from cryptometer.steps import NS_PER_MS, NS_PER_S
-from firmware import folder
+from firmware import device_key, folder
 from firmware.checkup import (
     DiskLook,
     Finding,
@@ -38,6 +38,7 @@ from firmware.checkup import (
     judge_log,
     judge_program,
     judge_register,
+    note,
     wrong,
 )
 from firmware.config import Config
@@ -120,12 +121,15 @@ class _Look:
         return found + cards
 
     def _key(self) -> list[Finding]:
-        self.key = folder.load_device_key(self.state, self.config.key.place)
+        self.key = device_key.load_device_key(self.state, self.config.key)
         said = f"thumbprint {self.key.public.thumbprint.hex()}, in the {self.key.where}"
         trouble = self.key.trouble()
-        if trouble:
-            return [wrong("key", f"{said}: {trouble}", _KEY_STORE)]
-        return [fine("key", said)]
+        found = [wrong("key", f"{said}: {trouble}", _KEY_STORE) if trouble else fine("key", said)]
+        successor = device_key.successor_key(self.state)
+        if successor is not None:
+            waits = f"{successor.thumbprint.hex()} follows it once the authority has registered it"
+            found.append(note("key", waits))
+        return found
 
     def _registration(self) -> list[Finding]:
         if self.key is None:
@@ -290,7 +294,7 @@ class _Look:
         return [judge_chain(self.end, self._register())]
 
     def _counter(self) -> list[Finding]:
-        guard = open_guard(self.config.key.place)
+        guard = open_guard(device_key.key_place(self.state, self.config.key))
         if guard is None or self.enrolment is None:
             return []
         # The count first: what a running program notes meanwhile is one more.

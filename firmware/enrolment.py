@@ -33,8 +33,9 @@ class Enrolment:
     Attributes:
         meter: the name of its meter.
         broker: how to reach the broker, as the authority says.
-        registrations: the records that register the meter with this device's key, oldest first;
-            at least one.
+        registrations: the records that register the meter with this device's key, or one it had
+            before, oldest first; at least one.
+        beginning: the newest with the present key: what a chain without a record begins with.
         anchors: re-anchors of the meter's chain, oldest first.
         revoked: the newest word on the meter is a revocation.
     """
@@ -43,6 +44,7 @@ class Enrolment:
     meter: str
     broker: Broker
     registrations: tuple[Record, ...]
+    beginning: Record
     anchors: tuple[Record, ...]
     revoked: bool
 
@@ -55,6 +57,12 @@ class Enrolment:
     def details(self) -> MeterDetails:
         """Of the meter, from the newest registration."""
         return _meter_of(self.registration)[1]
+
+    @property
+    def former(self) -> tuple[PublicKey, ...]:
+        """The registered keys that the present one has followed, oldest first."""
+        own = _key_of(self.beginning)
+        return tuple(key for key in dict.fromkeys(map(_key_of, self.registrations)) if key != own)
 
     @property
     def registered(self) -> tuple[tuple[int, bytes], ...]:
@@ -82,13 +90,16 @@ class Enrolment:
         return found
 
 
-def read_bundle(raw: bytes, update: bytes | None, key: PublicKey) -> Enrolment:
+def read_bundle(
+    raw: bytes, update: bytes | None, key: PublicKey, former: Sequence[PublicKey] = ()
+) -> Enrolment:
     """Reads a bundle, and authority records that came later.
 
     Args:
         raw: the bundle's bytes, as `authority register` wrote them.
         update: a CBOR array of authority records, or None.
         key: this device's public key.
+        former: those it had before, whose chain and registrations it goes on with.
 
     Raises:
         Rejected: something is not signed by the bundle's authority, or not meant for this key.
@@ -107,10 +118,16 @@ def read_bundle(raw: bytes, update: bytes | None, key: PublicKey) -> Enrolment:
     if bundle.key_id != community.parameters.authority.thumbprint:
         raise Rejected(Reason.UNKNOWN_KEY, "the bundle is not signed by the authority")
     bundle.envelope.verify(community.parameters.authority)
-    return _enrol(community, body, key)
+    return _enrol(community, body, key, former)
 
 
-def enrolment_of(name: str, genesis: bytes, others: Sequence[bytes], key: PublicKey) -> Enrolment:
+def enrolment_of(
+    name: str,
+    genesis: bytes,
+    others: Sequence[bytes],
+    key: PublicKey,
+    former: Sequence[PublicKey] = (),
+) -> Enrolment:
     """A device's place in a community by the authority's records alone, without a broker.
 
     Raises:
@@ -118,7 +135,7 @@ def enrolment_of(name: str, genesis: bytes, others: Sequence[bytes], key: Public
     """
     ordered = sorted(dict.fromkeys(others), key=_sequence)
     bundle = Bundle(name, genesis, tuple(ordered), Broker("mqtt://nowhere.invalid"))
-    return _enrol(trust(genesis, ordered), bundle, key)
+    return _enrol(trust(genesis, ordered), bundle, key, former)
 
 
 def check_meter(enrolment: Enrolment) -> None:
@@ -172,21 +189,24 @@ def open_acknowledgement(raw: bytes, enrolment: Enrolment) -> Acknowledgement:
     raise Rejected(Reason.UNKNOWN_KEY, "an acknowledgement not signed by the gateway")
 
 
-def _enrol(community: Community, bundle: Bundle, key: PublicKey) -> Enrolment:
+def _enrol(
+    community: Community, bundle: Bundle, key: PublicKey, former: Sequence[PublicKey]
+) -> Enrolment:
     registrations: list[Record] = []
     anchors: list[Record] = []
     revoked = False
     for record in community.records:
         match record.body:
             case Registration(role=Role.METER, name=bundle.name) as body if body.meter is not None:
-                if body.key == key:
+                if body.key in (key, *former):
                     registrations.append(record)
                     revoked = False
             case Revocation(role=Role.METER, name=bundle.name):
                 revoked = True
             case ReAnchor(meter=bundle.name):
                 anchors.append(record)
-    if not registrations:
+    mine = [one for one in registrations if _key_of(one) == key]
+    if not mine:
         raise Rejected(
             Reason.UNKNOWN_KEY, f"the bundle does not register this device's key for {bundle.name}"
         )
@@ -195,6 +215,7 @@ def _enrol(community: Community, bundle: Bundle, key: PublicKey) -> Enrolment:
         bundle.name,
         bundle.broker,
         tuple(registrations),
+        mine[-1],
         tuple(anchors),
         revoked,
     )
@@ -206,6 +227,12 @@ def _meter_of(registration: Record) -> tuple[int, MeterDetails]:
     assert isinstance(body, Registration)  # noqa: S101 - `_enrol` chose them
     assert body.meter is not None  # noqa: S101
     return body.from_step, body.meter
+
+
+def _key_of(registration: Record) -> PublicKey:
+    body = registration.body
+    assert isinstance(body, Registration)  # noqa: S101 - `_enrol` chose them
+    return body.key
 
 
 def _sequence(raw: bytes) -> int:

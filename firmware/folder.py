@@ -1,34 +1,22 @@
-"""The device's folder: key, request, enrolment; and what stands in it, for people."""
+"""The device's folder: configuration, enrolment; and what stands in it, for people."""
 
-import platform
-import time
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from cryptometer import __version__, cbor, records
-from cryptometer.errors import ConfigurationError, Rejected
-from cryptometer.keys import Algorithm, PublicKey
-from cryptometer.records import EnrolmentRequest, Role
-from cryptometer.request_text import encode_request_text
+from cryptometer import cbor
+from cryptometer.errors import ConfigurationError, Reason, Rejected
+from cryptometer.keys import PublicKey
+from firmware import device_key
 from firmware.config import Config, KeySettings, read_config
+from firmware.device_key import BUNDLE, IN_FILES, load_device_key
 from firmware.enrolment import Enrolment, check_meter, read_bundle, read_update
 from firmware.journal import Journal
 from firmware.outbox import Outbox
 from hal.broker import install_broker
-from hal.drivers import has_key, make_guard, make_key, open_key
-from hal.files import MISPLACED, DiskDirectory, make_folder, put_file
-from hal.keyplace import FilePlace, Place
-from hal.ports import StoredKey
+from hal.files import MISPLACED, DiskDirectory, put_file, read_file
 
-SOFTWARE = f"cryptometer-firmware {__version__}"
-
-IN_A_FILE = KeySettings().place
-_REQUEST, _BUNDLE, _UPDATE = (
-    "device.request",
-    "device.bundle",
-    "authority.update",
-)
+_UPDATE = "authority.update"
 BROKER_FOLDER = "broker"
 CONFIGURATIONS = "*.toml"
 
@@ -65,52 +53,39 @@ def load_config(path: Path) -> Config:
         raise ConfigurationError(f"{path} is not TOML: {error}") from None
 
 
-def initialise(state: Path, algorithm: Algorithm, place: Place = IN_A_FILE) -> str:
-    """Makes the device's key and its enrolment request, or for a key that stands already the
-    counter that guards it; returns what to do next.
+def settle_successor(state: Path, settings: KeySettings) -> bool:
+    """Lets the successor's key take over if the authority's newest registration names it: from then
+    on the old one signs nothing. Whether it did. Only for whoever holds the folder's lock.
 
     Raises:
-        ConfigurationError: there is a key already; it is left as it is.
+        ConfigurationError, Rejected: a file of the folder is not what it should be.
     """
-    path = state / _REQUEST
-    # A key without a request: the program was ended between the two, and nobody has the key yet.
-    is_fresh = not path.exists() and not (state / _BUNDLE).exists()
-    if not is_fresh and make_guard(place):
-        return "the counter is made; the chain of this key is guarded from its next start on"
-    is_cut_off = is_fresh and has_key(place, state)
-    key = open_key(place, state, None) if is_cut_off else make_key(place, state, algorithm)
-    request = EnrolmentRequest(
-        Role.METER, key.public, platform.node()[:120], SOFTWARE, time.time_ns() // 1_000_000
-    )
-    make_folder(state)
-    put_file(path, records.seal(request, None, key).raw, mode=0o644)
-    return (
-        f"key thumbprint  {key.public.thumbprint.hex()}\n"
-        f"request         {path}\n"
-        "Give the request to the authority, with the meter's data; compare the thumbprint with\n"
-        "it by voice. What comes back is a bundle: cryptometer-firmware enrol BUNDLE"
-    )
+    successor = device_key.successor_key(state)
+    if successor is None or not (state / BUNDLE).exists():
+        return False
+    former = device_key.former_keys(state, present=True)
+    try:
+        enrolment = read_bundle(read_file(state / BUNDLE), _read_update(state), successor, former)
+    except Rejected as refused:
+        if refused.reason is Reason.UNKNOWN_KEY:
+            return False  # it is not registered yet
+        raise
+    if enrolment.beginning != enrolment.registration:
+        return False
+    device_key.take_over(state, settings)
+    return True
 
 
-def request_text(state: Path) -> str:
-    """The enrolment request as text.
-
-    Raises:
-        ConfigurationError: there is none.
-    """
-    return encode_request_text(_read(state / _REQUEST))
-
-
-def enrol(state: Path, bundle: Path, place: Place = IN_A_FILE) -> Enrolment:
+def enrol(state: Path, bundle: Path, settings: KeySettings = IN_FILES) -> Enrolment:
     """Installs the authority's answer.
 
     Raises:
         ConfigurationError: a file cannot be read.
         Rejected: the bundle is not meant for this device.
     """
-    key = load_device_key(state, place)
-    raw = _read(bundle)
-    enrolment = read_bundle(raw, None, key.public)
+    key = load_device_key(state, settings)
+    raw = read_file(bundle)
+    enrolment = _read_bundle(state, raw, None, key.public)
     known = read_enrolment(state, key.public)
     if known is not None and known.community.id != enrolment.community.id:
         raise ConfigurationError(
@@ -119,7 +94,7 @@ def enrol(state: Path, bundle: Path, place: Place = IN_A_FILE) -> Enrolment:
         )
     try:
         # As the program will read it at its start: with what came over the broker before.
-        enrolment = read_bundle(raw, _read_update(state), key.public)
+        enrolment = _read_bundle(state, raw, _read_update(state), key.public)
     except Rejected as refused:
         raise ConfigurationError(
             f"the bundle contradicts what the authority has said over the broker ({refused}): ask"
@@ -127,7 +102,7 @@ def enrol(state: Path, bundle: Path, place: Place = IN_A_FILE) -> Enrolment:
         ) from None
     check_meter(enrolment)
     install_broker(state / BROKER_FOLDER, enrolment.broker)
-    put_file(state / _BUNDLE, raw)
+    put_file(state / BUNDLE, raw)
     return enrolment
 
 
@@ -138,9 +113,9 @@ def read_enrolment(state: Path, key: PublicKey) -> Enrolment | None:
         ConfigurationError: a file cannot be read.
         Rejected: a file is not what was installed.
     """
-    if not (state / _BUNDLE).exists():
+    if not (state / BUNDLE).exists():
         return None
-    return read_bundle(_read(state / _BUNDLE), _read_update(state), key)
+    return _read_bundle(state, read_file(state / BUNDLE), _read_update(state), key)
 
 
 def keep_update(state: Path, key: PublicKey, update: bytes) -> bool:
@@ -165,33 +140,8 @@ def says_something_new(state: Path, key: PublicKey, update: bytes) -> bool:
     return _merged(state, key, update) is not None
 
 
-def load_device_key(state: Path, place: Place = IN_A_FILE) -> StoredKey:
-    """The device's key. A token may be away for now, once its public key stands in the request.
-
-    Raises:
-        ConfigurationError: there is none, or it is readable by others.
-        KeyLost: its token is away, and there is no request.
-    """
-    if isinstance(place, FilePlace):
-        if not has_key(place, state):
-            raise ConfigurationError(
-                f"there is no key in {state}; run cryptometer-firmware init --state {state}"
-            )
-        return open_key(place, state, None)
-    return open_key(place, state, _requested_key(state))
-
-
-def _requested_key(state: Path) -> PublicKey | None:
-    """The public key of the enrolment request; None if there is none."""
-    if not (state / _REQUEST).exists():
-        return None
-    try:
-        record = records.decode(_read(state / _REQUEST))
-    except Rejected as refused:
-        raise ConfigurationError(f"{state / _REQUEST} is no request: {refused}") from None
-    if not isinstance(record.body, EnrolmentRequest):
-        raise ConfigurationError(f"{state / _REQUEST} is no request")
-    return record.body.key
+def _read_bundle(state: Path, raw: bytes, update: bytes | None, key: PublicKey) -> Enrolment:
+    return read_bundle(raw, update, key, device_key.former_keys(state))
 
 
 def describe_all(configurations: Sequence[Path]) -> str:
@@ -199,15 +149,18 @@ def describe_all(configurations: Sequence[Path]) -> str:
     said = []
     for path in configurations:
         config = load_config(path)
-        text = describe(path.parent / config.state, config.key.place)
+        text = describe(path.parent / config.state, config.key)
         said.append(f"{path}:\n{text}" if len(configurations) > 1 else text)
     return "\n\n".join(said)
 
 
-def describe(state: Path, place: Place = IN_A_FILE) -> str:
+def describe(state: Path, settings: KeySettings = IN_FILES) -> str:
     """The device's state for people, read beside a running program without disturbing it."""
-    key = load_device_key(state, place)
+    key = load_device_key(state, settings)
     lines = [f"key          {key.public.thumbprint.hex()}"]
+    successor = device_key.successor_key(state)
+    if successor is not None:
+        lines.append(f"successor    {successor.thumbprint.hex()}, waits for its registration")
     if key.trouble():
         lines.append(f"key store    {key.trouble()}")
     try:
@@ -251,7 +204,7 @@ def _merged(state: Path, key: PublicKey, update: bytes) -> bytes | None:
     heard = _read_update(state)
     before = () if heard is None else read_update(heard)
     merged = cbor.encode(list(dict.fromkeys((*before, *read_update(update)))))
-    fresh = read_bundle(_read(state / _BUNDLE), merged, key)
+    fresh = _read_bundle(state, read_file(state / BUNDLE), merged, key)
     newest = {record.identity for record in fresh.community.records}
     if newest <= {record.identity for record in known.community.records}:
         return None
@@ -259,11 +212,4 @@ def _merged(state: Path, key: PublicKey, update: bytes) -> bytes | None:
 
 
 def _read_update(state: Path) -> bytes | None:
-    return _read(state / _UPDATE) if (state / _UPDATE).exists() else None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except MISPLACED as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+    return read_file(state / _UPDATE) if (state / _UPDATE).exists() else None

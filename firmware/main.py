@@ -16,7 +16,7 @@ from hal import faults, screen
 from hal.program import EXIT_FAILED, run
 
 if TYPE_CHECKING:
-    from hal.keyplace import Place
+    from firmware.config import KeySettings
 
 DEFAULT_STATE = Path("/var/lib/cryptometer")
 DEFAULT_CONFIG = Path("/etc/cryptometer/meter.toml")
@@ -51,8 +51,17 @@ def _parser() -> argparse.ArgumentParser:
 
     request = commands.add_parser("request", help="show the enrolment request again, as text")
     request.add_argument("--state", type=Path, default=DEFAULT_STATE, help="the device's folder")
+    request.add_argument("--successor", action="store_true", help="that of the key that follows")
     request.add_argument("--qr", action="store_true", help="and as a QR code")
     request.set_defaults(act=_request)
+
+    successor = commands.add_parser(
+        "successor", help="make the key that takes over once the authority has registered it"
+    )
+    _add_place(successor)
+    successor.add_argument("--p256", action="store_true", help="an ECDSA P-256 key, not Ed25519")
+    successor.add_argument("--qr", action="store_true", help="show the request as a QR code, too")
+    successor.set_defaults(act=_successor)
 
     enrol = commands.add_parser("enrol", help="install the authority's answer")
     enrol.add_argument("bundle", type=Path, help="the bundle `cryptometer authority` wrote")
@@ -108,14 +117,14 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _place(arguments: argparse.Namespace) -> "tuple[Path, Place]":
-    """The device's folder, and where its key is kept."""
-    from firmware import folder  # noqa: PLC0415
+def _key_settings(arguments: argparse.Namespace) -> "tuple[Path, KeySettings]":
+    """The device's folder, and where its keys are kept."""
+    from firmware import device_key, folder  # noqa: PLC0415
 
     if arguments.config is None:
-        return arguments.state, folder.IN_A_FILE
+        return arguments.state, device_key.IN_FILES
     config = folder.load_config(arguments.config)
-    return arguments.config.parent / config.state, config.key.place
+    return arguments.config.parent / config.state, config.key
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -129,22 +138,34 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from firmware import folder  # noqa: PLC0415
+    from firmware import device_key  # noqa: PLC0415
 
-    algorithm = Algorithm.ES256 if arguments.p256 else Algorithm.EDDSA
-    state, place = _place(arguments)
-    print(folder.initialise(state, algorithm, place))
-    return _show_request(state, is_picture=True) if arguments.qr else 0
+    state, settings = _key_settings(arguments)
+    print(device_key.initialise(state, _algorithm(arguments), settings))
+    return _show_request(device_key.request_text(state), is_picture=True) if arguments.qr else 0
+
+
+def _successor(arguments: argparse.Namespace) -> int:
+    from firmware import device_key  # noqa: PLC0415
+
+    state, settings = _key_settings(arguments)
+    print(device_key.prepare_successor(state, _algorithm(arguments), settings))
+    text = device_key.request_text(state, is_successor=True)
+    return _show_request(text, is_picture=True) if arguments.qr else 0
+
+
+def _algorithm(arguments: argparse.Namespace) -> Algorithm:
+    return Algorithm.ES256 if arguments.p256 else Algorithm.EDDSA
 
 
 def _request(arguments: argparse.Namespace) -> int:
-    return _show_request(arguments.state, is_picture=arguments.qr)
+    from firmware import device_key  # noqa: PLC0415
+
+    text = device_key.request_text(arguments.state, is_successor=arguments.successor)
+    return _show_request(text, is_picture=arguments.qr)
 
 
-def _show_request(state: Path, *, is_picture: bool) -> int:
-    from firmware import folder  # noqa: PLC0415
-
-    text = folder.request_text(state)
+def _show_request(text: str, *, is_picture: bool) -> int:
     if is_picture:
         _show_picture(text)
     print(text)
@@ -169,8 +190,8 @@ def _show_picture(text: str) -> None:
 def _enrol(arguments: argparse.Namespace) -> int:
     from firmware import folder  # noqa: PLC0415
 
-    state, place = _place(arguments)
-    enrolment = folder.enrol(state, arguments.bundle, place)
+    state, settings = _key_settings(arguments)
+    enrolment = folder.enrol(state, arguments.bundle, settings)
     print(
         f"enrolled as {enrolment.meter} in {enrolment.community.parameters.name}"
         f" ({enrolment.community.id.hex()})"

@@ -192,7 +192,8 @@ def _settings(life: Life) -> Mapping[str, object]:
 def _enrolment(life: Life, public: PublicKey) -> Enrolment | None:
     if not life.authority:
         return None
-    return enrolment_of(life.meter, life.authority[0], life.authority[1:], public)
+    former = [from_cose(cbor.decode(one)) for one in life.former or ()]
+    return enrolment_of(life.meter, life.authority[0], life.authority[1:], public, former)
 
 
 def _restore(folder: Directory, files: Sequence[File], *, is_first: bool) -> None:

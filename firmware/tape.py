@@ -116,6 +116,7 @@ class Life:
         authority: the genesis and the authority's records, as signed; empty if it is not enrolled.
         files: journal and outbox as they stood.
         is_guarded: whether a count kept apart from them was asked.
+        former: the public keys that `key` has followed, as COSE_Keys.
     """
 
     version: int = wire(0, Uint())
@@ -129,6 +130,7 @@ class Life:
     authority: tuple[bytes, ...] = wire(8, Many(Bytes(1, cose.RECORD_MAX), 0, 2**16))
     files: tuple[File, ...] = wire(9, Many(Row(File), 0, 2**20))
     is_guarded: bool | None = wire_optional(10, Flag())
+    former: tuple[bytes, ...] | None = wire_optional(11, Many(Bytes(1, 1024), 1, 2**10))
 
 
 def files_of(folders: Sequence[Directory]) -> tuple[File, ...]:

@@ -18,6 +18,7 @@ class Point(StrEnum):
     FILE_SYNCED = "file.synced"
     FILE_PUT_WRITTEN = "file.put-written"  # the new content is durable under another name
     FILE_PUT_RENAMED = "file.put-renamed"  # the new name may not be durable yet
+    KEY_MOVED = "key.moved"  # a key has another name, which may not be durable yet
     FILE_TRUNCATED = "file.truncated"
     FILE_REMOVED = "file.removed"
     DEVICE_SIGNED = "device.signed"  # a record is signed, not yet in the outbox

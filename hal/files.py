@@ -164,6 +164,18 @@ def _locks(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
     return True
 
 
+def read_file(path: Path) -> bytes:
+    """A file's content.
+
+    Raises:
+        ConfigurationError: it is not there, or may not be read.
+    """
+    try:
+        return path.read_bytes()
+    except MISPLACED as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+
+
 def put_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Replaces a file: durable once it returns, the old or the new content at any instant."""
     beside = _beside(path)
@@ -172,6 +184,15 @@ def put_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     beside.replace(path)
     passing(Point.FILE_PUT_RENAMED)
     sync_folder(path.parent)
+
+
+def move_file(path: Path, target: Path) -> None:
+    """Gives a file another name, durably, in place of the file that has it."""
+    path.replace(target)
+    passing(Point.KEY_MOVED)
+    sync_folder(target.parent)
+    if path.parent != target.parent:
+        sync_folder(path.parent)
 
 
 def write_file(path: Path, data: bytes, mode: int) -> None:

@@ -27,6 +27,7 @@ from cryptometer.commands.folder import BrokerFile, CredentialKind
 from cryptometer.cose import RECORD_MAX
 from cryptometer.keys import Algorithm
 from cryptometer.records import Role
+from firmware import device_key
 from firmware import folder as device_folder
 from firmware.config import read_config as read_meter_toml
 from gateway import folder as gateway_folder
@@ -101,7 +102,7 @@ class Site:
 
     def register_meter(self, name: str, kind: CredentialKind, now_ms: int = NOW_MS) -> None:
         """Makes a device's key and registers it."""
-        device_folder.initialise(self.path / name, Algorithm.EDDSA)
+        device_key.initialise(self.path / name, Algorithm.EDDSA)
         self.register_again(name, kind, now_ms)
 
     def register_again(self, name: str, kind: CredentialKind, now_ms: int = NOW_MS) -> None:

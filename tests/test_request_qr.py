@@ -19,7 +19,7 @@ from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.keys import Algorithm
 from cryptometer.records import Role
 from cryptometer.request_text import encode_request_text
-from firmware import folder
+from firmware import device_key, folder
 from tests.commands.test_authority import METER, NOW_MS, found
 from tests.test_peers import ask
 
@@ -70,13 +70,13 @@ def test_a_phone_reads_the_request_off_the_terminal_and_the_authority_registers_
     listing = tmp_path / "meters.toml"
     listing.write_text(METER.format(name="pv-1").replace("pv-1.request", text))
     said = authority.register_meters(office, listing, None, NOW_MS)
-    key = folder.load_device_key(state).public
+    key = device_key.load_device_key(state).public
     assert any(key.thumbprint.hex() in line for line in said)
     assert folder.enrol(state, office / "bundles" / "pv-1.bundle").meter == "pv-1"
 
 
 def test_the_request_can_be_shown_again(tmp_path: Path) -> None:
-    folder.initialise(tmp_path, Algorithm.EDDSA)
+    device_key.initialise(tmp_path, Algorithm.EDDSA)
     text = encode_request_text((tmp_path / "device.request").read_bytes())
     command = [*BOARD, "request", "--state", str(tmp_path)]
     assert subprocess.check_output(command, text=True, timeout=30) == f"{text}\n"
@@ -85,7 +85,7 @@ def test_the_request_can_be_shown_again(tmp_path: Path) -> None:
 
 
 def test_a_terminal_too_narrow_for_the_picture_is_told_of(tmp_path: Path) -> None:
-    folder.initialise(tmp_path, Algorithm.EDDSA)
+    device_key.initialise(tmp_path, Algorithm.EDDSA)
     code, written = on_a_terminal(60, "request", "--state", tmp_path, "--qr")
     assert code == 2
     assert "the terminal has 60 columns" in written
@@ -94,13 +94,13 @@ def test_a_terminal_too_narrow_for_the_picture_is_told_of(tmp_path: Path) -> Non
 
 def test_a_folder_without_a_request_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot read"):
-        folder.request_text(tmp_path)
+        device_key.request_text(tmp_path)
 
 
 def test_the_authority_takes_the_text_in_a_file_or_instead_of_one(tmp_path: Path) -> None:
-    folder.initialise(tmp_path, Algorithm.EDDSA)
-    key = folder.load_device_key(tmp_path).public
-    text = folder.request_text(tmp_path)
+    device_key.initialise(tmp_path, Algorithm.EDDSA)
+    key = device_key.load_device_key(tmp_path).public
+    text = device_key.request_text(tmp_path)
     pasted = tmp_path / "pasted.txt"
     for content in (text, f"\ufeff{text[:30]}\r\n{text[30:].lower()}\n"):
         pasted.write_text(content)
@@ -109,8 +109,8 @@ def test_the_authority_takes_the_text_in_a_file_or_instead_of_one(tmp_path: Path
 
 
 def test_a_text_that_was_changed_on_its_way_is_refused(tmp_path: Path) -> None:
-    folder.initialise(tmp_path, Algorithm.EDDSA)
-    text = folder.request_text(tmp_path)
+    device_key.initialise(tmp_path, Algorithm.EDDSA)
+    text = device_key.request_text(tmp_path)
     other = "A" if text[300] != "A" else "B"
     for changed in (text[:-8], text[:300] + other + text[301:], text[:300] + text[301:]):
         with pytest.raises(Rejected, match="the request"):

@@ -129,6 +129,18 @@ def busy_village() -> Village:
     step = village.next_step
     village.send(shed.run_start(step), *shed.step(step, 2))
     village.block()
+    # What the old key has signed still comes in; the new one goes on from there.
+    village.govern(
+        village.authority.register(
+            Role.METER, "shed", signer(80).public, replace_details(village, "m1", 8)
+        )
+    )
+    village.block()
+    step = village.next_step
+    village.send(shed.batch(step, 1))
+    shed.signer = signer(80)
+    village.send(shed.batch(step, 2), shed.close(step))
+    village.block()
     return village
 
 
@@ -267,6 +279,21 @@ def inflated(village: Village) -> dict[str, bytes]:
     )
 
 
+def by_a_followed_key(village: Village) -> dict[str, bytes]:
+    """The last record of the meter, signed by the key that its own had followed."""
+    device, old = village.device, village.device.signer
+    village.govern(
+        village.authority.register(
+            Role.METER, "m0", signer(80).public, replace_details(village, "m0", 8)
+        )
+    )
+    village.block()
+    device.signer = signer(80)
+    village.run((2, 1))
+    *leaves, batch, close, header = village.leaves
+    return signed_anew(village, [*leaves, batch, reseal(records.decode(close), old).raw, header])
+
+
 def other_gateway(village: Village) -> dict[str, bytes]:
     head = sign_head(village.leaves, village.community().origin, signer(66))
     return lay_out(village.leaves, head)
@@ -287,6 +314,7 @@ def other_head(village: Village) -> dict[str, bytes]:
         (added, ["header of step 1900002"]),
         (reordered, ["leaf 6"]),
         (inflated, ["header of step 1900002"]),
+        (by_a_followed_key, ["leaf 15"]),
         (other_gateway, ["no gateway", "not signed by"]),
         (other_head, ["checkpoint's root"]),
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 import pkcs11
 import pytest
 
+from firmware.config import KeySettings
 from hal import token_key
 from hal.keyplace import TokenPlace, read_place
 
@@ -54,6 +55,11 @@ class SoftToken:
         return (
             f"pkcs11:token={self.label};object={key}?module-path={self.module}&pin-source={source}"
         )
+
+    @property
+    def settings(self) -> KeySettings:
+        """The table `[key]` of a board whose key is in it."""
+        return KeySettings(store=self.uri)
 
     @property
     def place(self) -> TokenPlace:

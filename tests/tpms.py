@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tpm2_pytss import ESAPI, TPM2_CAP, TPM2_PT
 
+from firmware.config import KeySettings
 from hal import tpm_key
 from hal.keyplace import TpmPlace, read_place
 
@@ -53,6 +54,11 @@ class SoftTpm:
         place = read_place(self.uri_of(handle, counter), "[key] store")
         assert isinstance(place, TpmPlace)
         return place
+
+    @property
+    def settings(self) -> KeySettings:
+        """The table `[key]` of a board whose key is in it."""
+        return KeySettings(store=self.uri_of())
 
     @property
     def place(self) -> TpmPlace:

@@ -155,8 +155,8 @@ def register_meters(
             for entry in entries
         ]
         names = [entry.name for entry in entries]
-        anchors = _about_anchors(path, folder.roll, extended, names)
-        return said + _registered(folder, extended, names, kind, now_ms) + anchors
+        keys = _about_keys(path, folder.roll, extended, names)
+        return said + _registered(folder, extended, names, kind, now_ms) + keys
 
 
 def revoke(path: Path, name: str, reason: str, last: ChainPlace | None, now_ms: int) -> list[str]:
@@ -310,17 +310,30 @@ def _registered(
     return [*lines, *_next(after), *said]
 
 
-def _about_anchors(path: Path, before: Roll, after: Roll, names: list[str]) -> list[str]:
-    """Which meters speak with a new key: another chain than the one that stands in the ledger.
-    Where that one goes on, the authority cannot know from its folder."""
+def _about_keys(path: Path, before: Roll, after: Roll, names: list[str]) -> list[str]:
+    """Which meters speak with a new key, and whether their chain can go on with it. Where that
+    stands in the ledger, the authority cannot know from its folder."""
     known, standings = before.standings(), after.standings()
-    return [
-        f"{name} has a new key: a chain that has begun goes on with it only behind a re-anchor."
-        f" next: cryptometer authority re-anchor {path} {name}, with the record and the register"
-        " that cryptometer-gateway status shows"
-        for name in names
-        if name in known and standings[name].key not in known[name].keys
-    ]
+    lines = []
+    for name in names:
+        if name not in known or standings[name].key in known[name].keys:
+            continue
+        anchor = (
+            f"cryptometer authority re-anchor {path} {name}, with the record and the register that"
+            " cryptometer-gateway status shows"
+        )
+        if known[name].revoked:
+            lines.append(
+                f"{name} has a new key, and its old one is revoked: what that has signed and no"
+                f" block holds yet goes in only behind a re-anchor. next: {anchor}"
+            )
+        else:
+            lines.append(
+                f"{name} has a new key: a board that made it with cryptometer-firmware successor"
+                f" goes on with its chain. Another board, or a new card, does not; then next:"
+                f" {anchor}"
+            )
+    return lines
 
 
 def _next(folder: Folder) -> list[str]:

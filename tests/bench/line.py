@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cryptometer.commands.demo.community import SimulatedMeter
 from cryptometer.commands.demo.processes import FIRMWARE, Child, program
-from firmware import folder
+from firmware import device_key, folder
 from firmware.config import read_config
 from firmware.device import Device, Parts
 from firmware.journal import SEGMENT_BYTES, Journal
@@ -138,7 +138,7 @@ def newest_segment(journal: Path) -> str:
 def _fill(plant: Plant, state: Path) -> None:
     """The firmware's own device, in this process, until the journal's segment is full; then it is
     dropped as if killed."""
-    key = folder.load_device_key(state)
+    key = device_key.load_device_key(state)
     line = SimulatedLine(SimSettings(0))
     journal, outbox = DiskDirectory(state / "journal"), DiskDirectory(state / "outbox")
     parts = Parts(
@@ -152,7 +152,7 @@ def _fill(plant: Plant, state: Path) -> None:
         lambda _: False,
         lambda _: None,
     )
-    device = Device(parts, read_config({"source": {"driver": "sim"}}), folder.SOFTWARE)
+    device = Device(parts, read_config({"source": {"driver": "sim"}}), device_key.SOFTWARE)
     device.begin()
     while not device._journal.wants_snapshot:
         line.put(1)

@@ -524,7 +524,7 @@ def test_all_meters_of_a_file_are_registered_or_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_revoked", [False, True])
-def test_a_new_key_for_a_known_meter_is_said_to_need_a_re_anchor(
+def test_of_a_new_key_for_a_known_meter_it_is_said_when_it_needs_a_re_anchor(
     tmp_path: Path, is_revoked: bool
 ) -> None:
     folder = found(tmp_path)
@@ -541,7 +541,9 @@ def test_a_new_key_for_a_known_meter_is_said_to_need_a_re_anchor(
     if is_revoked:
         authority.revoke(folder, "pv-1", "stolen", None, NOW_MS)
     [line] = register(4)
-    assert line.startswith("pv-1 has a new key: ")
+    assert line.startswith("pv-1 has a new key")
+    assert ("cryptometer-firmware successor" in line) is not is_revoked
+    assert ("its old one is revoked" in line) is is_revoked
     assert f"cryptometer authority re-anchor {folder} pv-1" in line
 
 

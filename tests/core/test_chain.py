@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from cryptometer import cose, records
 from cryptometer.chain import follow, open_record, register_after
 from cryptometer.errors import Reason
+from cryptometer.keys import Signer
 from cryptometer.records import Batch, Ending, Record, Role
 from tests.core.community import CLOCK, Device, Village, flip, reseal
 from tests.core.refusing import refusing
@@ -29,6 +30,7 @@ def forge(device: Device, kind: str = "batch", **changes: Any) -> Record:
     """A record of the device that does not advance it: what it might have sent instead."""
     kept = vars(device).copy()
     step: int = changes.pop("at_step")
+    device.signer = changes.pop("signer", device.signer)
     try:
         if kind == "batch":
             return device.batch(step, 1, **changes)
@@ -366,20 +368,49 @@ def test_a_key_that_is_registered_again_after_its_revocation_goes_on(village: Vi
     assert [verdict.reason for verdict in village.block().verdicts] == [None, None]
 
 
-def test_an_older_key_signs_on_until_it_is_revoked(village: Village) -> None:
-    old = village.device.signer
+def succeed(village: Village) -> Signer:
+    """Registers another key for m0; returns it."""
+    key = p256_signer(60)
+    details = details_of(village)
+    village.govern(
+        village.authority.register(Role.METER, "m0", key.public, details, village.next_step)
+    )
+    village.block()
+    return key
+
+
+def test_a_new_key_goes_on_with_the_chain_and_the_old_one_has_said_its_last(
+    village: Village,
+) -> None:
+    device = village.device
+    key = succeed(village)
+    village.send(device.batch(village.next_step, 1))  # waited on the board while the key changed
+    old, device.signer = device.signer, key
+    village.send(device.batch(village.next_step, 1))
+    with refusing(Reason.REVOKED, "another key of m0 has taken over"):
+        village.send(forge(device, at_step=village.next_step, signer=old))
+    village.send(device.close(village.next_step))
+    assert [verdict.reason for verdict in village.block().verdicts] == [None] * 3
+    with refusing(Reason.REVOKED):
+        village.send(forge(device, at_step=village.next_step, signer=old))
+    village.govern(village.authority.re_anchor("m0", device.sequence, device.register))
+    village.block()
+    with refusing(Reason.REVOKED):
+        village.send(forge(device, at_step=village.next_step, signer=old))
+
+
+def test_a_key_that_is_registered_again_takes_over_again(village: Village) -> None:
+    device, old = village.device, village.device.signer
+    device.signer = succeed(village)
+    village.send(device.batch(village.next_step, 1))
     village.govern(
         village.authority.register(
-            Role.METER, "m0", p256_signer(60).public, details_of(village), village.next_step
+            Role.METER, "m0", old.public, details_of(village), village.next_step
         )
     )
     village.block()
-    village.send(village.device.batch(village.next_step, 1))
-    village.device.signer = p256_signer(60)
-    village.send(village.device.batch(village.next_step, 1))
-    village.device.signer = old
-    village.send(village.device.close(village.next_step))
-    assert [verdict.reason for verdict in village.block().verdicts] == [None] * 3
+    device.signer = old
+    village.send(device.batch(village.next_step, 1))
 
 
 def test_a_re_anchored_chain_goes_on_from_its_new_place_only(village: Village) -> None:

@@ -18,9 +18,10 @@ from firmware import journal
 from firmware import outbox as outboxes
 from firmware.config import Config, read_config
 from firmware.device import Device, Parts
+from firmware.device_key import load_device_key
 from firmware.enrolment import read_bundle
 from firmware.events import Pulses, decode_event
-from firmware.folder import load_config, load_device_key, read_enrolment
+from firmware.folder import load_config, read_enrolment
 from gateway.folder import open_folder, read_own_bundle
 from gateway.ledger import Ledger
 from gateway.node import Effect, Node, Policy, Publish, Sealed, found_store

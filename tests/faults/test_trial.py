@@ -10,7 +10,8 @@ import pytest
 from cryptometer import records
 from cryptometer.keys import Algorithm
 from cryptometer.records import Broker, Bundle, Role
-from firmware.folder import enrol, initialise, load_device_key
+from firmware.device_key import initialise, load_device_key
+from firmware.folder import enrol
 from hal.program import EXIT_FAILED
 from tests.core.community import DETAILS
 from tests.faults.life import Careless

@@ -13,7 +13,8 @@ from cryptometer.keys import Algorithm
 from firmware.board import Board
 from firmware.channel import Channel
 from firmware.device import Device
-from firmware.folder import find_configurations, initialise
+from firmware.device_key import initialise
+from firmware.folder import find_configurations
 from firmware.journal import Journal
 from hal.files import DiskDirectory
 from hal.program import EXIT_CONFIGURATION, EXIT_FAILED

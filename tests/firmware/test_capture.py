@@ -16,7 +16,7 @@ from cryptometer.errors import ConfigurationError
 from cryptometer.keys import Algorithm
 from cryptometer.records import Broker
 from cryptometer.steps import step_start_ms
-from firmware import capture, folder
+from firmware import capture, device_key, folder
 from firmware.board import Board
 from firmware.capture import TapeFile
 from firmware.segments import frame
@@ -88,7 +88,7 @@ def board(tmp_path: Path) -> Iterator[Place]:
     master, slave = pty.openpty()
     one = Place(tmp_path, master)
     (tmp_path / "run.log").touch()
-    folder.initialise(one.state, Algorithm.EDDSA)
+    device_key.initialise(one.state, Algorithm.EDDSA)
     broker = Broker(f"mqtt://127.0.0.1:{free_ports()}")  # nobody is there
     folder.enrol(one.state, bundle_for(Office(), one.state, broker=broker))
     origin_ms = step_start_ms(FIRST_STEP + 1, STEP_S)

@@ -21,7 +21,7 @@ from cryptometer import cbor, records
 from cryptometer.errors import Reason
 from cryptometer.keys import Algorithm
 from cryptometer.records import Acknowledgement, Broker, Role, Stop
-from firmware import doctor, folder
+from firmware import device_key, doctor, folder
 from firmware.checkup import Finding, Verdict, worst
 from firmware.segments import SegmentedLog
 from hal.clock import kernel_clock
@@ -80,7 +80,7 @@ def board(tmp_path: Path) -> Iterator[Board]:
     """A board with a key, on a line of its own."""
     master, slave = pty.openpty()
     one = Board(tmp_path, master, os.ttyname(slave), Office())
-    folder.initialise(one.state, Algorithm.EDDSA)
+    device_key.initialise(one.state, Algorithm.EDDSA)
     one.configure()
     yield one
     os.close(master)
@@ -183,7 +183,7 @@ def test_a_healthy_board_is_told_so(board: Board, mosquitto: BrokerProcess) -> N
     assert "W at 0.1 Wh a pulse" in about(findings, "line", "ok")
     assert "pulses had waited" in about(findings, "line", "note")
     assert "name, connection, login" in about(findings, "broker", "ok")
-    assert folder.load_device_key(board.state).public.thumbprint.hex() in about(findings, "key")
+    assert device_key.load_device_key(board.state).public.thumbprint.hex() in about(findings, "key")
     assert not [*board.state.glob(".probe*")]
     assert not (board.state / "device.lock").exists()
     assert not (board.state / "journal").exists()
@@ -192,7 +192,7 @@ def test_a_healthy_board_is_told_so(board: Board, mosquitto: BrokerProcess) -> N
 def test_what_the_broker_keeps_for_the_board_is_heard(board: Board) -> None:
     broker = plain_mosquitto(board.path)
     board.enrol(address(broker))
-    office, key = board.office, folder.load_device_key(board.state).public
+    office, key = board.office, device_key.load_device_key(board.state).public
     base = f"cryptometer/1/{office.id.hex()}"
     stopped = Acknowledgement("m0", 1, 3, bytes(32), 0, Stop(3, Reason.GAP))
     newer = office.authority.register(
@@ -300,7 +300,7 @@ def test_a_bundle_that_is_damaged(board: Board, mosquitto: BrokerProcess) -> Non
 def test_a_meter_that_was_revoked(board: Board, mosquitto: BrokerProcess) -> None:
     board.enrol(address(mosquitto))
     revocation = board.office.authority.revoke(Role.METER, "m0")
-    key = folder.load_device_key(board.state).public
+    key = device_key.load_device_key(board.state).public
     assert folder.keep_update(board.state, key, cbor.encode([revocation.raw]))
     _, findings = examine(board.config)
     assert wrong_parts(findings) == {"registration"}

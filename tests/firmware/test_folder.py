@@ -15,7 +15,7 @@ from cryptometer import cbor, records
 from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.keys import Algorithm, PublicKey
 from cryptometer.records import Broker, Bundle, EnrolmentRequest, MeterDetails, Record, Role
-from firmware import folder
+from firmware import device_key, folder
 from firmware.counter import BLANK_SNAPSHOT
 from firmware.journal import Journal
 from firmware.outbox import Outbox, chain_start
@@ -37,7 +37,7 @@ def request_of(state: Path) -> Record:
 
 
 def key_of(state: Path) -> PublicKey:
-    return folder.load_device_key(state).public
+    return device_key.load_device_key(state).public
 
 
 def bundle_for(
@@ -60,7 +60,7 @@ def bundle_for(
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
     """A folder with a key."""
-    folder.initialise(tmp_path / "state", Algorithm.EDDSA)
+    device_key.initialise(tmp_path / "state", Algorithm.EDDSA)
     return tmp_path / "state"
 
 
@@ -85,7 +85,7 @@ def test_init_makes_a_key_for_its_owner_alone_and_a_request_signed_with_it(
 ) -> None:
     umask = os.umask(0)  # a careless shell must not open the key
     try:
-        text = folder.initialise(tmp_path / "state", algorithm)
+        text = device_key.initialise(tmp_path / "state", algorithm)
     finally:
         os.umask(umask)
     state = tmp_path / "state"
@@ -96,7 +96,7 @@ def test_init_makes_a_key_for_its_owner_alone_and_a_request_signed_with_it(
     request = request_of(state)
     body = request.body
     assert isinstance(body, EnrolmentRequest)
-    assert (body.role, body.key, body.software) == (Role.METER, key, folder.SOFTWARE)
+    assert (body.role, body.key, body.software) == (Role.METER, key, device_key.SOFTWARE)
     assert request.key_id == key.thumbprint
     request.envelope.verify(key)
     assert key.thumbprint.hex() in text
@@ -107,14 +107,14 @@ def test_init_makes_a_key_for_its_owner_alone_and_a_request_signed_with_it(
 def test_init_never_overwrites_a_key_nor_its_request(state: Path) -> None:
     before = {path.name: path.read_bytes() for path in state.iterdir()}
     with pytest.raises(ConfigurationError, match="a key is never overwritten"):
-        folder.initialise(state, Algorithm.ES256)
+        device_key.initialise(state, Algorithm.ES256)
     assert {path.name: path.read_bytes() for path in state.iterdir()} == before
 
 
 def test_an_init_that_was_cut_off_behind_the_key_makes_the_request(state: Path) -> None:
     key = (state / "device.key").read_bytes()
     (state / "device.request").unlink()
-    folder.initialise(state, Algorithm.EDDSA)
+    device_key.initialise(state, Algorithm.EDDSA)
     assert (state / "device.key").read_bytes() == key
     assert request_of(state).key_id == key_of(state).thumbprint
 
@@ -122,12 +122,12 @@ def test_an_init_that_was_cut_off_behind_the_key_makes_the_request(state: Path) 
 def test_a_key_that_others_can_read_is_not_used(state: Path) -> None:
     (state / "device.key").chmod(0o640)
     with pytest.raises(ConfigurationError, match="chmod 600"):
-        folder.load_device_key(state)
+        device_key.load_device_key(state)
 
 
 def test_without_a_key_the_message_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cryptometer-firmware init --state"):
-        folder.load_device_key(tmp_path)
+        device_key.load_device_key(tmp_path)
     with pytest.raises(ConfigurationError, match="cryptometer-firmware init --state"):
         folder.enrol(tmp_path, tmp_path / "bundle")
 
@@ -163,7 +163,7 @@ def test_the_brokers_credential_is_installed_for_its_owner_alone(state: Path) ->
 def test_a_bundle_for_another_device_is_refused_and_changes_nothing(
     state: Path, tmp_path: Path
 ) -> None:
-    folder.initialise(tmp_path / "other" / "state", Algorithm.EDDSA)
+    device_key.initialise(tmp_path / "other" / "state", Algorithm.EDDSA)
     bundle = bundle_for(Office(), tmp_path / "other" / "state")
     before = sorted(path.name for path in state.iterdir())
     with pytest.raises(Rejected) as refused:
@@ -350,7 +350,7 @@ def test_the_program_does_not_start_on_a_meter_that_is_too_coarse(state: Path) -
 
 
 def test_the_program_refuses_a_bundle_for_another_device(state: Path, tmp_path: Path) -> None:
-    folder.initialise(tmp_path / "other" / "state", Algorithm.EDDSA)
+    device_key.initialise(tmp_path / "other" / "state", Algorithm.EDDSA)
     bundle = bundle_for(Office(), tmp_path / "other" / "state")
     refused = call("enrol", bundle, "--state", state)
     assert refused.returncode == 2

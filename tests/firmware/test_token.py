@@ -9,7 +9,7 @@ import pytest
 
 from cryptometer.errors import ConfigurationError
 from cryptometer.keys import Algorithm, KeyLost
-from firmware import folder
+from firmware import device_key
 from firmware.checkup import Verdict
 from hal.token_key import create_token_key, load_token_key
 from tests.core.community import STEP_S
@@ -20,14 +20,6 @@ from tests.keys import signer
 from tests.simulation import world as simulation
 from tests.simulation.world import Board, World
 from tests.tokens import SoftToken
-
-
-@pytest.fixture
-def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SoftToken]:
-    token = SoftToken(tmp_path / "hsm", monkeypatch)
-    yield token
-    token.close()
-
 
 # --- A whole community. --------------------------------------------------------------------------
 
@@ -144,10 +136,10 @@ def test_an_init_that_was_cut_off_behind_the_key_makes_its_request(
     token: SoftToken, tmp_path: Path
 ) -> None:
     key = create_token_key(token.place, Algorithm.EDDSA)
-    said = folder.initialise(tmp_path / "state", Algorithm.EDDSA, token.place)
+    said = device_key.initialise(tmp_path / "state", Algorithm.EDDSA, token.settings)
     assert key.public.thumbprint.hex() in said
     with pytest.raises(ConfigurationError, match="never overwritten"):
-        folder.initialise(tmp_path / "state", Algorithm.EDDSA, token.place)
+        device_key.initialise(tmp_path / "state", Algorithm.EDDSA, token.settings)
 
 
 def test_init_without_its_token_says_so(token: SoftToken, config: Path, tmp_path: Path) -> None:
@@ -171,17 +163,17 @@ def test_a_start_without_token_and_request_waits_for_the_token(
 
 
 def test_a_request_that_is_none_is_refused(token: SoftToken, tmp_path: Path) -> None:
-    place = token.place
+    settings = token.settings
     (tmp_path / "device.request").write_bytes(b"none")
     with pytest.raises(ConfigurationError, match="is no request"):
-        folder.load_device_key(tmp_path, place)
+        device_key.load_device_key(tmp_path, settings)
     (tmp_path / "device.request").write_bytes(Office().authority.genesis.raw)
     with pytest.raises(ConfigurationError, match="is no request"):
-        folder.load_device_key(tmp_path, place)
+        device_key.load_device_key(tmp_path, settings)
     (tmp_path / "device.request").unlink()
     token.pull_out()
     with pytest.raises(KeyLost):
-        folder.load_device_key(tmp_path, place)
+        device_key.load_device_key(tmp_path, settings)
 
 
 def test_a_missing_package_is_named(
@@ -190,6 +182,6 @@ def test_a_missing_package_is_named(
     monkeypatch.delitem(sys.modules, "hal.token_key")
     monkeypatch.setitem(sys.modules, "pkcs11", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'cryptometer\[pkcs11\]'"):
-        folder.load_device_key(tmp_path, token.place)
+        device_key.load_device_key(tmp_path, token.settings)
     with pytest.raises(ConfigurationError, match=r"pip install 'cryptometer\[pkcs11\]'"):
-        folder.initialise(tmp_path, Algorithm.EDDSA, token.place)
+        device_key.initialise(tmp_path, Algorithm.EDDSA, token.settings)

@@ -18,7 +18,7 @@ from cryptometer.errors import ConfigurationError
 from cryptometer.keys import Algorithm
 from cryptometer.steps import NS_PER_S
 from firmware import device as device_module
-from firmware import folder
+from firmware import device_key
 from firmware.checkup import Verdict
 from firmware.journal import Journal
 from firmware.outbox import Outbox
@@ -493,7 +493,7 @@ def test_a_new_card_under_the_same_key_signs_nothing_by_itself(
     enrol(config, Office())
     run_until_signed(config)
     state, count = tmp_path / "state", count_of(tpm)
-    known = folder.load_device_key(state, tpm.place).public
+    known = device_key.load_device_key(state, tpm.settings).public
     shutil.rmtree(state)
     made = call("init", "--config", config)
     assert made.returncode == 0, made.stderr
@@ -546,8 +546,8 @@ def test_a_missing_package_is_named(
     monkeypatch.delitem(sys.modules, "hal.tpm_key")
     monkeypatch.setitem(sys.modules, "tpm2_pytss", None)
     asked: list[Callable[[], object]] = [
-        lambda: folder.load_device_key(tmp_path, tpm.place),
-        lambda: folder.initialise(tmp_path, Algorithm.EDDSA, tpm.place),
+        lambda: device_key.load_device_key(tmp_path, tpm.settings),
+        lambda: device_key.initialise(tmp_path, Algorithm.EDDSA, tpm.settings),
     ]
     for ask in asked:
         with pytest.raises(ConfigurationError, match=r"pip install 'cryptometer\[tpm2\]'"):

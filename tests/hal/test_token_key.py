@@ -1,6 +1,5 @@
 """Private keys in a token: SoftHSM2, with its files moved away where a token is pulled out."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pkcs11
@@ -16,13 +15,6 @@ from tests.tokens import PIN, SoftToken
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # FIPS 186-4
 ALGORITHMS = [Algorithm.EDDSA, Algorithm.ES256]
 NOWHERE = Path("/nowhere")
-
-
-@pytest.fixture
-def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SoftToken]:
-    token = SoftToken(tmp_path / "hsm", monkeypatch)
-    yield token
-    token.close()
 
 
 def lost(key: TokenKey) -> str:

@@ -382,6 +382,7 @@ class Meter:
     newest_step: int = -1
     closed_step: int = -1
     closed_register: int = 0
+    signer: int = 0
     open: int = 0
     untransferred: int = 0
     transferred: int = 0
@@ -552,6 +553,8 @@ class Ledger:
         need(not block_step < step <= block_step + FUTURE_STEPS, "a record that has to wait")
         need(sequence == meter.next, f"sequence {sequence} where {meter.next} is due")
         need(terms.valid_to is None or sequence < terms.valid_to, "a revoked key")
+        place = meter.terms.index(terms)
+        need(place >= meter.signer, "a key that another one has followed")
         reached = record.says[7] if record.kind == "step-close" else register
         if meter.register is None:
             own = [one for one in meter.terms if thumbprint(one.key) == record.key_id]
@@ -576,6 +579,7 @@ class Ledger:
                 meter.closed_register = register
         need(reached <= REGISTER_MAX, "a register that no record could go on from")
         meter.next, meter.previous, meter.register = sequence + 1, record.identity, reached
+        meter.signer = place
         return verdict
 
     def count(

@@ -178,6 +178,7 @@ class Days:
             self.tell_lies,
             self.add_meter,
             self.register_anew,
+            self.change_key,
             self.revoke,
         ]
 
@@ -358,6 +359,10 @@ class Days:
         """Another V for a meter, from some step on."""
         from_step = true_step(self.site.now_ns) + self.draw.randrange(4)
         self.site.register_again(self.board(), from_step)
+
+    def change_key(self) -> None:
+        """Another key for a board, which has made it already."""
+        self.site.change_key(self.board(), true_step(self.site.now_ns))
 
     def revoke(self) -> None:
         """A meter is out of the community for a while."""

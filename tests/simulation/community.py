@@ -13,7 +13,9 @@ from itertools import groupby
 from typing import TypeAlias
 
 from cryptometer import records
-from cryptometer.errors import Reason
+from cryptometer.community import Community, trust
+from cryptometer.errors import Reason, Rejected
+from cryptometer.keys import PublicKey, Signer
 from cryptometer.records import (
     Broker,
     Bundle,
@@ -54,6 +56,7 @@ STEP_NS = STEP_S * NS_PER_S
 START_NS = step_start_ms(FIRST_STEP + 1, STEP_S) * NS_PER_MS
 JUMP_NS = 200 * NS_PER_MS  # a correction beyond it is no discipline: what is near it is doubtful
 LIE_NS = STEP_NS  # a clock may be wrong by so much and say that it is synchronised
+SUCCESSORS = 1_000  # keys that follow others are numbered from here
 ROUND = 1_000  # messages the gateway judges at once
 AnyStore: TypeAlias = FailingMemory | FailingSqlite
 
@@ -232,6 +235,8 @@ class Board:
         self.site = site
         self.name = name
         self.key = signer(key)
+        self.successor: Signer | None = None  # waits for its registration
+        self.former: list[PublicKey] = []
         self.config = config
         self.registration = registration
         self.machine = Machine(site.draw)
@@ -263,13 +268,32 @@ class Board:
     def enrolment(self) -> Enrolment:
         if self._enrolled is None or self._enrolled[0] != len(self.updates):
             update = self.updates[-1] if self.updates else None
-            read = read_bundle(self.bundle, update, self.key.public)
-            self._enrolled = (len(self.updates), read)
+            self._enrolled = (len(self.updates), self._read(update))
         return self._enrolled[1]
+
+    def _read(self, update: bytes | None) -> Enrolment:
+        return read_bundle(self.bundle, update, self.key.public, self.former)
+
+    def settle_successor(self) -> None:
+        """As the program does at its start: the successor's key takes over once the authority's
+        newest registration names it."""
+        update = self.updates[-1] if self.updates else None
+        if self.successor is None or update is None:
+            return
+        former = [*self.former, self.key.public]
+        try:
+            read = read_bundle(self.bundle, update, self.successor.public, former)
+        except Rejected:
+            return
+        if read.beginning == read.registration:
+            self.site.say(f"{self.name}: the successor's key takes over")
+            self.key, self.former, self.successor = self.successor, former, None
+            self._enrolled = None
 
     def start(self) -> None:
         """Starts the program; a fault of the machine may end it at once."""
         self.clock.move_to(self.site.now_ns)
+        self.settle_successor()
         topic = self.site.topic
         own = f"{topic}/meter/{self.name}"
         exact = {f"{own}/registration", f"{topic}/checkpoint"}
@@ -511,7 +535,22 @@ class Board:
     def is_in_gap(self) -> bool:
         """Whether its operator reads that the authority has to re-anchor its chain."""
         stop = None if self.device is None else self.device._outbox.stop
-        return stop is not None and stop.reason is Reason.GAP
+        return stop is not None and (stop.reason is Reason.GAP or self.is_overtaken)
+
+    @property
+    def is_overtaken(self) -> bool:
+        """Whether what waits is signed by a key that was revoked and followed by another, behind
+        every re-anchor that it has heard of."""
+        outbox = None if self.device is None else self.device._outbox
+        if outbox is None or outbox.stop is None or outbox.end is None or self.is_revoked:
+            return False
+        first = outbox.first_kept(outbox.stop.sequence)
+        return (
+            outbox.stop.reason is Reason.REVOKED
+            and first is not None
+            and first.key_id in {key.thumbprint for key in self.former}
+            and outbox.end.anchors == len(self.enrolment().anchors)
+        )
 
     def keeps(self, record: Record) -> bool:
         """Whether a record stands on its card."""
@@ -521,7 +560,7 @@ class Board:
         if self.updates and update == self.updates[-1]:
             return False  # read once already: the enrolment is made of it
         before = {record.identity for record in self.enrolment().community.records}
-        fresh = read_bundle(self.bundle, update, self.key.public)
+        fresh = self._read(update)
         if {record.identity for record in fresh.community.records} <= before:
             return False
         self.updates.append(update)
@@ -543,6 +582,7 @@ class Site:
         self.say = say
         self.now_ns = START_NS
         self.authority = Authority(signer(1))
+        self._keys = SUCCESSORS
         self.id = self.authority.genesis.identity
         self.topic = f"cryptometer/1/{self.id.hex()}"
         self.gateway_key = signer(2)
@@ -556,6 +596,7 @@ class Site:
         self.gateway_registration = self.authority.register(
             Role.GATEWAY, "gw", self.gateway_key.public
         )
+        self.registrations: list[Record] = []  # of meters
         self.orders: list[Record] = []  # of the authority, which the gateway has not imported yet
         self.boards: list[Board] = []
         self.limits: dict[bytes, int] = {}  # pulses of a lot, by registration
@@ -584,20 +625,34 @@ class Site:
         record = self.authority.register(Role.METER, name, signer(key).public, details)
         board = Board(self, name, key, record, config)
         self.boards.append(board)
-        self.limits[record.identity] = pulses
-        self.orders.append(record)
+        self._order(record, pulses)
         return board
+
+    def _order(self, registration: Record, lot_pulses: int) -> None:
+        self.registrations.append(registration)
+        self.limits[registration.identity] = lot_pulses
+        self.orders.append(registration)
 
     def register_again(self, board: Board, from_step: int) -> None:
         """A larger V for a meter, from a step on; a meter that was revoked is in again. A smaller
         one would quarantine what a board counted before it heard of it, and rightly so."""
         details = DETAILS
-        record = self.authority.register(
-            Role.METER, board.name, board.key.public, details, from_step
-        )
-        self.limits[record.identity] = details.lot_pulses
-        self.orders.append(record)
+        key = board.successor or board.key
+        record = self.authority.register(Role.METER, board.name, key.public, details, from_step)
+        self._order(record, details.lot_pulses)
         board.is_revoked = False
+
+    def registered(self) -> Community:
+        """Whom the authority has registered, and with which keys."""
+        raws = [record.raw for record in self.registrations]
+        return trust(self.authority.genesis.raw, [self.gateway_registration.raw, *raws])
+
+    def change_key(self, board: Board, from_step: int) -> None:
+        """A board makes the key that is to follow, and the authority registers it."""
+        if board.successor is None:
+            self._keys += 1
+            board.successor = signer(self._keys)
+        self.register_again(board, from_step)
 
     def revoke(self, board: Board) -> bool:
         """Takes a meter out from where its chain stands in blocks. What the gateway has taken in
@@ -626,7 +681,11 @@ class Site:
                 isinstance(one.body, ChainRecord) and one.body.previous == newest.identity
                 for one in board.dropped.records
             )
-            if not is_acting or (head.previous == newest.identity and not has_dropped_since):
+            heard = {one.identity for one in board.enrolment().anchors}
+            is_settled = head.previous == newest.identity and not has_dropped_since
+            if board.is_overtaken:
+                is_settled = newest.identity not in heard
+            if not is_acting or is_settled:
                 return
         anchor = self.authority.re_anchor(board.name, head.sequence, head.register or 0)
         self.anchors[board.name] = anchor

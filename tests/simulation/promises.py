@@ -320,10 +320,7 @@ class Ledgerwatch:
         if not self._chain:
             return
         meter, sequence = self._site.draw.choice(self._chain)
-        knows = trust(
-            self._site.authority.genesis.raw,
-            [self._site.gateway_registration.raw, *(b.registration.raw for b in self._site.boards)],
-        )
+        knows = self._site.registered()
         try:
             text = prove(f"{meter}/{sequence}", self._site.store, self._site.shelf.read, knows)
             proven = verify_proof(text, self.community)
