@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from cryptometer.errors import ConfigurationError
 from cryptometer.keys import Algorithm, KeyLost
 from hal import faults, screen
+from hal.ports import LineLost
 from hal.program import EXIT_FAILED, run
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def main() -> int:
         lambda: int(arguments.act(arguments)),
         (OSError, EXIT_FAILED),
         (KeyLost, EXIT_FAILED),
+        (LineLost, EXIT_FAILED),
     )
 
 
@@ -90,6 +92,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.set_defaults(act=_doctor)
+
+    scan = commands.add_parser(
+        "scan",
+        help="find the meters on a Modbus bus",
+        description="Asks every address of a Modbus bus, says which meters answer, and prints the"
+        " table [source] for each. Changes nothing on any meter.",
+    )
+    bus = scan.add_mutually_exclusive_group(required=True)
+    bus.add_argument("--device", metavar="PORT", help="RTU: the serial port")
+    bus.add_argument("--host", help="TCP: the meter or its gateway")
+    scan.add_argument("--port", type=int, default=502, help="TCP: its port (502)")
+    scan.add_argument(
+        "--rtu", action="store_true", help="TCP: frames as on a serial line, behind a converter"
+    )
+    scan.add_argument("--baud", type=int, metavar="N", help="RTU: this speed only (the usual ones)")
+    scan.add_argument(
+        "--parity", choices=("none", "even", "odd"), help="RTU: this parity only (the usual ones)"
+    )
+    scan.add_argument(
+        "--addresses", default="1-32", metavar="LIST", help="as 1-32 or 1,5,17-20 (1-32)"
+    )
+    scan.add_argument(
+        "--answer-ms", type=int, default=200, metavar="N", help="how long an answer may take (200)"
+    )
+    scan.add_argument("--map", nargs="+", default=[], metavar="FILE", help="maps of your own, too")
+    scan.set_defaults(act=_scan)
 
     capture = commands.add_parser("capture", help="record what a line brings, without counting")
     capture.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="meter.toml")
@@ -219,6 +247,36 @@ def _doctor(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(as_lines(findings)))
     return 1 if verdict is Verdict.WRONG else 0
+
+
+def _scan(arguments: argparse.Namespace) -> int:
+    try:
+        from hal.modbus_scan import addresses_in, as_lines, bus_lines, scan  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigurationError(
+            f"scan needs a package that is missing ({error.name}):"
+            " pip install 'cryptometer[modbus]'"
+        ) from None
+    from hal.modbus_maps import load_map, shipped_maps  # noqa: PLC0415
+
+    lines = bus_lines(
+        arguments.device or "",
+        arguments.host or "",
+        arguments.port,
+        baud=arguments.baud,
+        parity=arguments.parity,
+        is_rtu=arguments.rtu,
+    )
+    addresses = addresses_in(arguments.addresses, is_serial=bool(arguments.device))
+    if not 5 <= arguments.answer_ms <= 10_000:
+        raise ConfigurationError("--answer-ms is from 5 to 10000")
+    maps = [load_map(name) for name in (*arguments.map, *shipped_maps())]
+    found = scan(lines, addresses, maps, arguments.answer_ms / 1000, _log)
+    if not found:
+        print("nobody answers")
+        return 1
+    print("\n".join(as_lines(found)))
+    return 0 if any(one.map is not None for one in found) else 1
 
 
 def _capture(arguments: argparse.Namespace) -> int:

@@ -44,6 +44,7 @@ _ERRORS = {
     10: "gateway path unavailable",
     11: "gateway target failed to respond",
 }
+_BY_GATEWAY = frozenset({10, 11})  # its word that the meter is silent
 PARITIES = {Parity.NONE: "N", Parity.EVEN: "E", Parity.ODD: "O"}
 
 
@@ -157,8 +158,8 @@ class ModbusLine:
         if response.isError():
             code = response.exception_code
             why = f"meter {address} answers: {_ERRORS.get(code, 'error')} ({code})"
-            # A gateway's word that its meter is silent.
-            return self._refuse(Refused.SILENT if code == 11 else Refused.METER_ERROR, why)
+            reason = Refused.SILENT if code in _BY_GATEWAY else Refused.METER_ERROR
+            return self._refuse(reason, why)
         registers = tuple(response.registers)
         if response.function_code != question.function or len(registers) != question.count:
             return self._refuse(Refused.FORM, f"meter {address} answers another question")

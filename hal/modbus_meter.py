@@ -22,6 +22,8 @@ from hal.modbus_line import PARITIES, BusLine
 from hal.ports import LineLost
 from hal.terminal import why_unopened
 
+_SERIAL_ADDRESS_AT, _TCP_ADDRESS_AT = 0, 6  # in a frame
+
 
 @dataclass(frozen=True, slots=True)
 class SimulatedMeter:
@@ -60,6 +62,7 @@ class SimulatedBus:
         logging.getLogger("pymodbus").setLevel(logging.CRITICAL + 1)
         self._line = line
         self._devices = [_device(one) for one in meters]
+        self._addresses = {one.address for one in meters}
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(lambda *_: None)
         self._stop = asyncio.Event()
@@ -85,6 +88,13 @@ class SimulatedBus:
             self._is_ready.set()
             self._loop.close()
 
+    def _pass(self, is_sent: bool, packet: bytes) -> bytes:
+        """Keeps back what the library answers for an address that nobody has."""
+        at = _SERIAL_ADDRESS_AT if self._line.is_rtu else _TCP_ADDRESS_AT
+        if is_sent and packet[at] not in self._addresses:
+            return b""
+        return packet
+
     async def _serve(self) -> None:
         line = self._line
         server: ModbusBaseServer
@@ -95,11 +105,11 @@ class SimulatedBus:
                 baudrate=line.baud,
                 parity=PARITIES[line.parity],
                 stopbits=line.stop_bits,
-                ignore_missing_devices=True,
+                trace_packet=self._pass,
             )
         else:
             server = ModbusTcpServer(
-                self._devices, address=(line.host, line.port), ignore_missing_devices=True
+                self._devices, address=(line.host, line.port), trace_packet=self._pass
             )
         await server.serve_forever(background=True)
         self._is_ready.set()

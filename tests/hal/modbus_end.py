@@ -68,9 +68,9 @@ class FarEnd:
     asked: list[Request] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.master, self._slave = os.openpty()
-        tty.setraw(self._slave)
-        self.device = os.ttyname(self._slave)
+        self.master, self.slave = os.openpty()
+        tty.setraw(self.slave)
+        self.device = os.ttyname(self.slave)
         self._ending, self._end = os.pipe()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -82,7 +82,7 @@ class FarEnd:
         """The line is gone, as when an adapter is pulled."""
         os.write(self._end, b".")
         self._thread.join()
-        for one in (self.master, self._slave, self._ending, self._end):
+        for one in (self.master, self.slave, self._ending, self._end):
             with suppress(OSError):
                 os.close(one)
 
