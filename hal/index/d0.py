@@ -250,7 +250,7 @@ def _read(text: bytes) -> _Message:
     sets = [one for line in lines for one in _sets(line.decode("ascii"))]
     fields += [(address, " ".join(values)) for address, values in sets]
     named = tuple((_code(address), values) for address, values in sets)
-    layout = tuple(_shape(code, values) for code, values in named)
+    layout = tuple(_shape(address, values) for address, values in sets)
     return _Message(tuple(fields), named, layout)
 
 
@@ -275,8 +275,11 @@ def _code(address: str) -> str:
 _ANY_DIGIT = str.maketrans("0123456789", "9" * 10)
 
 
-def _shape(code: str, values: list[str]) -> str:
-    return f"{code} {values[0].translate(_ANY_DIGIT)}" if _CODE.fullmatch(code) else code
+def _shape(address: str, values: list[str]) -> str:
+    """What of a data set stays: its address and, of an index, the number of digits and the unit."""
+    if not _CODE.fullmatch(_code(address)):
+        return address
+    return f"{address} {values[0].translate(_ANY_DIGIT)}"
 
 
 def _reading(message: _Message, began_ns: int, ended_ns: int) -> Reading:
@@ -307,7 +310,8 @@ def _identity(message: _Message) -> str:
 
 
 def _registers(message: _Message, caveats: set[Caveat]) -> dict[Register, Index]:
-    """The totals; or the sum of the tariffs where a total is missing."""
+    """The totals; or, where one is missing, the sum of the tariffs if they are all there: from the
+    first on, without a gap."""
     found: dict[Register, dict[int, Index]] = {}
     for code, values in message.sets:
         register = _CODE.fullmatch(code)
@@ -317,10 +321,13 @@ def _registers(message: _Message, caveats: set[Caveat]) -> dict[Register, Index]
         index = _index(code, values[0], caveats)
         if of.setdefault(int(register[2]), index) != index:
             raise _Bad(Refused.FORM, f"two values of {code}")
-    return {register: of.get(0) or _sum(of) for register, of in found.items()}
+    totals = {register: of.get(0) or _sum(of) for register, of in found.items()}
+    return {register: index for register, index in totals.items() if index is not None}
 
 
-def _sum(tariffs: dict[int, Index]) -> Index:
+def _sum(tariffs: dict[int, Index]) -> Index | None:
+    if set(tariffs) != set(range(1, len(tariffs) + 1)):
+        return None
     exponent = min(one.exponent for one in tariffs.values())
     values = (one.value * 10 ** (one.exponent - exponent) for one in tariffs.values())
     return Index(sum(values), exponent)

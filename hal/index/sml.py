@@ -397,7 +397,6 @@ def _read_entry(item: Item) -> _Entry:
 _DEVICE = b"\x01\x00\x60\x01\x00\xff"
 _POWER = b"\x01\x00\x10\x07\x00\xff"
 _GROUP = {Register.IMPORT: 1, Register.EXPORT: 2}
-_TARIFFS = range(1, 64)
 
 
 def _list_outcome(one: _ValueList, began_ns: int, ended_ns: int) -> Reading | Refusal:
@@ -420,7 +419,8 @@ def _list_outcome(one: _ValueList, began_ns: int, ended_ns: int) -> Reading | Re
 
 
 def _register(one: _ValueList, group: int, caveats: set[Caveat]) -> Index | None:
-    """The total, or the sum of the tariffs where the list has no total."""
+    """The total; or, where the list has none, the sum of the tariffs if they are all there: from
+    the first on, without a gap."""
     found: dict[int, Index] = {}
     for entry in one.entries:
         a, _, c, d, tariff, billing = entry.code
@@ -431,11 +431,11 @@ def _register(one: _ValueList, group: int, caveats: set[Caveat]) -> Index | None
             raise _BadForm(f"two values of {_obis(entry.code)}")
     if 0 in found:
         return found[0]
-    tariffs = [index for tariff, index in found.items() if tariff in _TARIFFS]
-    if not tariffs:
+    if not found or set(found) != set(range(1, len(found) + 1)):
         return None
-    exponent = min(index.exponent for index in tariffs)
-    return Index(sum(one.value * 10 ** (one.exponent - exponent) for one in tariffs), exponent)
+    exponent = min(one.exponent for one in found.values())
+    values = (one.value * 10 ** (one.exponent - exponent) for one in found.values())
+    return Index(sum(values), exponent)
 
 
 def _index(entry: _Entry, caveats: set[Caveat]) -> Index:

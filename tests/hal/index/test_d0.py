@@ -215,6 +215,7 @@ def test_a_message_that_names_no_meter_or_no_register_gives_no_reading() -> None
     assert refused("0.0.0(0000)", "1.8.0(1*kWh)") is Refused.NO_IDENTITY
     assert refused("C.1.0(7)", "3.8.0(1*kvarh)", "1.8.0*01(1*kWh)") is Refused.NO_INDEX
     assert refused("C.1.0(7)", "1-2:1.8.0(1*kWh)") is Refused.NO_INDEX
+    assert refused("C.1.0(7)", "1.8.1(1*kWh)", "1.8.3(1*kWh)") is Refused.NO_INDEX
 
 
 def test_a_message_laid_out_otherwise_counts_once_it_comes_again() -> None:

@@ -127,6 +127,7 @@ def test_the_sum_of_the_tariffs_stands_for_a_total_that_is_missing() -> None:
     reading = read(METER.file(1, tariffs))
     assert (reading.imported, reading.exported) == (Index(148_182_369, -1), Index(7, 3))
     assert read(METER.file(1, [*tariffs, *PLAIN])).imported == Index(224_624_136, -1)
+    assert read(METER.file(1, tariffs[1:])).imported is None
 
 
 def test_a_register_that_is_named_and_has_no_value_is_missing() -> None:
