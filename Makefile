@@ -66,12 +66,13 @@ test-faults:
 	$(BIN)/python -m tests.faults.trial --pairs 400
 
 # The board's program on a real kernel with simulated GPIO lines, in QEMU: a full buffer, one that
-# overflows, power cuts. The kernel is fetched once, into .kernel, with the machine's own apt.
+# overflows, power cuts, a counter beside the line. The kernel is fetched once, into .kernel, with the
+# machine's own apt.
 CUTS = 20
 test-kernel:
 	@sh scripts/environment.sh test
-	@sh scripts/kernel.sh
-	CRYPTOMETER_CUTS=$(CUTS) $(BIN)/python -m pytest -s tests/kernel/test_kernel.py
+	@PYTHON=$(BIN)/python sh scripts/kernel.sh
+	CRYPTOMETER_CUTS=$(CUTS) $(BIN)/python -m pytest -n 2 --dist worksteal -rP tests/kernel/test_kernel.py
 
 # A year of ten meters in simulated time: what memory and files take, month by month.
 year:

@@ -68,6 +68,7 @@ KEY_RETRY_FIRST_NS, KEY_RETRY_MAX_NS = 2 * NS_PER_S, 60 * NS_PER_S
 # Of a turn, for signatures: a token may take a fifth of a second for each, and the line waits.
 SIGN_MAX_NS = NS_PER_S // 4
 DELAY_MAX_MS = 2**40  # a batch then waits for its step's end
+PULSE_MAX_NS = NS_PER_S  # no meter's pulse lasts longer: a counter has it by then
 SLEPT_NS = NS_PER_S // 10  # a suspension takes longer; two clocks differ by less when read in turn
 WAIT_MAX_NS = NS_PER_S  # the clock is looked at, at least so often
 # Before a step ends the line does not rest: a pulse that came before the end is taken before it, as
@@ -142,6 +143,7 @@ class Device:
         self._looked_ns = 0  # monotonic community time before which every pulse has been taken
         self._look_ns = 0  # machine time of the newest look, and what it brought
         self._look_pulses = 0
+        self._pulsed_ns = 0  # machine time of the newest look that brought pulses
         self._pulse_gap_ns = 0  # machine time between two pulses, as that look found them
         self._watched_at_ns = 0  # machine time of the newest journalled event
         self._synced_at_ns = 0
@@ -561,8 +563,8 @@ class Device:
             register = self._counter.register + taken.pulses
             since = min(self._looked_ns, after.mono_ns)
             events.append(Pulses(register, since, after.mono_ns, int(waited or has_slept)))
-        events += self._compare_beside(taken, after.mono_ns, waited=waited)
         self._note_rate(taken.pulses)
+        events += self._compare_beside(taken, after.mono_ns, waited=waited)
         # What was emitted before this look began has been taken now, but for the line's latency.
         latency_ns = self._clock.community_ns(self._line.latency_ns) - self._clock.community_ns(0)
         self._looked_ns = max(self._looked_ns, before.mono_ns - latency_ns)
@@ -573,7 +575,11 @@ class Device:
     def _compare_beside(self, taken: Taken, now_ns: int, *, waited: bool) -> list[Event]:
         """Holds the register against another counter of the same pulses. What that counted while
         nobody watched is counted at the first look of a run; from then on it is known how far it
-        is ahead, whatever has made it so."""
+        is ahead, whatever has made it so.
+
+        A pulse that is under way may be in the register and not there yet: not before the line has
+        rested is it believed to have fallen back, or a run that is killed meanwhile would have the
+        next one count that pulse again."""
         if taken.beside is None:
             return []
         events: list[Event] = []
@@ -585,7 +591,12 @@ class Device:
                 events.append(Noticed.of(Mark.RECOVERED, missed))
                 events.append(Pulses(register, self._looked_ns, now_ns, 1))
         ahead = (taken.beside - register) % BESIDE_MODULUS
-        if ahead != self._counter.ahead:
+        known = ahead if self._counter.ahead is None else self._counter.ahead
+        behind = (known - ahead) % BESIDE_MODULUS
+        is_rise = behind > BESIDE_MODULUS // 2
+        has_rested = not taken.pulses and self._look_ns - self._pulsed_ns >= PULSE_MAX_NS
+        was_set_back = waited and behind > taken.pulses + 1
+        if self._counter.ahead is None or (behind and (is_rise or has_rested or was_set_back)):
             events.append(Aligned(ahead))
         return events
 
@@ -593,6 +604,8 @@ class Device:
         now_ns = self._clock.machine_ns()
         self._pulse_gap_ns = (now_ns - self._look_ns) // max(1, pulses)
         self._look_ns, self._look_pulses = now_ns, pulses
+        if pulses:
+            self._pulsed_ns = now_ns
 
     def _is_mark_due(self) -> bool:
         due_ns = self._counter.next_due_ns()

@@ -43,11 +43,12 @@ class Accompanied:
         self.close = line.close
 
     def take(self) -> Taken:
-        taken = self._line.take()
-        # One that is gone for now tells nothing; the line goes on.
-        with suppress(OSError, ValueError):
-            return replace(taken, beside=self._read())
-        return taken
+        # Before the line: what comes between the two is in the register, and not there, and is not
+        # recovered a second time by a run after one that is killed now.
+        beside: int | None = None
+        with suppress(OSError, ValueError):  # one that is gone for now tells nothing
+            beside = self._read()
+        return replace(self._line.take(), beside=beside)
 
     def _read(self) -> int:
         return int(self._count.read_text()) % BESIDE_MODULUS  # an atomic_t of the driver

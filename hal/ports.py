@@ -23,7 +23,7 @@ class Taken:
         noise: received bytes or edges that were no pulse.
         lost: pulses or edges the kernel says it dropped.
         raw: the bytes as received, where the line gives bytes: all else follows from them.
-        beside: what another counter of the same pulses stood at after this look, modulo
+        beside: what another counter of the same pulses stood at before this look, modulo
             BESIDE_MODULUS; it goes on while nobody watches the line. None where there is none.
     """
 

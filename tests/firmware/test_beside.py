@@ -116,6 +116,33 @@ def test_a_counter_that_counts_bounce_too_is_ahead_of_the_register_and_no_more(
     assert (ledger.pulses, recovered(ledger)) == (12, 3)
 
 
+def test_a_pulse_that_was_under_way_at_a_kill_counts_once(world: World, board: Board) -> None:
+    """The counter has a pulse's end, the line its beginning."""
+    assert board.beside is not None
+    for _ in range(3):
+        board.give(1)
+        board.beside -= 1
+        world.run(0.3, 0.1, pulses=0)
+        board.beside += 1
+        die_and_give(board, 2)
+        board.start()
+        assert board.device_register == board.emitted
+    ledger = settle(world)
+    assert ledger.pulses == board.emitted
+
+
+def test_a_counter_that_has_missed_pulses_recovers_all_once_the_line_has_rested(
+    world: World, board: Board
+) -> None:
+    assert board.beside is not None
+    board.beside -= 2
+    go_on(world, board, 1)
+    go_on(world, board, 0)
+    die_and_give(board, 3)
+    board.start()
+    assert board.device_register == 9
+
+
 def test_a_counter_that_is_gone_stops_nothing(world: World, board: Board) -> None:
     board.beside = None
     die_and_give(board, 3)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cryptometer.errors import ConfigurationError
+from cryptometer.steps import NS_PER_MS
 from hal.bias import Pull
 from hal.drivers import open_source
 from hal.ports import LineLost, Taken
@@ -24,13 +25,14 @@ class Supplied(ModuleType):
 
     BCM, IN = 11, 1
     PUD_OFF, PUD_DOWN, PUD_UP = 20, 21, 22
-    RISING, FALLING = 31, 32
+    RISING, FALLING, BOTH = 31, 32, 33
 
     def __init__(self) -> None:
         super().__init__("RPi.GPIO")
         self.mode = 0
         self.lines: dict[int, dict[str, Any]] = {}
         self.callbacks: dict[int, Callable[[int], None]] = {}
+        self.levels: dict[int, int] = {}  # 1 where nothing is said: a contact that is open
         self.refused: Exception | None = None
 
     def setmode(self, mode: int) -> None:
@@ -50,6 +52,11 @@ class Supplied(ModuleType):
         self.lines[line] |= {"edge": edge, "bouncetime": bouncetime}
         self.callbacks[line] = callback
 
+    def input(self, line: int) -> int:
+        if self.refused is not None:
+            raise self.refused
+        return self.levels.get(line, 1)
+
     def remove_event_detect(self, line: int) -> None:
         del self.callbacks[line]
 
@@ -57,10 +64,15 @@ class Supplied(ModuleType):
         del self.lines[line]
 
     def pulse(self, line: int, count: int) -> None:
+        """So many pulses."""
+        self.edges(line, 2 * count)
+
+    def edges(self, line: int, count: int) -> None:
         """So many edges, in a thread."""
 
         def call() -> None:
             for _ in range(count):
+                self.levels[line] = 1 - self.levels.get(line, 1)
                 self.callbacks[line](line)
 
         thread = threading.Thread(target=call)
@@ -95,6 +107,77 @@ def test_each_call_is_a_pulse_without_a_time(supplied: Supplied) -> None:
     other.close()
 
 
+def test_a_pulse_counts_at_its_beginning_whichever_way_the_line_is_opened(
+    supplied: Supplied,
+) -> None:
+    line = RpiLine(RpiSettings(17))
+    supplied.edges(17, 1)
+    assert line.take() == Taken(1)
+    supplied.edges(17, 1)
+    assert line.take() == Taken(0)
+    line.close()
+    supplied.levels[17] = 0
+    line = RpiLine(RpiSettings(17))  # in the middle of a pulse, which counted for whoever was there
+    supplied.edges(17, 1)
+    assert line.take() == Taken(0)
+    supplied.edges(17, 1)
+    assert line.take() == Taken(1)
+    line.close()
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_a_call_too_many_or_too_few_is_declared_once_the_line_has_rested(
+    supplied: Supplied, monkeypatch: pytest.MonkeyPatch, extra: int
+) -> None:
+    now_ns = 0
+    monkeypatch.setattr("hal.rpi_line.time.monotonic_ns", lambda: now_ns)
+    line = RpiLine(RpiSettings(17))
+    supplied.edges(17, 4 + extra)
+    supplied.levels[17] = extra  # one is missing, or one was too much
+    assert line.take() == Taken(2 + extra)
+    now_ns += 249 * NS_PER_MS
+    assert line.take() == Taken(0)
+    now_ns += NS_PER_MS
+    assert line.take() == Taken(0, noise=1)
+    now_ns += 10**9
+    assert line.take() == Taken(0)
+    supplied.levels[17] = 1
+    supplied.edges(17, 2 if extra else 1)
+    assert line.take() == Taken(extra)
+    supplied.levels[17] = 1
+    supplied.pulse(17, 3)
+    assert line.take() == Taken(3)
+    line.close()
+
+
+def test_a_call_that_is_on_its_way_is_waited_for(
+    supplied: Supplied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ns = 0
+    monkeypatch.setattr("hal.rpi_line.time.monotonic_ns", lambda: now_ns)
+    line = RpiLine(RpiSettings(17))
+    for _ in range(3):
+        supplied.levels[17] = 0
+        assert line.take() == Taken(0)
+        now_ns += 10**9
+        supplied.levels[17] = 1
+        supplied.edges(17, 1)
+        assert line.take() == Taken(1)
+        supplied.edges(17, 1)
+        now_ns += 10**9
+        assert line.take() == Taken(0)
+    line.close()
+
+
+def test_a_chip_that_is_gone_is_a_line_lost(supplied: Supplied) -> None:
+    line = RpiLine(RpiSettings(17))
+    supplied.refused = RuntimeError("no such chip")
+    with pytest.raises(LineLost, match="GPIO 17 is gone: no such chip"):
+        line.take()
+    supplied.refused = None
+    line.close()
+
+
 def test_a_call_that_comes_behind_the_end_writes_into_no_file(
     supplied: Supplied, tmp_path: Path
 ) -> None:
@@ -110,11 +193,11 @@ def test_a_call_that_comes_behind_the_end_writes_into_no_file(
 @pytest.mark.parametrize(
     ("settings", "asked"),
     [
-        (RpiSettings(4), {"pull": 22, "edge": 32, "bouncetime": 10}),
-        (RpiSettings(4, active_low=False), {"pull": 22, "edge": 31, "bouncetime": 10}),
-        (RpiSettings(4, pull=Pull.DOWN), {"pull": 21, "edge": 32, "bouncetime": 10}),
-        (RpiSettings(4, pull=Pull.NONE), {"pull": 20, "edge": 32, "bouncetime": 10}),
-        (RpiSettings(4, debounce_ms=0), {"pull": 22, "edge": 32, "bouncetime": None}),
+        (RpiSettings(4), {"pull": 22, "edge": 33, "bouncetime": 10}),
+        (RpiSettings(4, active_low=False), {"pull": 22, "edge": 33, "bouncetime": 10}),
+        (RpiSettings(4, pull=Pull.DOWN), {"pull": 21, "edge": 33, "bouncetime": 10}),
+        (RpiSettings(4, pull=Pull.NONE), {"pull": 20, "edge": 33, "bouncetime": 10}),
+        (RpiSettings(4, debounce_ms=0), {"pull": 22, "edge": 33, "bouncetime": None}),
     ],
 )
 def test_the_settings_reach_the_library(

@@ -11,6 +11,8 @@ TALK = Path("/mnt/talk")  # a folder that the machine around it shares: each wri
 PLAN, STORY, PULSES, SAID = "plan.json", "story", "pulses", "said"
 NS_BYTES = 8  # in PULSES: when a pulse began, guest's CLOCK_MONOTONIC, little-endian
 PULSES_PORT = 0xE9  # of the processor; each byte that the guest puts there stands in PULSES
+LINE, COUNTER_LINE, WITNESS = 3, 4, 5  # of the chip; the second one is the counter's (wired.c)
+COUNTER = Path("/sys/bus/counter/devices/counter0/count0")
 EVENTS_MAX = 1024  # gpiolib-cdev.c, as hal.gpio_line: told here by the test, not by the product
 
 
@@ -21,6 +23,8 @@ class Play(StrEnum):
     CUT = "cut"  # pulses without end, each told before it begins
     REST = "rest"  # no more pulses: the last step is closed, the program ends in order
     RACE = "race"  # edges that no one waits for, on several cores
+    BESIDE = "beside"  # pulses while the program is away, and a counter beside the line
+    S0 = "s0"  # pulses as a contact of S0 makes them, and some while the program stands still
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,25 +32,30 @@ class Plan:
     """One boot.
 
     Attributes:
-        pulse: the table `[source]` beyond the driver, TOML.
+        source: the table `[source]`, TOML.
         edges: that one pulse has, of those that the driver asks for.
         speed: community seconds in a machine second.
         origin_ms: community time when the guest's monotonic clock began.
         sync_ms: `sync_machine_ms`.
         pulses: how many are emitted, where they are counted.
         gap_ms: between two pulses of CUT, at least.
+        stalled: pulses of S0 while the program stands still, after the others.
         is_synced: false for a program that skips every fsync, as a defect would.
+        is_tuned: false for a configuration that says nothing beyond the source: the system's clock,
+            and all that is by default.
     """
 
     play: Play
-    pulse: str
+    source: str
     edges: int
     speed: int
     origin_ms: int
     sync_ms: int = 1_000
     pulses: int = 4_000
     gap_ms: float = 4.0
+    stalled: int = 0
     is_synced: bool = True
+    is_tuned: bool = True
 
     def encode(self) -> str:
         return json.dumps(asdict(self))

@@ -11,8 +11,17 @@ from typing import Any
 import pytest
 
 from cryptometer import records
-from cryptometer.records import Broker, Bundle, ChainRecord, Mark, Registration, RunStart
-from cryptometer.steps import NS_PER_MS, NS_PER_S, step_start_ms
+from cryptometer.records import (
+    Batch,
+    Broker,
+    Bundle,
+    ChainRecord,
+    Ending,
+    Mark,
+    Registration,
+    RunStart,
+)
+from cryptometer.steps import NS_PER_MS, NS_PER_S, ClockSource, step_start_ms
 from firmware import folder
 from firmware.outbox import Outbox
 from hal.files import DiskDirectory
@@ -20,7 +29,7 @@ from hal.keyfile import create_key
 from tests.core.community import FIRST_STEP, STEP_S, Village
 from tests.kernel.account import Life, counted, marked, settle
 from tests.kernel.machine import ROOT, Boot, Machine
-from tests.kernel.plan import EVENTS_MAX, Plan, Play
+from tests.kernel.plan import COUNTER, EVENTS_MAX, LINE, WITNESS, Plan, Play
 from tests.keys import signer
 
 CUTS = int(os.environ.get("CRYPTOMETER_CUTS", "20"))
@@ -28,14 +37,16 @@ BOOT_MAX_S = 600.0  # of a core that others use as well; 20 to 30 of one that is
 SPEED = 30  # a step in 30 s, and a boot in far less than the four steps ahead that are believed
 ORIGIN_MS = step_start_ms(FIRST_STEP + 2, STEP_S)
 SYNC_MS = 1_000
+SETTLED_NS = 5 * NS_PER_MS  # a contact of S0 is, by then (IEC 62053-31)
 OFF_NS = 5 * NS_PER_S
 EARLY = 0.25  # of the cuts come before the work is steady
 # A pulse is taken 200 ms after it came at the latest (`gather_machine_ms`) and is made durable
 # `sync_ms` after that; the rest is what an emulated core that others use takes for it.
 BOUND_NS = (SYNC_MS + 200 + 1_000) * NS_PER_MS
-ANY = 'pulse = "any"\ndebounce_us = 0\n'
-OWN = """\
-pulse = "own"
+LINES = f'driver = "gpio"\nchip = "/dev/gpiochip0"\noffset = {LINE}\n'
+ANY = f'{LINES}pulse = "any"\ndebounce_us = 0\n'
+OWN = f"""\
+{LINES}pulse = "own"
 
 [source.own]
 bounce_us = 1
@@ -74,9 +85,9 @@ class Board:
         self.steady_s = 20.0  # from power-on to steady work, as the newest boot took
         self.lasts_s = (0.0, 4.0)  # from there to a cut, of the guest's time
 
-    def plan(self, play: Play, pulse: str, edges: int, **changes: Any) -> Plan:
+    def plan(self, play: Play, source: str, edges: int, **changes: Any) -> Plan:
         fields: dict[str, Any] = {"speed": SPEED, "sync_ms": SYNC_MS, **changes}
-        return Plan(play, pulse, edges, origin_ms=self._origin_ms, **fields)
+        return Plan(play, source, edges, origin_ms=self._origin_ms, **fields)
 
     def pass_by(self, life: Life) -> None:
         """Time goes on from where a boot was, and `OFF_NS`, in which nobody was there."""
@@ -118,11 +129,11 @@ def ends(board: Board, boot: Boot, longest_s: float = BOOT_MAX_S) -> dict[str, i
     return boot.story
 
 
-@pytest.mark.parametrize(("pulse", "edges"), [(ANY, 1), (OWN, 2)], ids=["any", "own"])
+@pytest.mark.parametrize(("source", "edges"), [(ANY, 1), (OWN, 2)], ids=["any", "own"])
 def test_every_edge_is_counted_up_to_what_the_kernel_keeps_and_beyond_it_declared(
-    board: Board, pulse: str, edges: int
+    board: Board, source: str, edges: int
 ) -> None:
-    boot = board.machine.boot(board.plan(Play.LIMITS, pulse, edges, speed=90))
+    boot = board.machine.boot(board.plan(Play.LIMITS, source, edges, speed=90))
     told = ends(board, boot)
     chain = board.chain()
     emitted, dropped = told["emitted"], told["overflowed"] * edges - EVENTS_MAX
@@ -140,10 +151,10 @@ def test_every_edge_is_counted_up_to_what_the_kernel_keeps_and_beyond_it_declare
     assert not marked(chain, Mark.NOISE)
 
 
-def live(board: Board, pulse: str, edges: int, draw: random.Random, **changes: Any) -> Life:
+def live(board: Board, source: str, edges: int, draw: random.Random, **changes: Any) -> Life:
     """One boot, and its end by a power cut: one in four anywhere between power-on and steady work,
     by the time that the machine around it has, the others at some time of the guest's later."""
-    plan = board.plan(Play.CUT, pulse, edges, **changes)
+    plan = board.plan(Play.CUT, source, edges, **changes)
     boot = board.machine.boot(plan)
     if draw.random() < EARLY:
         time.sleep(draw.uniform(0, board.steady_s))
@@ -170,22 +181,22 @@ def life_of(boot: Boot, plan: Plan, *, is_cut: bool) -> Life:
     )
 
 
-def finish(board: Board, pulse: str, edges: int) -> Life:
+def finish(board: Board, source: str, edges: int) -> Life:
     """The last boot: no pulses, and an end in order."""
-    plan = board.plan(Play.REST, pulse, edges)
+    plan = board.plan(Play.REST, source, edges)
     boot = board.machine.boot(plan)
     ends(board, boot)
     return life_of(boot, plan, is_cut=False)
 
 
-@pytest.mark.parametrize(("pulse", "edges"), [(ANY, 1), (OWN, 2)], ids=["any", "own"])
+@pytest.mark.parametrize(("source", "edges"), [(ANY, 1), (OWN, 2)], ids=["any", "own"])
 def test_a_power_cut_costs_what_was_not_synced_yet_and_nothing_counts_twice(
-    board: Board, pulse: str, edges: int
+    board: Board, source: str, edges: int
 ) -> None:
     seed = int(os.environ.get("CRYPTOMETER_SEED", time.time_ns() % 10**6))
     draw = random.Random(seed)
-    lives = [live(board, pulse, edges, draw) for _ in range(CUTS // 2)]
-    lives.append(finish(board, pulse, edges))
+    lives = [live(board, source, edges, draw) for _ in range(CUTS // 2)]
+    lives.append(finish(board, source, edges))
     chain = board.chain()
     account = settle(chain, lives, BOUND_NS)
     print(
@@ -208,7 +219,7 @@ def test_a_program_that_does_not_sync_is_seen(board: Board) -> None:
 def test_edges_that_the_kernel_merges_on_several_cores_are_declared_with_a_witness(
     board: Board,
 ) -> None:
-    plan = board.plan(Play.RACE, f"witness = 5\n{OWN}", 2, speed=90, pulses=2_000)
+    plan = board.plan(Play.RACE, f"witness = {WITNESS}\n{OWN}", 2, speed=90, pulses=2_000)
     told = ends(board, board.machine.boot(plan, cores=2))
     chain = board.chain()
     missing = told["emitted"] - counted(chain)
@@ -217,3 +228,52 @@ def test_edges_that_the_kernel_merges_on_several_cores_are_declared_with_a_witne
     assert missing >= 0
     assert lost > 0 or not missing
     assert lost <= 2 * told["emitted"]
+
+
+def test_what_came_while_the_program_was_away_is_recovered_from_a_counter_beside_the_line_once(
+    board: Board,
+) -> None:
+    """The kernel's own `interrupt-cnt`: the end of each pulse, where the line counts its beginning.
+    What was dropped while the program stood still is lost, as without it."""
+    source = f'{ANY}counter = "{COUNTER}"\n'
+    told = ends(board, board.machine.boot(board.plan(Play.BESIDE, source, 1, speed=90, pulses=500)))
+    chain = board.chain()
+    runs = [body.ending for body in chain if isinstance(body, RunStart)]
+    print(f"\n{told}\n{runs}, {marked(chain, Mark.BURST)} pulses of a burst")
+    assert runs == [Ending.FIRST, Ending.STOPPED, Ending.UNKNOWN, Ending.STOPPED]
+    assert told["counted_beside"] - told["counted_before"] == told["emitted"]
+    assert counted(chain) == told["emitted"] - told["dropped"]
+    # A killed program had read some without journalling them; and what a run has declared the next
+    # one may declare again.
+    assert marked(chain, Mark.RECOVERED) >= told["missed"] > 0
+    assert marked(chain, Mark.LOST) >= told["dropped"] > 0
+    assert not marked(chain, Mark.NOISE)
+
+
+def test_bouncing_pulses_of_s0_are_counted_as_they_are_with_what_is_by_default(
+    board: Board,
+) -> None:
+    """The kernel's debounce of 10 ms, the system's clock, durable after 5 s."""
+    plan = board.plan(Play.S0, LINES, 1, speed=1, pulses=300, stalled=100, is_tuned=False)
+    told = ends(board, board.machine.boot(plan))
+    chain = board.chain()
+    print(f"\n{told}, {marked(chain, Mark.BURST)} pulses of a burst")
+    assert told["slowest_ns"] < SETTLED_NS
+    assert counted(chain) == plan.pulses + plan.stalled
+    assert not any(marked(chain, mark) for mark in (Mark.LOST, Mark.NOISE, Mark.RECOVERED))
+    sources = {body.clock.source for body in chain if isinstance(body, Batch)}
+    assert sources == {ClockSource.SYSTEM}
+
+
+def test_bouncing_pulses_of_s0_are_counted_through_the_interface_of_rpi_gpio(board: Board) -> None:
+    """What it does not know: in which step a pulse came that came about its end."""
+    source = f'driver = "rpi"\noffset = {LINE}\n'
+    plan = board.plan(Play.S0, source, 2, speed=90, pulses=300)
+    told = ends(board, board.machine.boot(plan))
+    chain = board.chain()
+    straddling = marked(chain, Mark.STRADDLE)
+    print(f"\n{told}, {straddling} pulses of which the step is not sure")
+    assert told["slowest_ns"] < SETTLED_NS
+    assert counted(chain) == plan.pulses
+    assert straddling > 0
+    assert not any(marked(chain, mark) for mark in (Mark.LOST, Mark.NOISE, Mark.RECOVERED))
