@@ -1,6 +1,6 @@
 """A simulated meter's day on a bad line, through its decoder, until its readings are believed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -50,17 +50,9 @@ def live(
     """
     random = Random(seed)
     gate = Plausible(limits)
-    truth = []
-    sent = []
-    used = random.randrange(10**6) * WH_NS  # in W · ns
-    power_w = 0
-    for number in range(messages):
-        if number % 40 == 0:
-            power_w = random.choice((0, random.randrange(300), random.randrange(limits.power_w)))
-        used += power_w * period_ns
-        truth.append(used // WH_NS)
-        sent.append(message(truth[-1], power_w, number * period_ns // NS_PER_S))
+    truth: list[int] = []
     whole, believed, wrong = set(), set(), []
+    sent = _sent(message, limits.power_w, truth, messages, period_ns, Random(seed + 1))
     for number, (came, is_whole) in enumerate(damaged(sent, share, random, ways)):
         if is_whole:
             whole.add(number)
@@ -77,6 +69,25 @@ def live(
                         if _wh(good, limits.register) not in truth[first : last + 1]:
                             wrong.append(good)
     return Lived(messages, len(whole), len(whole & believed), tuple(wrong))
+
+
+def _sent(
+    message: Callable[[int, int, int], bytes],
+    power_max_w: int,
+    truth: list[int],
+    messages: int,
+    period_ns: int,
+    random: Random,
+) -> Iterator[bytes]:
+    """A day's messages; what each says is put down in `truth`, Wh."""
+    used = random.randrange(10**6) * WH_NS  # in W · ns
+    power_w = 0
+    for number in range(messages):
+        if number % 40 == 0:
+            power_w = random.choice((0, random.randrange(300), random.randrange(power_max_w)))
+        used += power_w * period_ns
+        truth.append(used // WH_NS)
+        yield message(truth[-1], power_w, number * period_ns // NS_PER_S)
 
 
 def _wh(reading: Reading, register: Register) -> int | None:
