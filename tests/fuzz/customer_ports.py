@@ -17,7 +17,7 @@ from tests.fuzz.target import Target
 _SAMPLE_NS = 10**9
 
 
-def _readings(data: bytes, make: Callable[[], IndexDecoder], most: int) -> list[Reading]:
+def readings(data: bytes, make: Callable[[], IndexDecoder], most: int) -> list[Reading]:
     """What comes of it at once, which must be what comes of it in pieces."""
     at_once = make().receive(data, _SAMPLE_NS)
     decoder, pieces = make(), []
@@ -28,20 +28,20 @@ def _readings(data: bytes, make: Callable[[], IndexDecoder], most: int) -> list[
         raise FalseAcceptance("it matters how the bytes are cut")
     if any(len(one.detail) > 200 for one in at_once if isinstance(one, Refusal)):
         raise FalseAcceptance("a refusal without a bound")
-    readings = [one for one in at_once if isinstance(one, Reading)]
-    if len(at_once) > len(data) or len(readings) > 1 + len(data) // 50:
+    found = [one for one in at_once if isinstance(one, Reading)]
+    if len(at_once) > len(data) or len(found) > 1 + len(data) // 50:
         raise FalseAcceptance("more than the bytes can say")
-    if sum(len(text) for one in readings for _, text in one.fields) > 20 * max(most, len(data)):
+    if sum(len(text) for one in found for _, text in one.fields) > 20 * max(most, len(data)):
         raise FalseAcceptance("more text than there was")
-    if not readings:
+    if not found:
         raise Rejected(Reason.MALFORMED, "no reading")
-    return readings
+    return found
 
 
 def _read_linky(data: bytes) -> None:
     """Every reading's registers stand in the bytes as they are written."""
     bare = bytes(byte & 0x7F for byte in data)
-    for one in _readings(data, LinkyDecoder, FRAME_MAX):
+    for one in readings(data, LinkyDecoder, FRAME_MAX):
         fields = dict(one.fields)
         written = [
             (label, f"{index.value:09}")
@@ -57,7 +57,7 @@ def _read_linky(data: bytes) -> None:
 
 
 def _read_p1(data: bytes) -> None:
-    for one in _readings(data, P1Decoder, TELEGRAM_MAX):
+    for one in readings(data, P1Decoder, TELEGRAM_MAX):
         if any(f"{code}({text})".encode() not in data for code, text in one.fields
                if not text.startswith("(") and code != "/"):  # fmt: skip
             raise FalseAcceptance("a line that was not said")

@@ -7,6 +7,7 @@ from tests.fuzz.customer_ports import CUSTOMER_PORTS
 from tests.fuzz.dlms import DLMS
 from tests.fuzz.gate import GATEWAY
 from tests.fuzz.modbus import MODBUS
+from tests.fuzz.optical_ports import OPTICAL_PORTS
 from tests.fuzz.target import Target
 
 TARGETS: tuple[Target, ...] = (
@@ -17,4 +18,5 @@ TARGETS: tuple[Target, ...] = (
     *MODBUS,
     *CUSTOMER_PORTS,
     *DLMS,
+    *OPTICAL_PORTS,
 )

@@ -15,6 +15,8 @@ from cryptometer.records import Record
 from firmware import outbox
 from firmware.outbox import Outbox
 from gateway.door import Door, Verdicts
+from hal.index import sml
+from hal.index.d0 import D0Decoder
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.scene import held
 from tests.fuzz.targets import TARGETS
@@ -71,6 +73,8 @@ PLANTED: dict[str, tuple[str, object, str, Callable[..., object]]] = {
     "a note that nobody checks": ("checkpoint", PublicKey, "verify", _nothing),
     "a place that is signed twice": ("outbox", outbox, "_check_continues", _nothing),
     "a word on another chain": ("acknowledgement", Outbox, "_is_at", _true),
+    "a file's sum that nobody checks": ("sml", sml, "_is_sum", _true),
+    "a block check that nobody checks": ("d0", D0Decoder, "_verify", _nothing),
     "a refused message that is kept": ("door", Door, "_answer_refused", _keep),
 }
 
