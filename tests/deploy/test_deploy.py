@@ -13,7 +13,9 @@ from cryptometer.settings import read_settings
 from firmware.config import read_config
 from gateway.folder import initialise, open_folder
 from hal.gpio_line import GpioSettings
+from hal.index.modbus_map import Status
 from hal.keyplace import TokenPlace, TpmPlace, read_place
+from hal.modbus_bus import ModbusSettings, check_settings
 from hal.modem_line import Edge, ModemSettings, ModemSignal
 from hal.pulse_shape import Preset
 from hal.serial_line import SerialSettings
@@ -150,6 +152,14 @@ def test_the_example_of_a_modem_line_is_valid_and_drawn_as_it_is_configured() ->
     assert "3.3 V ──[ 1 kΩ ]──┬──────── RX" in wiring
     assert "closed below 0.8 V, open above 2.5 V" in wiring
     assert "closed: 2.5 to 3 mA, below 0.8 V; open: above 2.5 V" in words
+
+
+def test_the_example_of_a_modbus_meter_is_valid() -> None:
+    text = (DEPLOY / "examples" / "modbus-meter.toml").read_text()
+    settings = dict(read_config(tomllib.loads(text)).source)
+    assert settings.pop("driver") == "modbus"
+    meter_map, _ = check_settings(read_settings(ModbusSettings, settings, "[source]"))
+    assert meter_map.status is Status.VERIFIED
 
 
 @pytest.mark.parametrize(
