@@ -335,12 +335,14 @@ class MeterClock:
         unix_s: UTC; None if it leaves something open, or does not say how far it is from UTC.
         degraded: it doubts itself: invalid, doubtful, or set from another base.
         summer: daylight saving is in force; None if it does not say.
+        deviation_min: from its local time to UTC, minutes; None if it does not say.
     """
 
     text: str
     unix_s: int | None
     degraded: bool
     summer: bool | None
+    deviation_min: int | None = None
 
 
 _OPEN = 0xFF
@@ -396,6 +398,7 @@ def decode_clock(raw: bytes) -> MeterClock:
         unix_s,
         degraded=status != _OPEN and bool(status & _STATUS_DOUBT),
         summer=None if status == _OPEN else bool(status & _STATUS_SUMMER),
+        deviation_min=None if deviation == _DEVIATION_OPEN else deviation,
     )
 
 

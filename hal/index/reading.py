@@ -162,3 +162,35 @@ class Conversation(IndexDecoder, Protocol):
     def speak(self, now_ns: int) -> bytes:
         """What to send now; called after every `receive`. Empty: nothing."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """One row of a meter's own load profile: its indexes as they stood at an earlier moment.
+
+    Attributes:
+        identity: the meter's own number.
+        imported, exported: the registers; None if the profile has none.
+        at_s: when, by the meter's clock, unix seconds UTC.
+        caveats: what the row lacks.
+    """
+
+    identity: str
+    imported: Index | None
+    exported: Index | None
+    at_s: int
+    caveats: frozenset[Caveat] = frozenset()
+
+
+class Remembering(Conversation, Protocol):
+    """A conversation that can also ask for what a meter kept while nobody listened."""
+
+    def ask_past(self, from_s: int, to_s: int) -> None:
+        """Asks for the rows from one moment up to another one, unix seconds, when the line is free
+        next."""
+        ...
+
+    def take_past(self) -> list[Past | Refusal]:
+        """The rows that came since, in order of time; a refusal for each question that gave
+        none."""
+        ...
