@@ -39,7 +39,8 @@ test-captures:
 test-deep:
 	@$(MAKE) --no-print-directory simulate SEEDS=1000
 	CRYPTOMETER_KILLS=1000 $(BIN)/python -m pytest tests/system/test_kill.py
-	CRYPTOMETER_FRAMES=90000 $(PYTEST) tests/hal/index/test_linky.py tests/hal/index/test_p1.py
+	CRYPTOMETER_FRAMES=90000 $(PYTEST) tests/hal/index/test_linky.py tests/hal/index/test_p1.py \
+		tests/hal/index/test_d0.py tests/hal/index/test_sml.py
 
 # Every decoder under a fuzzer guided by coverage, in an environment of its own (x86-64). Ends with
 # an error when an input crashed a decoder or was let through wrongly. fuzz-keep then takes the

@@ -186,7 +186,7 @@ def test_a_meter_is_asked_in_the_words_of_iec62056_21() -> None:
     for answer, speed in zip(answers["messages"], identifications, strict=True):
         assert answer[:2] == ["TST", speed]
     for (address, speed), (request, choice) in zip(cases, answers["said"], strict=True):
-        conversation = D0Asked(Asking(10**10, address))
+        conversation = D0Asked(Asking(10**10, address, is_7e1=True))
         assert conversation.speak(0).hex() == request
         conversation.receive(identifications[speed], 10**9)
         due_ns = conversation.due_ns

@@ -23,8 +23,9 @@ from hal.index.reading import Caveat, Index, Reading, Refusal, Refused, Register
 MESSAGE_MAX = 16_384  # bytes: long ones, with the values of a year of months, have five thousand
 SILENCE_NS = 2 * NS_PER_S  # between two bytes there are at most 1.5 s
 
-_STX, _ETX, _BLANK = 0x02, 0x03, b"\r\n\0 "
+_STX, _ETX, _BLANK = b"\x02", b"\x03", b"\r\n\0 "
 _SLASH, _END, _LINE_END = b"/", b"!", b"\r\n"
+_STARTS = _SLASH + _STX
 _REQUEST = b"/?"  # what a meter is asked with; an optical head may return it
 
 SEVEN_BITS = bytes(value & 0x7F for value in range(256))  # for bytes.translate
@@ -146,7 +147,7 @@ class D0Decoder:
         """Where the next message begins; -1: nowhere yet."""
         text = self._text
         slash, stx = text.find(_SLASH, 1), text.find(_STX, 1)
-        if stx >= 0 and text[0] != _STX:
+        if stx >= 0 and not text.startswith(_STX):
             stx = text.find(_STX, stx + 1)  # the first one is its own
         return min((at for at in (slash, stx) if at >= 0), default=-1)
 
@@ -163,10 +164,14 @@ class D0Decoder:
         if _STX in text[:end]:
             if len(text) <= after and not is_over:
                 return False
-            if text[after : after + 1] == bytes((_ETX,)):
+            following = text[after : after + 1]
+            if following == _ETX:
                 if len(text) <= after + 1:
                     return False
                 check, after = text[after + 1], after + 2
+            elif following.strip(_BLANK + _STARTS):
+                found.append(self._refuse(Refused.FORM, "data behind the end mark", after))
+                return True
         self._judge(end, after, check, found)
         return True
 
@@ -244,7 +249,7 @@ def _read(text: bytes) -> _Message:
             raise _Bad(Refused.FORM, "an identification that is none")
         fields.append(("identification", line[1:].decode("ascii")))
         text = text.removeprefix(_LINE_END)
-    lines = text.removeprefix(bytes((_STX,))).split(_LINE_END)
+    lines = text.removeprefix(_STX).split(_LINE_END)
     if lines.pop():
         raise _Bad(Refused.FORM, "a last line that does not end")
     sets = [one for line in lines for one in _sets(line.decode("ascii"))]

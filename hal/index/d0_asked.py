@@ -51,7 +51,8 @@ class Asking:
         baud_max: the fastest that the head can do; 0: whatever the meter offers.
         reads_mode_e: a meter that offers mode E is asked for its data in mode C.
         wakes: zero bytes are sent before each question.
-        is_8n1: the line cannot do 7E1, and the parity bit is made here.
+        is_7e1: parity bits are the line's own affair. Without it they are made here, and checked
+            by the decoder: a line of eight bits without parity is as long, and shows them.
     """
 
     period_ns: int
@@ -59,7 +60,7 @@ class Asking:
     baud_max: int = 0
     reads_mode_e: bool = True
     wakes: bool = False
-    is_8n1: bool = False
+    is_7e1: bool = False
 
 
 class _Doing(Enum):
@@ -98,9 +99,9 @@ class D0Asked:
 
     @property
     def form(self) -> LineForm:
-        if self._asking.is_8n1:
-            return LineForm(self._baud)
-        return LineForm(self._baud, 7, Parity.EVEN)
+        if self._asking.is_7e1:
+            return LineForm(self._baud, 7, Parity.EVEN)
+        return LineForm(self._baud)
 
     @property
     def due_ns(self) -> int | None:
@@ -119,9 +120,7 @@ class D0Asked:
         if now_ns < self._due_ns:
             return b""
         sent = self._say(now_ns)
-        if self._asking.is_8n1:
-            sent = sent.translate(_WITH_PARITY)
-        return sent
+        return sent if self._asking.is_7e1 else sent.translate(_WITH_PARITY)
 
     def _say(self, now_ns: int) -> bytes:
         """What is said now that the time for it has come, and how it goes on."""

@@ -18,7 +18,7 @@ from hal.index.plausible import Limits, Plausible
 from hal.index.reading import Index, LineForm, Parity, Reading, Refusal, Refused, Register
 
 PERIOD_NS = 60 * NS_PER_S
-ASKING = Asking(PERIOD_NS)
+ASKING = Asking(PERIOD_NS, is_7e1=True)
 PLATE = Plate("TST", "METER 1.0", Mode.C)
 CHARACTER_BITS = 10
 SEVEN = bytes(value & 0x7F for value in range(256))
@@ -162,8 +162,10 @@ def test_what_is_said_and_when_the_speed_changes() -> None:
 
 def test_only_the_meter_that_is_called_answers() -> None:
     called = replace(PLATE, address="10020030")
-    assert reasons(line_to(called, Asking(PERIOD_NS, "10020030")).run(NS_PER_S * 9)) == ["reading"]
-    outcome = line_to(called, Asking(PERIOD_NS, "10020031")).run(NS_PER_S * 30)
+    assert reasons(line_to(called, replace(ASKING, address="10020030")).run(NS_PER_S * 9)) == [
+        "reading"
+    ]
+    outcome = line_to(called, replace(ASKING, address="10020031")).run(NS_PER_S * 30)
     assert reasons(outcome) == [Refused.SILENT] * TRIES
     with pytest.raises(ValueError, match="no device address"):
         D0Asked(Asking(PERIOD_NS, "1!\r\n"))
@@ -184,7 +186,7 @@ def test_a_meter_that_must_be_woken_hears_zero_bytes_first() -> None:
 
 
 def test_a_line_of_eight_bits_carries_parity_that_is_made_here() -> None:
-    line = line_to(PLATE, replace(ASKING, is_8n1=True))
+    line = line_to(PLATE, replace(ASKING, is_7e1=False))
     line.damage = with_parity
     assert reasons(line.run(10 * NS_PER_S)) == ["reading"]
     assert line.sent[0][1:] == (LineForm(300), with_parity(b"/?!\r\n"))

@@ -1,5 +1,6 @@
 """SML push: what is read, what is refused, and what a bad line does to it."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from random import Random
@@ -338,7 +339,8 @@ def test_no_bytes_make_it_raise_or_keep_more_than_a_file(parts: list[bytes]) -> 
 
 # --- A day on a bad line. ------------------------------------------------------------------------
 
-DAY_S = 86_400
+# A day has 21,600 of them: so many in an ordinary run.
+MESSAGES = int(os.environ.get("CRYPTOMETER_FRAMES") or 3_000)
 PERIOD_S = 4  # between two files; meters take one to four seconds
 POWER_W = 20_000
 
@@ -353,7 +355,7 @@ def test_a_day_of_damage_gives_no_wrong_index_and_keeps_what_is_whole(share: flo
         SmlDecoder(),
         Limits(IDENTITY, Register.IMPORT, POWER_W),
         file,
-        messages=DAY_S // PERIOD_S,
+        messages=MESSAGES,
         period_ns=PERIOD_S * NS_PER_S,
         share=share,
         seed=1,
