@@ -245,6 +245,10 @@ class _Bus:
             self._lose(str(lost))
         except asyncio.CancelledError:
             pass
+        except Exception as error:
+            # A fault of ours: nobody must wait for this thread, and it must be seen.
+            self._lose(f"{self.line.place} is not asked any more: {error!r}")
+            raise
         finally:
             self._loop.close()
 
@@ -333,11 +337,13 @@ class _Bus:
         refusal = await self._settle(line, meter)
         if refusal is not None:
             return refusal
-        registers: list[int] = []
+        registers: list[int | None] = []
         asked: list[Asked] = []
         for question in meter.map.index:
             answer = await self._ask(line, meter, question)
-            if answer.refusal is not None:
+            if answer.is_unknown and meter.map.can_lack(question):
+                registers += [None] * question.count
+            elif answer.refusal is not None:
                 return answer.refusal
             registers += answer.registers
             asked.append(answer.asked)
@@ -351,6 +357,8 @@ class _Bus:
             fields += (("model", meter.model),)
         if meter.map.status is not Status.VERIFIED:
             fields += (("status", meter.map.status),)
+        if meter.map.resettable:
+            fields += (("resettable", meter.map.resettable),)
         return replace(outcome, fields=fields)
 
     async def _settle(self, line: ModbusLine, meter: ModbusMeter) -> Refusal | None:

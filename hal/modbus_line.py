@@ -11,7 +11,7 @@ import logging
 import termios
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pymodbus import FramerType
@@ -44,6 +44,7 @@ _ERRORS = {
     10: "gateway path unavailable",
     11: "gateway target failed to respond",
 }
+_NO_SUCH_REGISTER = 2
 _BY_GATEWAY = frozenset({10, 11})  # its word that the meter is silent
 PARITIES = {Parity.NONE: "N", Parity.EVEN: "E", Parity.ODD: "O"}
 
@@ -90,11 +91,13 @@ class Answer:
         registers: those that were asked for; empty where there is a refusal.
         refusal: why there are none.
         asked: when it was sent and answered.
+        is_unknown: the meter says that it has no such registers.
     """
 
     registers: tuple[int, ...]
     refusal: Refusal | None
     asked: Asked
+    is_unknown: bool = False
 
 
 class ModbusLine:
@@ -159,7 +162,7 @@ class ModbusLine:
             code = response.exception_code
             why = f"meter {address} answers: {_ERRORS.get(code, 'error')} ({code})"
             reason = Refused.SILENT if code in _BY_GATEWAY else Refused.METER_ERROR
-            return self._refuse(reason, why)
+            return replace(self._refuse(reason, why), is_unknown=code == _NO_SUCH_REGISTER)
         registers = tuple(response.registers)
         if response.function_code != question.function or len(registers) != question.count:
             return self._refuse(Refused.FORM, f"meter {address} answers another question")

@@ -230,11 +230,13 @@ async def _examine(asker: _Asker, maps: Sequence[MeterMap]) -> Found:
 async def _read(asker: _Asker, meter_map: MeterMap, model: str) -> Found:
     serial = await asker.name(meter_map.serial)
     found = Found(asker.line, asker.address, meter_map, bool(model), serial, model)
-    registers: list[int] = []
+    registers: list[int | None] = []
     asked: list[Asked] = []
     for question in meter_map.index:
         answer = await asker.ask_twice(question)
-        if answer.refusal is not None:
+        if answer.is_unknown and meter_map.can_lack(question):
+            registers += [None] * question.count
+        elif answer.refusal is not None:
             return replace(found, note=answer.refusal.detail)
         registers += answer.registers
         asked.append(answer.asked)
@@ -277,6 +279,7 @@ def _about(one: Found) -> list[str]:
     ]
     if one.reading is not None:
         told += [("import", _kwh(one.reading.imported)), ("export", _kwh(one.reading.exported))]
+    told.append(("can be set back:", one.map.resettable))
     lines += [f"  {label} {text}" for label, text in told if text]
     lines += [f"  {text}" for text in (one.note, one.map.note) if text]
     return lines

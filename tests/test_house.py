@@ -113,6 +113,8 @@ def test_the_wheel_ships_all_four_packages_and_the_record_schema(wheel: list[str
             assert str(file.relative_to(ROOT)) in shipped
         assert f"{package}/py.typed" in shipped
     assert "cryptometer/records.cddl" in shipped
+    for file in (ROOT / "hal" / "index" / "maps").iterdir():
+        assert str(file.relative_to(ROOT)) in shipped
 
 
 def test_the_wheel_ships_nothing_else(wheel: list[str]) -> None:

@@ -110,6 +110,8 @@ class Number:
         resolution: a float is rounded to 10**`resolution` Wh; of an integer it is the exponent.
         sentinels: raw values that say "not available", as unsigned integers.
         resettable: somebody can set it back.
+        optional: not every meter of the map has it: one that has not says "not available", or that
+            there is no such register.
     """
 
     addresses: tuple[int, ...]
@@ -119,6 +121,7 @@ class Number:
     resolution: int
     sentinels: tuple[int, ...]
     resettable: bool
+    optional: bool = False
 
     @property
     def width(self) -> int:
@@ -211,6 +214,22 @@ class MeterMap:
         return sum(one.count for one in self.index)
 
     @property
+    def resettable(self) -> str:
+        """Which of its registers somebody can set back; empty: none."""
+        named = (("import", self.imported), ("export", self.exported))
+        return ", ".join(label for label, one in named if one is not None and one.resettable)
+
+    def can_lack(self, question: Question) -> bool:
+        """Whether a meter of this map may say that it has no such registers."""
+        end = question.address + question.count
+        asked = [
+            one
+            for one in (self.imported, self.exported)
+            if one is not None and any(question.address <= at < end for at in one.addresses)
+        ]
+        return bool(asked) and all(one.optional for one in asked)
+
+    @property
     def probe(self) -> Question:
         """A question whose answer cannot be taken for one that tells the index: once it is
         answered, a meter that answers in order has none left to give late."""
@@ -240,6 +259,7 @@ class _NumberTable:
     resolution: int | None = setting("of ten, in Wh: what a float is rounded to", None)
     sentinels: list[int] | None = setting("raw values that say: not available", None)
     resettable: bool = setting("whether somebody can set it back")
+    optional: bool = setting("whether some of the meters do not have it", False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,7 +365,14 @@ def _number(table: _NumberTable | None, unit: Unit, where: str) -> Number | None
         raise ConfigurationError(f"{where} resolution is from {EXPONENT_MIN} to {EXPONENT_MAX}")
     sentinels = _integers(table.sentinels or [], 0, 2**64 - 1, f"{where} sentinels")
     number = Number(
-        addresses, table.type, table.words, table.exponent, resolution, sentinels, table.resettable
+        addresses,
+        table.type,
+        table.words,
+        table.exponent,
+        resolution,
+        sentinels,
+        table.resettable,
+        table.optional,
     )
     if max(addresses) + number.width > ADDRESS_MAX + 1:
         raise ConfigurationError(f"{where} addresses end at {ADDRESS_MAX}")
@@ -477,6 +504,10 @@ class _Unreadable(Exception):  # noqa: N818 - what a register says, told in its 
     """A register that says no index."""
 
 
+class _Missing(_Unreadable):
+    """A register that says that there is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """When an answer's question was sent, and when the answer was there: monotonic time."""
@@ -487,7 +518,7 @@ class Asked:
 
 def decode_index(
     meter_map: MeterMap,
-    registers: Sequence[int],
+    registers: Sequence[int | None],
     identity: str,
     asked: Asked,
     constant: Fraction | None = None,
@@ -496,7 +527,8 @@ def decode_index(
 
     Args:
         meter_map: of the meter.
-        registers: of the answers to the map's questions, one after the other.
+        registers: of the answers to the map's questions, one after the other; None for each that
+            the meter says it does not have.
         identity: the meter's, as it was asked for before.
         asked: when.
         constant: pulses per kWh, of a map in pulses.
@@ -511,9 +543,15 @@ def decode_index(
             if number is not None:
                 index = _decode_number(meter_map, number, registers, constant)
             values.append(index)
+        except _Missing as why:
+            if number is None or not number.optional:
+                return Refusal(Refused.FORM, f"the {label} register {why}", asked.ended_ns)
+            values.append(None)
         except _Unreadable as why:
             return Refusal(Refused.FORM, f"the {label} register {why}", asked.ended_ns)
-    said = " ".join(f"{one & 0xFFFF:04x}" for one in registers)
+    if values == [None, None]:
+        return Refusal(Refused.NO_INDEX, "the meter has neither register", asked.ended_ns)
+    said = " ".join("----" if one is None else f"{one & 0xFFFF:04x}" for one in registers)
     fields = (("map", meter_map.id), ("registers", said))
     return Reading(identity, values[0], values[1], asked.began_ns, asked.ended_ns, fields=fields)
 
@@ -572,12 +610,15 @@ def encode_name(name: Name, text: str) -> list[int]:
 
 
 def _decode_number(
-    meter_map: MeterMap, number: Number, registers: Sequence[int], constant: Fraction | None
+    meter_map: MeterMap, number: Number, registers: Sequence[int | None], constant: Fraction | None
 ) -> Index:
     total = Fraction(0)
     for address in number.addresses:
         at = _place(meter_map, address)
-        total += _decode_value(number, registers[at : at + number.width])
+        words = [one for one in registers[at : at + number.width] if one is not None]
+        if len(words) < number.width:
+            raise _Missing("is not there")
+        total += _decode_value(number, words)
     if meter_map.unit is Unit.PULSES:
         if constant is None:
             raise _Unreadable("counts pulses, and nobody said how many are a kWh")
@@ -605,7 +646,7 @@ def _decode_value(number: Number, words: Sequence[int]) -> Fraction:
     ordered = words if number.words is Words.HIGH_FIRST else words[::-1]
     raw = b"".join(word.to_bytes(2, "big") for word in ordered)
     if int.from_bytes(raw, "big") in number.sentinels:
-        raise _Unreadable(f"says 'not available' ({raw.hex()})")
+        raise _Missing(f"says 'not available' ({raw.hex()})")
     [value] = struct.unpack(_STRUCTS[number.type], raw)
     if not math.isfinite(value):
         raise _Unreadable(f"is no number ({raw.hex()})")

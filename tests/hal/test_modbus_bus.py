@@ -24,14 +24,15 @@ from pymodbus.simulator import DataType, SimData, SimDevice
 
 from cryptometer.errors import ConfigurationError
 from cryptometer.steps import NS_PER_MS
+from hal import modbus_bus
 from hal.index.modbus_map import Question
 from hal.index.plausible import Limits, Plausible
 from hal.index.reading import Parity, Reading, Refusal, Refused, Register
-from hal.modbus_bus import Buses, ModbusMeter, ModbusSettings
+from hal.modbus_bus import QUEUE_MAX, Buses, ModbusMeter, ModbusSettings
 from hal.modbus_line import BusLine, Framing, find_answer
 from hal.modbus_maps import load_map
 from hal.modbus_meter import SimulatedBus, SimulatedMeter
-from hal.ports import LineLost
+from hal.ports import IndexSource, LineLost
 from tests.hal.index.damage import damaged
 from tests.hal.modbus_end import (
     Behaviour,
@@ -105,7 +106,9 @@ def test_an_rtu_meter_says_its_number_and_both_its_indexes() -> None:
     with far_end(meters(7)) as end:
         before_ns = time.monotonic_ns()
         with opened(replace(FAST, device=end.device)) as meter:
+            source: IndexSource = meter
             reading = first_reading(meter)
+        assert source.due_ns is None
         assert reading.identity == "19210043"
         assert reading.imported is not None
         assert reading.exported is not None
@@ -168,6 +171,28 @@ def test_a_map_of_the_users_own_is_a_file(tmp_path: Path) -> None:
     assert reading.identity == "own@7"
 
 
+def test_a_meter_that_lacks_a_register_it_may_lack_is_read_without_it() -> None:
+    def behave(request: Request) -> bytes | None:
+        if request.shape == (4, 0x5C):
+            return error(request, code[0])
+        return answer(
+            request,
+            {(4, 0x1300): [0x4B52, *[0] * 6], (4, 0x0B): [73], (4, 0x3E): [9, 0]}[request.shape],
+        )
+
+    code = [2]
+    with far_end(behave) as end:
+        settings = replace(FAST, device=end.device, map="gavazzi-em24")
+        with opened(settings) as meter:
+            reading = first_reading(meter)
+            code[0] = 4  # that it cannot now is another matter
+            said = hear(meter, lambda said: bool(reasons(said)))
+    assert reading.exported is None
+    assert reading.imported is not None
+    assert reading.imported.uwh == 900 * 10**6
+    assert reasons(said) == {Refused.METER_ERROR}
+
+
 # --- Who speaks. ---------------------------------------------------------------------------------
 
 
@@ -196,6 +221,21 @@ def test_a_meter_that_was_exchanged_says_its_own_number() -> None:
         serial[1] = 2
         silent.clear()
         assert first_reading(meter).identity == "2"
+
+
+def test_a_meter_that_is_exchanged_while_it_answers_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(modbus_bus, "NAMES_NS", 0)
+    registers = dict(SDM)
+    with far_end(meters(7, registers=registers)) as end:
+        with opened(replace(FAST, device=end.device)) as meter:
+            first_reading(meter)
+            registers[SERIAL] = [0, 5]
+            said = hear(meter, lambda said: any(one.identity == "5" for one in readings(said)))
+            registers.update({SERIAL: [0, 6], MODEL: [137]})
+            assert first_refusal(meter).reason is Refused.OTHER_METER
+    assert not reasons(said)
 
 
 def test_a_meter_without_a_readable_number_is_refused() -> None:
@@ -334,6 +374,31 @@ def test_a_dead_meter_does_not_keep_the_others_waiting() -> None:
     # Asked every time it would take ten of eleven parts of the bus. So it is asked ever more
     # rarely: each pause is twice the one before.
     assert 2 <= len(dead) <= 3 + math.log2(spent_s * 1000 / period_ms)
+
+
+def test_a_lost_answer_is_asked_for_again_at_once() -> None:
+    turn = iter(range(10**6))
+
+    def behave(request: Request) -> bytes | None:
+        if request.shape == INDEX and next(turn) % 2:
+            return None
+        return answer(request, SDM[request.shape])
+
+    with far_end(behave) as end:
+        settings = replace(FAST, device=end.device, answer_machine_ms=30, retries=3)
+        with opened(settings) as meter:
+            said = hear(meter, lambda said: len(readings(said)) >= 6)
+    assert not reasons(said)
+
+
+def test_what_nobody_takes_is_bounded_and_the_newest_is_kept() -> None:
+    with far_end(meters(7)) as end, opened(replace(FAST, device=end.device)) as meter:
+        while len(end.asked) < QUEUE_MAX + 60:
+            time.sleep(0.02)
+        taken = readings(list(meter.take().said))
+        newest_ns = end.asked[-1].at_ns
+    assert len(taken) == QUEUE_MAX
+    assert newest_ns - taken[-1].ended_ns < NS_PER_S
 
 
 def test_a_meter_that_comes_back_is_found() -> None:

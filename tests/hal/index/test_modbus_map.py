@@ -237,6 +237,22 @@ def test_what_a_meter_says_to_be_missing_is_refused() -> None:
     assert "not available" in found.detail
 
 
+def test_a_register_that_not_every_meter_has_may_be_missing() -> None:
+    both = replace(
+        one_number(number_of(NumberType.U16)),
+        exported=replace(number_of(NumberType.U16), addresses=(20,), sentinels=(9,), optional=True),
+        index=(Question(4, 10, 1), Question(4, 20, 1)),
+    )
+    for missing in (9, None):
+        found = decode_index(both, [7, missing], "", AT)
+        assert isinstance(found, Reading)
+        assert found.exported is None
+    for registers in ([None, 1], [None, None]):
+        assert isinstance(decode_index(both, registers, "", AT), Refusal)
+    assert not both.can_lack(both.index[0])
+    assert both.can_lack(both.index[1])
+
+
 def test_a_float_is_rounded_to_the_resolution_that_the_map_states() -> None:
     number = replace(number_of(NumberType.F32), exponent=3, resolution=1)
     [value] = struct.unpack(">f", struct.pack(">f", 230.2))
