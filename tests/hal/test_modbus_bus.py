@@ -23,7 +23,7 @@ from pymodbus.server.base import ModbusBaseServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
 from cryptometer.errors import ConfigurationError
-from cryptometer.steps import NS_PER_MS
+from cryptometer.steps import NS_PER_MS, NS_PER_S
 from hal import modbus_bus
 from hal.index.modbus_map import Question
 from hal.index.plausible import Limits, Plausible
@@ -228,13 +228,13 @@ def test_a_meter_that_is_exchanged_while_it_answers_is_found_out(
 ) -> None:
     monkeypatch.setattr(modbus_bus, "NAMES_NS", 0)
     registers = dict(SDM)
-    with far_end(meters(7, registers=registers)) as end:
-        with opened(replace(FAST, device=end.device)) as meter:
-            first_reading(meter)
-            registers[SERIAL] = [0, 5]
-            said = hear(meter, lambda said: any(one.identity == "5" for one in readings(said)))
-            registers.update({SERIAL: [0, 6], MODEL: [137]})
-            assert first_refusal(meter).reason is Refused.OTHER_METER
+    behave = meters(7, registers=registers)
+    with far_end(behave) as end, opened(replace(FAST, device=end.device)) as meter:
+        first_reading(meter)
+        registers[SERIAL] = [0, 5]
+        said = hear(meter, lambda said: any(one.identity == "5" for one in readings(said)))
+        registers.update({SERIAL: [0, 6], MODEL: [137]})
+        assert first_refusal(meter).reason is Refused.OTHER_METER
     assert not reasons(said)
 
 
@@ -769,7 +769,7 @@ def test_the_simulated_meters_of_every_map_are_read_back() -> None:
 # --- A day on a bad line. ------------------------------------------------------------------------
 
 DAY_S = 86_400
-POLLS = int(os.environ.get("CRYPTOMETER_MODBUS_POLLS", DAY_S // 20))  # every 20 s
+POLLS = int(os.environ.get("CRYPTOMETER_MODBUS_POLLS", DAY_S // 30))  # every 30 s
 LINES = 8
 SHARE = 0.35
 WH_PER_MS = 1
@@ -801,7 +801,7 @@ class BadLine:
 
 
 def test_a_day_on_a_bad_line_gives_no_wrong_index_and_loses_few_answers() -> None:
-    """A day of polls every 20 s, as fast as the lines go: one answer of three is damaged."""
+    """A day of polls every 30 s, as fast as the lines go: one answer of three is damaged."""
     begun_ns = time.monotonic_ns()
     bad = [BadLine(seed, begun_ns) for seed in range(LINES)]
     said: list[list[Reading | Refusal]] = [[] for _ in bad]
