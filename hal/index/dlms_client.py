@@ -15,6 +15,7 @@ from hal.index.axdr import (
     Datum,
     Malformed,
     MeterClock,
+    NotRead,
     ScalerUnit,
     Tag,
     decode_clock,
@@ -193,7 +194,9 @@ class DlmsClient:
 
     @property
     def due_ns(self) -> int | None:
-        return self._link.due_ns if self._busy else self._next_ns
+        if self._busy or self._link.due_ns is not None:
+            return self._link.due_ns
+        return 0 if self._next_ns is None else self._next_ns
 
     @property
     def counter(self) -> int:
@@ -276,7 +279,8 @@ class DlmsClient:
         except Failed as failed:
             self._fail(failed.reason, failed.detail, at_ns)
         except Malformed as bad:
-            self._fail(Refused.FORM, str(bad), at_ns)
+            reason = Refused.UNSUPPORTED if isinstance(bad, NotRead) else Refused.FORM
+            self._fail(reason, str(bad), at_ns)
 
     def _fell(self, at_ns: int) -> None:
         """The link was taken down: after the public client comes the other one."""

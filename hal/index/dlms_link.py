@@ -284,7 +284,7 @@ class HdlcLink:
             case _State.ASKING if frame.numbered:
                 return self._take_information(frame)
             case _State.ASKING if kind & 0x0F in (Control.RR & 0x0F, Control.RNR & 0x0F):
-                self._take_ready(frame)
+                return self._take_ready(frame)
             case _State.ASKING | _State.UP if kind in (Control.DM & ~POLL, Control.FRMR & ~POLL):
                 return self._lose(Refused.METER_ERROR, "the meter gave up the link")
         return []
@@ -301,9 +301,11 @@ class HdlcLink:
         return [Up()]
 
     def _take_information(self, frame: Frame) -> list[Event]:
-        if frame.sent != self._received:
-            self._waiting.put(self._ready(), again=True)  # it was here before, or one is missing
-            return self._give_up_after_too_many()
+        if frame.sent != self._received:  # it was here before, or one is missing
+            if not self._waiting.may_try_again:
+                return self._lose(Refused.FORM, "the meter sends one frame again and again")
+            self._waiting.put(self._ready(), again=True)
+            return []
         if self._segments or frame.expected != self._sent:
             return self._lose(Refused.FORM, "the meter answers before the question is complete")
         self._received = (self._received + 1) % 8
@@ -320,17 +322,15 @@ class HdlcLink:
             return self._lose(Refused.FORM, "an answer without the header of a server")
         return [Answer(bytes(self._answer[3:]), self._question_ns, frame.ended_ns)]
 
-    def _give_up_after_too_many(self) -> list[Event]:
-        if self._waiting.may_try_again:
-            return []
-        return self._lose(Refused.FORM, "the meter sends one frame again and again")
-
-    def _take_ready(self, frame: Frame) -> None:
+    def _take_ready(self, frame: Frame) -> list[Event]:
         if frame.expected != self._sent:
+            if not self._waiting.may_try_again:
+                return self._lose(Refused.FORM, "the meter does not take what it is sent")
             self._waiting.put(self._last, again=True)
         elif self._segments:
             self._send_segment()
         # Else it has the question, and works on the answer: the time-out asks again.
+        return []
 
     def _fall(self) -> list[Event]:
         self._state = _State.DOWN
