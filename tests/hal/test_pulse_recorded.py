@@ -2,10 +2,13 @@
 and what was not told is declared.
 
 Only times are taken over, each with its source. Where a recording has one kind of edge alone, every
-time at which the other kind may have come is tried.
+time at which the other kind may have come is tried. Our own are those of a simulated line, as a
+kernel told them to a guest of `make test-kernel`.
 """
 
+import json
 from itertools import accumulate, pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -120,3 +123,15 @@ def test_spikes_as_of_a_relay_that_switches_beside_the_line_are_no_energy(
     told = found([(us, index % 2 == 0) for index, us in enumerate(spikes)])
     assert told.times_ns == []
     assert told.noise >= len(gaps) - 1
+
+
+def test_edges_that_a_kernel_told_of_a_bouncing_line_make_as_many_pulses_as_were_emitted() -> None:
+    """From one to the next, ns; the first one is on. No bounce lasts longer than 5 ms."""
+    path = Path(__file__).parents[1] / "vectors" / "kernel-edges.json"
+    gaps = json.loads(path.read_text())
+    rests = sum(gap > 25_000 * NS_PER_US for gap in gaps[::2])
+    edges = enumerate(accumulate(gaps, initial=0))
+    told = found([(at_ns / NS_PER_US, number % 2 == 0) for number, at_ns in edges])
+    assert len(gaps) > 6 * rests  # it bounces
+    assert (len(told.times_ns), told.noise, told.lost) == (rests, 0, 0)
+    assert rests > 90

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.kernel.plan import NS_BYTES, PLAN, PULSES, PULSES_PORT, STORY, Plan, read_story
+from tests.kernel.plan import EDGES, NS_BYTES, PLAN, PULSES, PULSES_PORT, STORY, Plan, read_story
 
 ROOT = Path(__file__).parents[2]
 MADE = ROOT / ".kernel"  # scripts/kernel.sh
@@ -137,6 +137,12 @@ class Boot:
         return [
             int.from_bytes(raw[at : at + NS_BYTES], "little") for at in range(0, whole, NS_BYTES)
         ]
+
+    @property
+    def edges(self) -> list[tuple[int, bool]]:
+        """Those of the line beside, whole once the boot has ended: a time and whether it is on."""
+        pairs = [line.split() for line in (self._talk / EDGES).read_text().splitlines()]
+        return [(int(at_ns), is_on == "1") for at_ns, is_on in pairs]
 
     @property
     def said(self) -> str:

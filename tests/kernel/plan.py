@@ -9,9 +9,11 @@ from typing import Self
 STATE = Path("/mnt/state")  # in the guest: the device's folder, on the disk of its own
 TALK = Path("/mnt/talk")  # a folder that the machine around it shares: each write is there at once
 PLAN, STORY, PULSES, SAID = "plan.json", "story", "pulses", "said"
+EDGES = "edges"  # of a line beside, as the kernel told them: a time in ns and 1 or 0, a line each
 NS_BYTES = 8  # in PULSES: when a pulse began, guest's CLOCK_MONOTONIC, little-endian
 PULSES_PORT = 0xE9  # of the processor; each byte that the guest puts there stands in PULSES
-LINE, COUNTER_LINE, WITNESS = 3, 4, 5  # of the chip; the second one is the counter's (wired.c)
+# Of the chip; the counter's is also told in wired.c.
+LINE, COUNTER_LINE, WITNESS, RECORDED = 3, 4, 5, 6
 COUNTER = Path("/sys/bus/counter/devices/counter0/count0")
 EVENTS_MAX = 1024  # gpiolib-cdev.c, as hal.gpio_line: told here by the test, not by the product
 

@@ -1,10 +1,12 @@
 """The board's program on a real kernel: every edge of a line is counted once, or declared."""
 
 import compileall
+import json
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,15 @@ from firmware import folder
 from firmware.outbox import Outbox
 from hal.files import DiskDirectory
 from hal.keyfile import create_key
+from hal.pulse_shape import PRESETS, Found, Preset, Recogniser
 from tests.core.community import FIRST_STEP, STEP_S, Village
 from tests.kernel.account import Life, counted, marked, settle
 from tests.kernel.machine import ROOT, Boot, Machine
 from tests.kernel.plan import COUNTER, EVENTS_MAX, LINE, WITNESS, Plan, Play
 from tests.keys import signer
 
+KEPT = os.environ.get("CRYPTOMETER_KEEP_EDGES")  # set: a vector is written anew
+KEPT_MAX = 800
 CUTS = int(os.environ.get("CRYPTOMETER_CUTS", "20"))
 BOOT_MAX_S = 600.0  # of a core that others use as well; 20 to 30 of one that is free
 SPEED = 30  # a step in 30 s, and a boot in far less than the four steps ahead that are believed
@@ -250,12 +255,21 @@ def test_what_came_while_the_program_was_away_is_recovered_from_a_counter_beside
     assert not marked(chain, Mark.NOISE)
 
 
+def keep(edges: Sequence[tuple[int, bool]]) -> None:
+    """The first of them as a vector: ns from one to the next, the first one on, by turns."""
+    assert [is_on for _, is_on in edges] == [number % 2 == 0 for number in range(len(edges))]
+    times = [at_ns for at_ns, _ in edges[:KEPT_MAX]]
+    gaps = [after - before for before, after in pairwise(times)]
+    (ROOT / "tests/vectors/kernel-edges.json").write_text(json.dumps(gaps) + "\n")
+
+
 def test_bouncing_pulses_of_s0_are_counted_as_they_are_with_what_is_by_default(
     board: Board,
 ) -> None:
     """The kernel's debounce of 10 ms, the system's clock, durable after 5 s."""
     plan = board.plan(Play.S0, LINES, 1, speed=1, pulses=300, stalled=100, is_tuned=False)
-    told = ends(board, board.machine.boot(plan))
+    boot = board.machine.boot(plan)
+    told = ends(board, boot)
     chain = board.chain()
     print(f"\n{told}, {marked(chain, Mark.BURST)} pulses of a burst")
     assert told["slowest_ns"] < SETTLED_NS
@@ -263,6 +277,14 @@ def test_bouncing_pulses_of_s0_are_counted_as_they_are_with_what_is_by_default(
     assert not any(marked(chain, mark) for mark in (Mark.LOST, Mark.NOISE, Mark.RECOVERED))
     sources = {body.clock.source for body in chain if isinstance(body, Batch)}
     assert sources == {ClockSource.SYSTEM}
+    # The same edges by their shape.
+    recogniser, found = Recogniser(PRESETS[Preset.S0_CLASS_B], is_on=False, now_ns=0), Found()
+    for at_ns, is_on in boot.edges:
+        recogniser.add(at_ns, is_on=is_on, found=found)
+    assert len(boot.edges) > 2 * plan.pulses
+    assert (len(found.times_ns), found.noise, found.lost) == (plan.pulses, 0, 0)
+    if KEPT:
+        keep(boot.edges)
 
 
 def test_bouncing_pulses_of_s0_are_counted_through_the_interface_of_rpi_gpio(board: Board) -> None:
