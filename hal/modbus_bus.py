@@ -165,8 +165,10 @@ class ModbusMeter:
         said = []
         while self._said:
             said.append(self._said.popleft())
-        if not said and self._bus.lost:
-            raise LineLost(self._bus.lost)
+        if self._bus.lost:
+            if not said:
+                raise LineLost(self._bus.lost)
+            self.wake()  # for that, next time
         return Heard(tuple(said))
 
     def close(self) -> None:

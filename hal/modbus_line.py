@@ -18,9 +18,9 @@ from pymodbus import FramerType
 from pymodbus.client import AsyncModbusSerialClient, AsyncModbusTcpClient
 from pymodbus.client.base import ModbusBaseClient
 from pymodbus.exceptions import ConnectionException, ModbusException
-from pymodbus.framer.rtu import FramerRTU
 
 from cryptometer.steps import NS_PER_MS, NS_PER_S
+from hal.index.modbus_frame import find_answer
 from hal.index.modbus_map import Asked, Question
 from hal.index.reading import Parity, Refusal, Refused
 from hal.ports import LineLost
@@ -30,8 +30,6 @@ CONNECT_S = 3.0
 # 3.5 characters of 11 bits of silence divide frames, 1.75 ms from 19,200 baud on (Modbus over
 # serial line V1.02, 2.5.1.1).
 _GAP_BITS, _GAP_LEAST_NS = 39, 1_750_000
-_ERROR_BIT = 0x80
-_FRAME_LEAST = 5  # bytes: address, function, one of content, two of the CRC
 _HEARD_MAX = 260  # bytes of a frame at most are 256
 # Modbus application protocol V1.1b3, 7.
 _ERRORS = {
@@ -240,23 +238,3 @@ class ModbusLine:
             )
         client.ctx.count_until_disconnect = client.ctx.max_until_disconnect = 2**62
         return client
-
-
-def find_answer(heard: bytes, address: int, question: Question) -> bytes:
-    """The frame that answers an RTU question, among what came since it was sent; empty if none is
-    whole. It may be the meter's word that it cannot answer."""
-    head = bytes([address, question.function, 2 * question.count])
-    error = bytes([address, question.function | _ERROR_BIT])
-    for at in range(len(heard) - _FRAME_LEAST + 1):
-        if heard.startswith(head, at):
-            frame = heard[at : at + _FRAME_LEAST + 2 * question.count]
-        elif heard.startswith(error, at):
-            frame = heard[at : at + _FRAME_LEAST]
-        else:
-            continue
-        whole = len(frame) >= _FRAME_LEAST and (
-            frame[1] != question.function or len(frame) == _FRAME_LEAST + 2 * question.count
-        )
-        if whole and FramerRTU.check_CRC(frame[:-2], int.from_bytes(frame[-2:], "big")):
-            return frame
-    return b""

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import hal.index
 from cryptometer.errors import Reason, Rejected
+from hal.index.modbus_frame import find_answer
 from hal.index.modbus_map import (
     INDEX_MAX_WH,
+    REGISTERS_MAX,
     Asked,
     MeterMap,
+    Question,
     check_vector,
     decode_index,
     decode_name,
@@ -19,6 +22,7 @@ from hal.index.modbus_map import (
 from hal.index.reading import Reading
 from tests.fuzz.scene import FalseAcceptance
 from tests.fuzz.target import BY_MESSAGE, Target, text_of
+from tests.hal.modbus_end import crc, framed
 
 _FOLDER = Path(hal.index.__file__).with_name("maps")
 _MAPS = [read_map(file.read_text(), file.stem) for file in sorted(_FOLDER.glob("*.toml"))]
@@ -71,7 +75,32 @@ def _seeds() -> list[bytes]:
     ]
 
 
+def _read_frame(data: bytes) -> None:
+    """Address, function and number of registers, then what came."""
+    if len(data) < 3:
+        raise Rejected(Reason.MALFORMED, "no question")
+    question = Question(3 + data[1] % 2, 0, 1 + data[2] % REGISTERS_MAX)
+    found = find_answer(data[3:], data[0], question)
+    if not found:
+        raise Rejected(Reason.MALFORMED, "no answer")
+    whole = [5, 5 + 2 * question.count]
+    if found not in data[3:] or len(found) not in whole or found[0] != data[0]:
+        raise FalseAcceptance(f"{found.hex()} answers {question}")
+    if crc(found[:-2]) != found[-2:]:
+        raise FalseAcceptance(f"{found.hex()} has a wrong checksum")
+
+
+def _frames() -> list[bytes]:
+    body = bytes([7, 4, 8]) + bytes(range(8))
+    return [
+        bytes([7, 1, 3]) + framed(body),
+        bytes([7, 1, 3]) + b"\x00\x07" + framed(body) + b"\xff",
+        bytes([7, 0, 3]) + framed(bytes([7, 0x83, 2])),
+    ]
+
+
 MODBUS: tuple[Target, ...] = (
+    Target("modbus-frame", ("hal.index.modbus_frame.find_answer",), _read_frame, _frames),
     Target(
         "modbus-map",
         ("hal.index.modbus_map.read_map", "hal.index.modbus_map.read_constant"),

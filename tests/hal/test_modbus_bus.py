@@ -25,11 +25,12 @@ from pymodbus.simulator import DataType, SimData, SimDevice
 from cryptometer.errors import ConfigurationError
 from cryptometer.steps import NS_PER_MS, NS_PER_S
 from hal import modbus_bus
+from hal.index.modbus_frame import find_answer
 from hal.index.modbus_map import Question
 from hal.index.plausible import Limits, Plausible
 from hal.index.reading import Parity, Reading, Refusal, Refused, Register
 from hal.modbus_bus import QUEUE_MAX, Buses, ModbusMeter, ModbusSettings
-from hal.modbus_line import BusLine, Framing, find_answer
+from hal.modbus_line import BusLine, Framing
 from hal.modbus_maps import load_map
 from hal.modbus_meter import SimulatedBus, SimulatedMeter
 from hal.ports import IndexSource, LineLost
@@ -863,7 +864,7 @@ def test_an_answer_among_noise_is_found_whole_or_not_at_all(
     assert found
     assert crc(found[:-2]) == found[-2:]
     assert found[0] == address
-    assert find_answer(before, address, question) in (b"", found) or before
+    assert len(find_answer(before, address, question)) <= len(before)
     assert not find_answer(framed(body)[:-1], address, question)
 
 
