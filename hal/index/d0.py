@@ -9,23 +9,35 @@ as the one before, down to the number of digits of an index. A meter that once s
 must always.
 
 A meter's identity is the first of these that it states, and that is not empty or zero: 0.0.9,
-96.1.0, C.1.0, C.1, 96.1.255, 0.0.0. The first ones come from its maker and stay; 0.0.0 may be set
-by others. Its clock, 0.9.1 and 0.9.2, is of local time and told in `fields` only.
+96.1.0, C.1.0, C.1, 96.1.255, 0.0.0, 0.0.1. The first ones come from its maker and stay; the last
+ones may be set by others. Its clock, 0.9.1 and 0.9.2, is of local time and told in `fields` only.
+
+What meters do against the standard, and is read all the same: no end of the line before the end
+mark (Pafal, Siemens); `*00` at the registers of now where no others are (Pafal); no unit, which is
+kWh then, with a caveat.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cryptometer.steps import NS_PER_S
 from hal.index.arrivals import Arrivals
-from hal.index.reading import Caveat, Index, Reading, Refusal, Refused, Register
+from hal.index.reading import (
+    UWH_EXPONENT,
+    Caveat,
+    Index,
+    Reading,
+    Refusal,
+    Refused,
+    Register,
+)
 
 MESSAGE_MAX = 16_384  # bytes: long ones, with the values of a year of months, have five thousand
 SILENCE_NS = 2 * NS_PER_S  # between two bytes there are at most 1.5 s
 
 _STX, _ETX, _BLANK = b"\x02", b"\x03", b"\r\n\0 "
 _SLASH, _END, _LINE_END = b"/", b"!", b"\r\n"
-_STARTS = _SLASH + _STX
 _REQUEST = b"/?"  # what a meter is asked with; an optical head may return it
 
 SEVEN_BITS = bytes(value & 0x7F for value in range(256))  # for bytes.translate
@@ -35,9 +47,9 @@ IDENTIFICATION = re.compile(rb"/([A-Za-z]{3})([ -~])((?:\\[ -~])*)([ -.0-~]{0,32
 _SET = re.compile(r"([0-9A-Za-z.:*&#-]{0,24})((?:\([^()/!\x00-\x1f\x7f]{0,128}\))+)")
 _ADDRESS = re.compile(r"(?:(?:0-0|1-[01]):)?([0-9A-Z]{1,3}(?:\.[0-9]{1,3}){1,2})(?:\*255)?")
 _CODE = re.compile(r"([12])\.8\.([0-9]{1,2})")
-_INDEX = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,6}))?(?:\*(.*))?")
+_INDEX = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,9}))?(?:\*(.*))?")
 _EXPONENTS = {"kWh": 3, "Wh": 0, "MWh": 6, None: 3}
-_IDENTITIES = ("0.0.9", "96.1.0", "C.1.0", "C.1", "96.1.255", "0.0.0")
+_IDENTITIES = ("0.0.9", "96.1.0", "C.1.0", "C.1", "96.1.255", "0.0.0", "0.0.1")
 _REGISTERS = {"1": Register.IMPORT, "2": Register.EXPORT}
 
 
@@ -67,7 +79,13 @@ class D0Decoder:
     """From bytes to readings. It takes messages with and without an identification, and with and
     without a block check; bytes may carry their parity bit."""
 
-    def __init__(self) -> None:
+    def __init__(self, called: str = "") -> None:
+        """
+        Args:
+            called: what the meter was called by, and answered to: it names one that does not name
+                itself.
+        """
+        self._called = called
         self._came = Arrivals()
         self._text = bytearray()  # the same, without parity bits
         self._is_open = False  # a message begins with the first byte
@@ -162,14 +180,14 @@ class D0Decoder:
             return True
         check = None
         if _STX in text[:end]:
-            if len(text) <= after and not is_over:
+            rest = text[after:].lstrip(_BLANK)
+            if not rest and not is_over:
                 return False
-            following = text[after : after + 1]
-            if following == _ETX:
+            if text.startswith(_ETX, after):
                 if len(text) <= after + 1:
                     return False
                 check, after = text[after + 1], after + 2
-            elif following.strip(_BLANK + _STARTS):
+            elif rest and not rest.startswith((_STX, _SLASH)):
                 found.append(self._refuse(Refused.FORM, "data behind the end mark", after))
                 return True
         self._judge(end, after, check, found)
@@ -185,7 +203,7 @@ class D0Decoder:
             self._verify(after, check)
             over = after
             message = _read(bytes(self._text[:end]))
-            reading = _reading(message, began_ns, ended_ns)
+            reading = _reading(message, self._called, began_ns, ended_ns)
             self._compare(message.layout)
         except _Bad as bad:
             found.append(self._refuse(bad.reason, bad.detail, over))
@@ -250,8 +268,6 @@ def _read(text: bytes) -> _Message:
         fields.append(("identification", line[1:].decode("ascii")))
         text = text.removeprefix(_LINE_END)
     lines = text.removeprefix(_STX).split(_LINE_END)
-    if lines.pop():
-        raise _Bad(Refused.FORM, "a last line that does not end")
     sets = [one for line in lines for one in _sets(line.decode("ascii"))]
     fields += [(address, " ".join(values)) for address, values in sets]
     named = tuple((_code(address), values) for address, values in sets)
@@ -287,12 +303,15 @@ def _shape(address: str, values: list[str]) -> str:
     return f"{address} {values[0].translate(_ANY_DIGIT)}"
 
 
-def _reading(message: _Message, began_ns: int, ended_ns: int) -> Reading:
+def _reading(message: _Message, called: str, began_ns: int, ended_ns: int) -> Reading:
     caveats = {Caveat.WEAK_CHECK}
-    registers = _registers(message, caveats)
+    registers = _registers(message.sets, caveats)
+    if not registers:
+        now = [(_code(code.removesuffix("*00")), values) for code, values in message.sets]
+        registers = _registers(now, caveats)
     if not registers:
         raise _Bad(Refused.NO_INDEX, "the message has no register of energy")
-    identity = _identity(message)
+    identity = _identity(message) or called
     if not identity:
         raise _Bad(Refused.NO_IDENTITY, "the message does not say which meter it is of")
     return Reading(
@@ -314,11 +333,13 @@ def _identity(message: _Message) -> str:
     )
 
 
-def _registers(message: _Message, caveats: set[Caveat]) -> dict[Register, Index]:
+def _registers(
+    sets: Iterable[tuple[str, list[str]]], caveats: set[Caveat]
+) -> dict[Register, Index]:
     """The totals; or, where one is missing, the sum of the tariffs if they are all there: from the
     first on, without a gap."""
     found: dict[Register, dict[int, Index]] = {}
-    for code, values in message.sets:
+    for code, values in sets:
         register = _CODE.fullmatch(code)
         if register is None:
             continue
@@ -345,4 +366,7 @@ def _index(code: str, value: str, caveats: set[Caveat]) -> Index:
     whole, decimals, unit = written.groups()
     if unit is None:
         caveats.add(Caveat.UNIT_ASSUMED)
-    return Index(int(whole + (decimals or "")), _EXPONENTS[unit] - len(decimals or ""))
+    exponent = _EXPONENTS[unit] - len(decimals or "")
+    if exponent < UWH_EXPONENT:
+        raise _Bad(Refused.FORM, f"{code} is finer than energy is counted: {value}")
+    return Index(int(whole + (decimals or "")), exponent)

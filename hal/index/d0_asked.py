@@ -47,7 +47,8 @@ class Asking:
 
     Attributes:
         period_ns: from one question to the next.
-        address: its device address; empty: whichever meter is there.
+        address: its device address; empty: whichever meter is there. It is the identity of a meter
+            whose data have none, as some short readouts.
         baud_max: the fastest that the head can do; 0: whatever the meter offers.
         reads_mode_e: a meter that offers mode E is asked for its data in mode C.
         wakes: zero bytes are sent before each question.
@@ -85,7 +86,7 @@ class D0Asked:
         if not _ADDRESS.fullmatch(asking.address):
             raise ValueError(f"no device address: {asking.address!r}")
         self._asking = asking
-        self._decoder = D0Decoder()
+        self._decoder = D0Decoder(asking.address)
         self._doing = _Doing.RESTING
         self._baud = FIRST_BAUD
         self._data_baud = FIRST_BAUD

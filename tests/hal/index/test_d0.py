@@ -76,7 +76,8 @@ def test_a_message_says_which_meter_both_registers_and_all_else_as_text(message:
         ("1.8.0(1*Wh)", Index(1)),
         ("1-0:1.8.0*255(000012.3*kWh)", Index(123, 2)),
         ("1-1:1.8.0(12*MWh)", Index(12, 6)),
-        ("1.8.0(0000001.123456*kWh)", Index(1_123_456, -3)),
+        ("1.8.0(007459.78471652*kWh)", Index(745_978_471_652, -5)),
+        ("1.8.0*00(000783.16)(000783.16)", Index(78_316, 1)),
         ("0.9.2(260101)0.9.1(120000)1.8.0(5*kWh)(26-01-01)", Index(5, 3)),
         ("1.8.1(1.5*kWh)\r\n1.8.2(20*Wh)\r\n1.8.0*01(7*kWh)\r\n1.8.0&02(8*kWh)", Index(1_520)),
         ("1.8.0(9*kWh)\r\n1.8.1(1*kWh)\r\n1.8.0(9*kWh)", Index(9, 3)),
@@ -109,6 +110,18 @@ def test_the_makers_number_names_the_meter_before_one_that_others_set(
     [outcome] = decode(data_message([*lines, "1.8.0(1*kWh)"]))
     assert isinstance(outcome, Reading)
     assert outcome.identity == identity
+
+
+def test_the_last_line_may_end_with_the_end_mark() -> None:
+    [reading] = decode(pushed_message("PAF5EC3", LINES).replace(b"\r\n!", b"!"))
+    assert isinstance(reading, Reading)
+    assert reading.imported == Index(12_345_678)
+
+
+def test_a_meter_that_does_not_name_itself_has_the_name_it_was_called_by() -> None:
+    [reading] = decode(data_message(["1.8.0(5*kWh)"]), D0Decoder("12345678"))
+    assert isinstance(reading, Reading)
+    assert reading.identity == "12345678"
 
 
 def test_a_data_message_without_its_check_counts_once_the_line_is_silent() -> None:
@@ -191,7 +204,8 @@ def test_bytes_of_odd_parity_are_refused() -> None:
         "1.8.0(12*kvarh)",
         "1.8.0(12*KWH)",
         "1.8.0(1234567890123*kWh)",
-        "1.8.0(1.1234567*kWh)",
+        "1.8.0(1.1234567*Wh)",
+        "1.8.0(1.1234567891*kWh)",
         "1.8.0()",
         "1.8.0(12*kWh",
         "1.8.0 12*kWh)",
