@@ -4,13 +4,17 @@ on a TCP port.
 
 import asyncio
 import logging
+import os
+import select
 import threading
 import time
+import tty
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from pathlib import Path
 
 from pymodbus.constants import ExcCodes
 from pymodbus.server import ModbusSerialServer, ModbusTcpServer
@@ -22,6 +26,7 @@ from hal.modbus_line import PARITIES, BusLine
 from hal.ports import LineLost
 from hal.terminal import why_unopened
 
+_CARRIED_MAX = 4_096
 _SERIAL_ADDRESS_AT, _TCP_ADDRESS_AT = 0, 6  # in a frame
 
 
@@ -115,6 +120,51 @@ class SimulatedBus:
         self._is_ready.set()
         await self._stop.wait()
         server.close()
+
+
+class WiredEnds:
+    """A serial line without hardware: two pseudo-terminals that are wired to each other. The near
+    one, for whoever asks, is found under a link; `far` is for a `SimulatedBus`."""
+
+    def __init__(self, link: Path) -> None:
+        """
+        Args:
+            link: to make; another link there is replaced.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        self._masters, self._ends = zip(*(os.openpty() for _ in range(2)), strict=True)
+        for end in self._ends:
+            tty.setraw(end)  # an echo would answer instead of the meter
+        for master in self._masters:
+            os.set_blocking(master, False)
+        self.far = os.ttyname(self._ends[1])
+        self._link, self._stop = link, os.eventfd(0, os.EFD_CLOEXEC)
+        self._thread = threading.Thread(target=self._carry, daemon=True)
+        beside = link.with_name(f"{link.name}.{os.getpid()}")
+        beside.unlink(missing_ok=True)
+        beside.symlink_to(os.ttyname(self._ends[0]))
+        beside.replace(link)
+        self._thread.start()
+
+    def close(self) -> None:
+        os.eventfd_write(self._stop, 1)
+        self._thread.join()
+        self._link.unlink(missing_ok=True)
+        for one in (*self._masters, *self._ends, self._stop):
+            os.close(one)
+
+    def _carry(self) -> None:
+        while True:
+            ready, _, _ = select.select([*self._masters, self._stop], [], [])
+            if self._stop in ready:
+                return
+            for place, master in enumerate(self._masters):
+                if master in ready:
+                    # What a full line does not take is lost, as on a real one.
+                    with suppress(BlockingIOError):
+                        os.write(self._masters[1 - place], os.read(master, _CARRIED_MAX))
 
 
 def _device(meter: SimulatedMeter) -> SimDevice:

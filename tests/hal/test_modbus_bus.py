@@ -32,7 +32,7 @@ from hal.index.reading import Parity, Reading, Refusal, Refused, Register
 from hal.modbus_bus import QUEUE_MAX, Buses, ModbusMeter, ModbusSettings
 from hal.modbus_line import BusLine, Framing
 from hal.modbus_maps import load_map
-from hal.modbus_meter import SimulatedBus, SimulatedMeter
+from hal.modbus_meter import SimulatedBus, SimulatedMeter, WiredEnds
 from hal.ports import IndexSource, LineLost
 from tests.hal.index.damage import damaged
 from tests.hal.modbus_end import (
@@ -729,6 +729,19 @@ def test_mbpoll_reads_the_simulated_meters_over_rtu() -> None:
             assert "0x3039" in said  # 12345 hundredths of a kWh
             said = polled(*line, "-a", "5", "-t", "4:hex", "-r", str(0x8960), "-c", "2", near)
             assert "0x4232" in said
+
+
+def test_mbpoll_reads_a_simulated_meter_under_a_link(tmp_path: Path) -> None:
+    link = tmp_path / "bus"
+    with closing(WiredEnds(link)) as ends:
+        twin = simulated("inepro-pro380", 2, "")
+        with closing(SimulatedBus(BusLine(device=ends.far), [replace(twin, serial="12345678")])):
+            said = polled(
+                "-m", "rtu", "-b", "9600", "-P", "none",
+                "-a", "2", "-t", "4:float", "-B", "-r", str(0x600C), "-c", "1", str(link),
+            )  # fmt: skip
+    assert "123.456" in said
+    assert not link.is_symlink()
 
 
 def test_mbpoll_reads_a_simulated_meter_over_tcp() -> None:
