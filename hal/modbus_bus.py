@@ -220,6 +220,8 @@ class _Bus:
         meter = ModbusMeter(self, settings, meter_map, constant)
         with self._lock:
             self._meters.append(meter)
+            if self.lost:  # just now
+                meter.wake()
         self._nudge()
         return meter
 
