@@ -209,10 +209,12 @@ class DlmsClient:
         return self._script is not None or self._bringing is not None
 
     def ask_past(self, from_s: int, to_s: int) -> None:
-        while from_s < to_s and len(self._questions) < PAST_QUESTIONS_MAX:
+        """See `Remembering`; both ends are included. Beyond PAST_QUESTIONS_MAX days nothing more is
+        asked for."""
+        while from_s <= to_s and len(self._questions) < PAST_QUESTIONS_MAX:
             until_s = min(to_s, from_s + PAST_SPAN_S)
             self._questions.append((from_s, until_s))
-            from_s = until_s
+            from_s = until_s + 1
 
     def take_past(self) -> list[Past | Refusal]:
         past, self._past = self._past, []

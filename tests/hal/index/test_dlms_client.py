@@ -21,7 +21,12 @@ from hal.index.ciphering import (
 )
 from hal.index.dlms_answering import AnsweringMeter, MeterSettings
 from hal.index.dlms_association import Authentication, Terms
-from hal.index.dlms_client import ClientSettings, DlmsClient, Transport
+from hal.index.dlms_client import (
+    PAST_QUESTIONS_MAX,
+    ClientSettings,
+    DlmsClient,
+    Transport,
+)
 from hal.index.dlms_link import Patience
 from hal.index.dlms_meter import Told
 from hal.index.hdlc import Frame, HdlcReceiver
@@ -36,6 +41,7 @@ from hal.index.reading import (
     Refusal,
     Refused,
     Register,
+    Remembering,
 )
 from tests.hal.index.damage import WAYS
 
@@ -76,6 +82,7 @@ WAYS_THERE = [
     if (keys is not None or not (specific or authentication is Authentication.HLS_GMAC))
     and (transport is Transport.HDLC or physical is None)
 ]
+CLEAR = Way(Transport.WRAPPER, physical=None)
 SEALED = Way(Transport.WRAPPER, Authentication.HLS_GMAC, KEYS, physical=None)
 
 
@@ -186,7 +193,7 @@ def test_the_profile_fills_what_nobody_listened_to(way: Way) -> None:
     assert refused(line.run(60 * NS_PER_S)) == []
     rows = line.client.take_past()
     assert line.client.take_past() == []
-    assert {row.at_s for row in rows if isinstance(row, Past)} == set(
+    assert [row.at_s for row in rows if isinstance(row, Past)] == list(
         range(first_s, NOW_S, QUARTER_S)
     )
     for row in rows:
@@ -246,6 +253,17 @@ def counters_in(said: bytes) -> list[int]:
             if clear[0] == 0xC3:
                 found.append(int.from_bytes(clear[-16:-12], "big"))
     return found
+
+
+def test_it_is_a_conversation_that_remembers_and_wants_to_be_called_at_once() -> None:
+    client: Remembering = client_of(CLEAR, Random(1))
+    assert client.due_ns == 0
+
+
+def test_what_is_asked_of_the_past_is_bounded() -> None:
+    client = client_of(CLEAR, Random(1))
+    client.ask_past(0, 10 * 366 * 86_400)
+    assert len(client._questions) == PAST_QUESTIONS_MAX
 
 
 def test_nothing_is_logged_or_printed(
@@ -499,9 +517,6 @@ def test_another_meter_that_knows_the_keys_does_not_answer_in_its_place() -> Non
 
     found = run_against(replace(SEALED, authentication=Authentication.NONE), back)
     assert set(refused(found)) == {Refused.NOT_AUTHENTIC}
-
-
-CLEAR = Way(Transport.WRAPPER, physical=None)
 
 
 @pytest.mark.parametrize(

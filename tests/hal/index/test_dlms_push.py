@@ -23,7 +23,7 @@ from hal.index.dlms_meter import Layout, Style, Told, notification, telegram
 from hal.index.dlms_push import QUIET_NS, Framing, PushDecoder, PushSettings
 from hal.index.hdlc import Address, Control, Frame
 from hal.index.plausible import Limits, Plausible
-from hal.index.reading import Caveat, Index, Reading, Refusal, Refused, Register
+from hal.index.reading import Caveat, Index, IndexDecoder, Reading, Refusal, Refused, Register
 from tests.hal.index.damage import damaged
 
 KEYS = Keys(bytes(range(16)), bytes(range(16, 32)))
@@ -57,7 +57,7 @@ def settings_of(style: Style) -> PushSettings:
     return PushSettings(style.framing, style.keys)
 
 
-def decoder(style: Style) -> PushDecoder:
+def decoder(style: Style) -> IndexDecoder:
     return PushDecoder(settings_of(style))
 
 
