@@ -22,6 +22,7 @@ from cryptometer.records import (
     Checkpoint,
     Genesis,
     Header,
+    Reading,
     Record,
     Registration,
     StepClose,
@@ -322,7 +323,7 @@ def _note_block(report: Report, checked: Checked, header: Header) -> None:
         report.kinds[body.KIND.value] += 1
         if verdict.reason is not None:
             report.quarantined[verdict.reason.value] += 1
-        if isinstance(body, Batch):
+        if isinstance(body, Batch | Reading):
             place = "quarantined" if verdict.reason else "untransferred"
             report.energy_uwh["registered"] += verdict.energy_uwh
             report.energy_uwh[place] += verdict.energy_uwh

@@ -7,6 +7,7 @@ quarantined with a reason. It never stops a chain.
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from cryptometer import cose, records
 from cryptometer.chain import follow
@@ -21,6 +22,7 @@ from cryptometer.records import (
     Genesis,
     Header,
     Mark,
+    Reading,
     Record,
     Role,
     StepClose,
@@ -358,8 +360,8 @@ class Proposal:
             self._late[1] = max(self._late[1], self.step - body.step)
         reason: Reason | None
         energy = 0
-        if isinstance(body, Batch):
-            # What a batch registers, its chain may register no more: `follow` has worked it out.
+        if isinstance(body, Batch) or (isinstance(body, Reading) and body.counting):
+            # What it registers, its chain may register no more: `follow` has worked it out.
             energy = before.allowance_uwh - account.head.allowance_uwh
             reason = self._count(account, body, energy)
         elif isinstance(body, StepClose):
@@ -378,41 +380,55 @@ class Proposal:
         account = self._accounts[name] = _Account(meter)
         return account
 
-    def _count(self, account: "_Account", batch: Batch, energy: int) -> Reason | None:
-        reason = self._judge_batch(account, batch)
+    def _count(self, account: "_Account", body: Batch | Reading, energy: int) -> Reason | None:
+        reason = self._judge_counted(account, body)
         self._flow[0] += energy
         if reason is not None:
             self._flow[2] += energy
             account.quarantined_uwh += energy
             return reason
         self._flow[1] += energy
-        same = batch.step == account.last_step
-        account.last_step = batch.step
+        same = body.step == account.last_step
+        account.last_step = body.step
+        if isinstance(body, Reading):
+            account.read_ms = body.at_ms
+            same = True  # an index holds what the steps without a close have brought, too
         account.open_uwh = (account.open_uwh if same else 0) + energy
         account.untransferred_uwh += energy
         return None
 
-    def _judge_batch(self, account: "_Account", batch: Batch) -> Reason | None:
+    def _judge_counted(self, account: "_Account", body: Batch | Reading) -> Reason | None:
         meter = account.meter
-        made_under = meter.made_under(batch.registration)
+        made_under = meter.made_under(body.registration)
         if made_under is None:
             return Reason.UNKNOWN_REGISTRATION
         # Lots made under an older registration count while they satisfy the newest one in force.
-        newest = meter.in_force(batch.step)
-        if newest is None or batch.step < made_under.from_step:
+        newest = meter.in_force(body.step)
+        if newest is None or body.step < made_under.from_step:
             return Reason.NOT_VALID_AT_STEP
-        limit = made_under.lot_limit(newest)
+        if (made_under.latch_ms is not None) is not isinstance(body, Reading):
+            return Reason.WRONG_SOURCE
+        if isinstance(body, Batch):
+            reason = self._judge_lots(body, made_under.lot_limit(newest))
+        else:
+            into_ms = body.at_ms - step_start_ms(body.step, self._state.genesis.step_s)
+            reason = None if 0 <= into_ms <= self._step_ms else Reason.WRONG_STEP
+        return reason or self._judge_step(account, body.step)
+
+    def _judge_lots(self, batch: Batch, limit: Fraction | int) -> Reason | None:
         if max(batch.pulses, default=0) > limit and batch.declared(Mark.OVERSIZE) is None:
             return Reason.LOT_ABOVE_V
         times = list(batch.closed_ms)
         if times != sorted(times) or (times and times[-1] > self._step_ms):
             return Reason.LOTS_OUT_OF_ORDER
-        return self._judge_step(account, batch.step)
+        return None
 
     def _transfer(self, account: "_Account", close: StepClose) -> tuple[Reason | None, int]:
         reason = self._judge_step(account, close.step)
         if reason is None and close.register != account.closed_register:
             reason = Reason.REGISTER_MISMATCH
+        if reason is None and self._is_stale(account, close):
+            reason = Reason.STALE_READING
         # The next close starts from this one, even if it is set aside: the device cannot know.
         account.closed_register = close.register_after
         if reason is not None:
@@ -426,6 +442,15 @@ class Proposal:
         account.untransferred_uwh -= energy
         account.transferred_uwh = before + energy
         return None, energy
+
+    def _is_stale(self, account: "_Account", close: StepClose) -> bool:
+        """Whether an index was read too long before the step's end to tell its energy."""
+        terms = account.meter.in_force(close.step)
+        if terms is None or terms.latch_ms is None:
+            return False
+        end_ms = step_start_ms(close.step + 1, self._state.genesis.step_s)
+        read_ms = account.read_ms
+        return read_ms is None or end_ms - read_ms + close.clock.error_ms > terms.latch_ms
 
     def _judge_step(self, account: "_Account", step: int) -> Reason | None:
         if step > self.step:
@@ -476,6 +501,7 @@ class _Account:
         "meter",
         "open_uwh",
         "quarantined_uwh",
+        "read_ms",
         "transferred_uwh",
         "untransferred_uwh",
         "verdicts",
@@ -491,6 +517,7 @@ class _Account:
         self.untransferred_uwh = meter.untransferred_uwh
         self.transferred_uwh = meter.transferred_uwh
         self.quarantined_uwh = meter.quarantined_uwh
+        self.read_ms = meter.read_ms
         self.verdicts: list[Verdict] = []
         self.leaf_hashes: list[bytes] = []
 
@@ -506,6 +533,7 @@ class _Account:
             untransferred_uwh=self.untransferred_uwh,
             transferred_uwh=self.transferred_uwh,
             quarantined_uwh=self.quarantined_uwh,
+            read_ms=self.read_ms,
         )
 
 

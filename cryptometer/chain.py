@@ -4,11 +4,19 @@ again, by the same functions, whenever a block is checked. It says nothing about
 
 from cryptometer import cose, records
 from cryptometer.errors import Reason, Rejected
-from cryptometer.records import REGISTER, Batch, ChainRecord, Record, RunStart, StepClose
+from cryptometer.records import (
+    REGISTER,
+    Batch,
+    ChainRecord,
+    Reading,
+    Record,
+    RunStart,
+    StepClose,
+)
 from cryptometer.state import Head, Meter, State
 
-_CHAIN_KINDS = {body.KIND.value for body in (RunStart, Batch, StepClose)}
-_SAY_WHERE_IT_ENDS = (Batch, StepClose)
+_CHAIN_KINDS = {body.KIND.value for body in (RunStart, Batch, Reading, StepClose)}
+_SAY_WHERE_IT_ENDS = (Batch, Reading, StepClose)
 
 
 def open_record(state: State, raw: bytes) -> tuple[Record, ChainRecord, Meter]:
@@ -82,8 +90,10 @@ def follow(meter: Meter, head: Head, record: Record, body: ChainRecord) -> Head:
             Reason.REGISTER_MISMATCH, f"register {body.register}, expected {head.register}"
         )
     after = register_after(body)
+    if after < body.register and isinstance(body, Reading):
+        raise Rejected(Reason.REGISTER_MISMATCH, f"index {after} is below {body.register}")
     energy = 0
-    if isinstance(body, Batch):
+    if isinstance(body, Batch | Reading):
         energy = meter.terms_of(body).energy_uwh(body.register, after)
     # Beyond REGISTER.high no record could say where the chain goes on, nor an acknowledgement.
     if energy > head.allowance_uwh or after > REGISTER.high:

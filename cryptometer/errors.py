@@ -28,12 +28,14 @@ class Reason(StrEnum):
     # Energy verdicts: the record stays in the chain, its energy is set aside.
     UNKNOWN_REGISTRATION = "unknown-registration"
     NOT_VALID_AT_STEP = "not-valid-at-step"
+    WRONG_SOURCE = "wrong-source"
     LOT_ABOVE_V = "lot-above-v"
     LOTS_OUT_OF_ORDER = "lots-out-of-order"
     FAR_FUTURE = "far-future"
     TOO_LATE = "too-late"
     STEP_WENT_BACK = "step-went-back"
     STEP_CLOSED = "step-closed"
+    STALE_READING = "stale-reading"
     # A block or the ledger does not hold.
     WRONG_ORDER = "wrong-order"
     WRONG_STEP = "wrong-step"

@@ -84,6 +84,11 @@ class Ratings:
         ratio = self.lot_bound_uwh(step_s) / self.pulse_uwh
         return -(-ratio.numerator // ratio.denominator) - 1
 
+    def latch_ms(self, step_s: int) -> int:
+        """How old an index may be at a step's end, the clock's error included, ms: at constant
+        power an error of so long is the MPE of a step's energy (MPE · D · guard)."""
+        return int(MPE_AT_I_MIN[self.accuracy_class] * step_s * 1_000 * self.guard)
+
     def smallest_constant(self, step_s: int) -> int:
         """The smallest whole constant (pulses per kWh) that lets a lot hold one pulse."""
         least = UWH_PER_KWH * self._constant_ratio / self.lot_bound_uwh(step_s)

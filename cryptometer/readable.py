@@ -8,7 +8,14 @@ from fractions import Fraction
 
 from cryptometer.keys import PublicKey
 from cryptometer.metrology import kwh
-from cryptometer.records import Batch, Header, Mark, Record, StepClose
+from cryptometer.records import (
+    Batch,
+    Header,
+    Mark,
+    Reading,
+    Record,
+    StepClose,
+)
 from cryptometer.steps import MS_PER_S, step_start_ms
 
 _COLUMN = 20
@@ -47,6 +54,8 @@ def summarise_record(record: Record) -> str:
             words.append(str(value) if name in {"meter", "name"} else f"{name}={value}")
     if isinstance(body, Batch):
         words.append(f"lots={len(body.pulses)} pulses={sum(body.pulses)}")
+    elif isinstance(body, Reading):
+        words.append(f"index={body.index} from={body.register}")
     elif isinstance(body, StepClose):
         words.append(f"pulses={body.register_after - body.register}")
     elif isinstance(body, Header):

@@ -49,8 +49,8 @@ REGISTER = Uint(high=2**61)  # pulses; leaves room to add a batch without leavin
 
 
 class Kind(StrEnum):
-    """The kinds of format version 1. Reserved for later, and refused until then: reading,
-    distribution, candidate, winner, vote, evidence, market."""
+    """The kinds of format version 1. Reserved for later, and refused until then: distribution,
+    candidate, winner, vote, evidence, market."""
 
     GENESIS = "genesis"
     REGISTRATION = "registration"
@@ -58,6 +58,7 @@ class Kind(StrEnum):
     RE_ANCHOR = "re-anchor"
     RUN_START = "run-start"
     BATCH = "batch"
+    READING = "reading"
     STEP_CLOSE = "step-close"
     HEADER = "header"
     ACKNOWLEDGEMENT = "acknowledgement"
@@ -84,7 +85,7 @@ class Use(StrEnum):
 
 
 class CountingSource(StrEnum):
-    """Which way of reading a meter counts. Only `pulses` has records in this version."""
+    """Which way of reading a meter counts: lots of pulses, or its own index."""
 
     PULSES = "pulses"
     INDEX = "index"
@@ -104,6 +105,8 @@ class Mark(IntEnum):
     OVERSIZE = 9  # pulses in lots above V: the last resort of a full disk
     CUT = 10  # bytes of the device's journal found damaged and set aside
     RECOVERED = 11  # pulses that another counter counted while nobody watched the line
+    REFUSED = 12  # messages of a meter that speaks, damaged or not as they should be
+    INDEX_FAULT = 13  # its readings that went back, or grew faster than I_max allows
 
 
 class Ending(StrEnum):
@@ -171,7 +174,8 @@ class MeterDetails:
         serial: the manufacturer's number on the name plate.
         index_wh: what the display showed at enrolment, Wh.
         i_max_ma: I_max, mA: a faster pulse rate than U · I_max gives is declared a burst.
-        lot_pulses: V as pulses per lot, the largest number a lot may hold.
+        constant: pulses per kWh; of an index, how many of its last digit make a kWh.
+        lot_pulses: V as pulses per lot, the largest number a lot may hold; 1 for an index.
         coarse: one pulse alone reaches the bound, and that was accepted.
         exclusive: the meter counts in this community and no other.
     """
@@ -347,6 +351,36 @@ class Batch(ChainRecord):
 
 
 @dataclass(frozen=True, slots=True)
+class Reading(ChainRecord):
+    """A meter's own index: what it has grown by since the counting reading before is counted in the
+    step it was taken in. Nothing is interpolated.
+
+    Attributes:
+        registration: identity of the registration it was made under, whose constant says what the
+            last digit of `register` and `index` is worth.
+        index: as the meter says it, but for what a re-anchor has moved.
+        at_ms: when it was taken, ms since the Unix epoch: the index is not younger than a message
+            that came by itself, and not older than the question that was answered.
+        source: the protocol.
+        counting: whether it counts; another source is compared only, and moves no register.
+        since_step: of the counting reading before, when steps were missed between the two.
+    """
+
+    KIND: ClassVar[Kind] = Kind.READING
+
+    registration: bytes = wire(7, DIGEST)
+    index: int = wire(8, REGISTER)
+    at_ms: int = wire(9, MS)
+    source: str = wire(10, NAME)
+    counting: bool = wire(11, Flag())
+    since_step: int | None = wire_optional(12, STEP)
+
+    @property
+    def register_after(self) -> int:
+        return self.index if self.counting else self.register
+
+
+@dataclass(frozen=True, slots=True)
 class StepClose(ChainRecord):
     """Transfers a step's energy to the virtual power plant (paper A table I). `register` is that
     at the close before; what it transfers is what `check_block` counted between the two.
@@ -511,6 +545,7 @@ Body: TypeAlias = (
     | ReAnchor
     | RunStart
     | Batch
+    | Reading
     | StepClose
     | Header
     | Acknowledgement
@@ -527,6 +562,7 @@ _BODIES: Mapping[str, type[Body]] = {
         ReAnchor,
         RunStart,
         Batch,
+        Reading,
         StepClose,
         Header,
         Acknowledgement,

@@ -14,12 +14,15 @@ from cryptometer.merkle import Frontier
 from cryptometer.metrology import Side, pulse_worth
 from cryptometer.records import (
     DIGEST,
+    MS,
     NAME,
     STEP,
     Balance,
     Batch,
     Checkpoint,
+    CountingSource,
     Genesis,
+    Reading,
     Record,
     Registration,
     Role,
@@ -84,6 +87,8 @@ class Terms:
     Attributes:
         ratio: r if the constant is a secondary one, else 1.
         valid_to: after a revocation, the first sequence number that is refused.
+        latch_ms: of an index, how old the newest reading of a step may be at its end, the clock's
+            error included, for the step to be closed; None where pulses are counted.
     """
 
     registration: bytes = wire(0, DIGEST)
@@ -94,6 +99,7 @@ class Terms:
     lot_pulses: int = wire(5, Uint(1))
     use: Use = wire(6, Choice(Use))
     valid_to: int | None = wire_optional(7, Uint())
+    latch_ms: int | None = wire_optional(8, MS)
 
     def energy_uwh(self, before: int, after: int) -> int:
         """Energy between two registers in µWh: the difference of what `register_uwh` says of each,
@@ -132,6 +138,7 @@ class Meter:
         lifetime_uwh: what its greatest power gives in LIFETIME_H: the most it may ever register.
         index_wh: what the display showed when this device was registered, or read anew, Wh.
         index_from_uwh: what the chain had registered by then.
+        read_ms: when its newest counted reading was taken, ms since the Unix epoch.
     """
 
     name: str = wire(0, NAME)
@@ -148,6 +155,7 @@ class Meter:
     index_wh: int = wire(11, Uint())
     index_from_uwh: int = wire(12, Uint())
     closed_step: int | None = wire_optional(13, STEP)
+    read_ms: int | None = wire_optional(14, MS)
 
     @property
     def registered_uwh(self) -> int:
@@ -179,10 +187,10 @@ class Meter:
                 return terms
         return None
 
-    def terms_of(self, batch: Batch) -> Terms:
-        """What the energy of a batch is reckoned by: the newest terms, when it names none of this
-        meter's."""
-        return self.made_under(batch.registration) or self.terms[-1]
+    def terms_of(self, body: Batch | Reading) -> Terms:
+        """What the energy of a batch or a reading is reckoned by: the newest terms, when it names
+        none of this meter's."""
+        return self.made_under(body.registration) or self.terms[-1]
 
     def in_force(self, step: int) -> Terms | None:
         """The newest terms that hold in a step."""
@@ -348,8 +356,9 @@ def _register_meter(state: State, body: Registration, identity: bytes) -> State:
         raise Rejected(Reason.MALFORMED, f"the registration of {body.name} describes no meter")
     if details.guard > 1 or details.ratio < 1:
         raise Rejected(Reason.MALFORMED, f"{body.name} has a guard above 1 or a ratio below 1")
-    ratings = details.ratings
-    limit = ratings.pulses_per_lot(state.genesis.step_s)
+    ratings, step_s = details.ratings, state.genesis.step_s
+    latch_ms = ratings.latch_ms(step_s) if details.source is CountingSource.INDEX else None
+    limit = ratings.pulses_per_lot(step_s) if latch_ms is None else 1
     if details.lot_pulses > (max(limit, 1) if details.coarse else limit):
         raise Rejected(Reason.LOT_ABOVE_V, f"the registration of {body.name} allows lots above V")
     secondary = details.constant_side is Side.SECONDARY
@@ -361,6 +370,7 @@ def _register_meter(state: State, body: Registration, identity: bytes) -> State:
         details.ratio if secondary else Fraction(1),
         details.lot_pulses,
         details.use,
+        latch_ms=latch_ms,
     )
     lifetime_uwh = int(ratings.power_w(details.i_max_ma) * LIFETIME_H * 10**6)
     known = state.meters.get(body.name)

@@ -20,7 +20,7 @@ from cryptometer import merkle, note, records
 from cryptometer.audit import audit
 from cryptometer.community import encode_community
 from cryptometer.errors import Rejected
-from cryptometer.records import Header, Mark, Record, Role, Use
+from cryptometer.records import CountingSource, Header, Mark, Record, Role, Use
 from cryptometer.tiles import CHECKPOINT_PATH, encode_bundle
 from tests.core.community import Village, flip, lay_out, reseal, sign_head
 from tests.keys import p256_signer, signer
@@ -141,7 +141,35 @@ def busy_village() -> Village:
     shed.signer = signer(80)
     village.send(shed.batch(step, 2), shed.close(step))
     village.block()
+    speak(village)
     return village
+
+
+def speak(village: Village) -> None:
+    """A meter whose index is read, and whatever the page has a rule for of that."""
+    meter = village.add_meter(
+        "speaks", source=CountingSource.INDEX, constant=Fraction(1_000), lot_pulses=1, serial="S"
+    )
+    pulses = village.add_meter("more", serial="more")
+    village.block()
+    refused = replace(replace_details(village, "speaks", 2), serial="T")
+    village.govern(village.authority.register(Role.METER, "lots", signer(81).public, refused))
+    village.block()
+    step = village.next_step
+    village.send(meter.run_start(step, register=700), meter.close(step, register=700))
+    village.send(pulses.run_start(step), pulses.reading(step, 4))
+    village.block()
+    step = village.next_step
+    village.send(meter.reading(step, 820), meter.close(step))
+    village.block()
+    village.block()
+    step = village.next_step
+    village.send(meter.reading(step, 900, 17_981), meter.close(step), meter.batch(step, 1))
+    village.block()
+    step = village.next_step
+    village.send(meter.reading(step, 905, -1), meter.reading(step, 3, counting=False))
+    village.send(meter.reading(step, 910, 17_980), meter.close(step))
+    village.block()
 
 
 def replace_details(village: Village, name: str, lot_pulses: int) -> records.MeterDetails:
@@ -204,6 +232,7 @@ def test_the_stranger_agrees_on_every_leaf_of_a_busy_village(tmp_path: Path) -> 
     assert found == {
         "lot-above-v", "unknown-registration", "lots-out-of-order", "step-closed", "far-future",
         "register-mismatch", "not-valid-at-step", "too-late", "step-went-back", "no effect",
+        "stale-reading", "wrong-source", "wrong-step",
     }  # fmt: skip
     for checked in village.checked:
         header = checked.header.body

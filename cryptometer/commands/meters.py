@@ -41,7 +41,11 @@ class MeterSettings:
     i_min_a: str = setting("I_min, amperes")
     i_max_a: str = setting("I_max, amperes")
     index_kwh: str = setting("what the display shows at enrolment, kWh")
+    source: CountingSource = setting(
+        "what counts: pulses, or the index that the meter says itself", CountingSource.PULSES
+    )
     constant: str = setting("pulses per kWh", "")
+    resolution_wh: str = setting("of an index: what its last digit is worth, Wh", "")
     kwh_per_pulse: str = setting("instead of the constant, where the plate says it so", "")
     ratio: str = setting("transformer ratio, CT times VT; needed when a side is secondary", "")
     ratings_side: Side = setting("side that U and I are stated for", Side.PRIMARY)
@@ -62,6 +66,7 @@ _NUMBERS = (
     "index_kwh",
     "constant",
     "kwh_per_pulse",
+    "resolution_wh",
     "ratio",
     "guard",
 )
@@ -120,10 +125,13 @@ def _read_meter(table: Mapping[str, object], where: str, step_s: int, now_ms: in
     ratings = details.ratings
     try:
         check_ratings(ratings)
-        lot = lot_limit(ratings, step_s, accept_coarse=settings.accept_coarse)
+        if details.source is CountingSource.INDEX:
+            lot, coarse = 1, False  # it has no lots: a step is the difference of two readings
+        else:
+            lot = lot_limit(ratings, step_s, accept_coarse=settings.accept_coarse)
+            coarse = ratings.pulses_per_lot(step_s) == 0
     except ConfigurationError as error:
         raise ConfigurationError(f"{where}: {error}") from None
-    coarse = ratings.pulses_per_lot(step_s) == 0
     return MeterEntry(
         settings.name,
         settings.request,
@@ -164,7 +172,7 @@ def _details(settings: MeterSettings, where: str) -> MeterDetails:
     return MeterDetails(
         serial=settings.serial,
         use=settings.use,
-        source=CountingSource.PULSES,
+        source=settings.source,
         index_wh=thousandths(settings.index_kwh, f"{where} index_kwh", "kWh"),
         accuracy_class=settings.class_.value,
         phases=settings.phases,
@@ -183,6 +191,15 @@ def _details(settings: MeterSettings, where: str) -> MeterDetails:
 
 
 def _constant(settings: MeterSettings, where: str) -> Fraction:
+    if settings.source is CountingSource.INDEX:
+        if settings.constant or settings.kwh_per_pulse or not settings.resolution_wh:
+            raise ConfigurationError(
+                f"{where} counts its index: it needs resolution_wh, what the last digit is worth,"
+                " in place of a constant"
+            )
+        return 1_000 / rational(settings.resolution_wh, f"{where} resolution_wh")
+    if settings.resolution_wh:
+        raise ConfigurationError(f"{where} resolution_wh goes with source = 'index'")
     match settings.constant, settings.kwh_per_pulse:
         case constant, "" if constant:
             return rational(constant, f"{where} constant")

@@ -114,6 +114,15 @@ def test_a_coarse_meter_is_refused_unless_accepted() -> None:
     assert (entry.details.lot_pulses, entry.details.coarse) == (8, False)
 
 
+def test_an_index_has_no_lots_and_its_last_digit_says_what_it_is_worth() -> None:
+    for text, constant in (("1", 1_000), ("0.1", 10_000), ("10", 100)):
+        [entry] = read(table(source="'index'", constant="", resolution_wh=text))
+        assert entry.details.source is CountingSource.INDEX
+        assert entry.details.constant == constant
+        assert entry.details.lot_pulses == 1
+        assert not entry.details.coarse
+
+
 def test_the_bound_is_that_of_the_communitys_step() -> None:
     [entry] = read(table(), step_s=3600)
     assert entry.details.lot_pulses == 34
@@ -140,6 +149,9 @@ def test_meters_keep_the_order_of_the_file() -> None:
         (table(**{"class": ""}), "lacks 'class'"),
         (table(constant=""), "needs either constant or kwh_per_pulse"),
         (table(kwh_per_pulse="0.0001"), "needs either constant or kwh_per_pulse"),
+        (table(source="'index'"), "needs resolution_wh"),
+        (table(source="'index'", constant=""), "needs resolution_wh"),
+        (table(resolution_wh="1"), "goes with source = 'index'"),
         (table(constnat="1"), "no setting 'constnat'; did you mean 'constant'"),
         (table(**{"class": '"D"'}), r"class is one of A, B, C, not 'D'"),
         (table(use='"solar"'), "use is one of generation"),

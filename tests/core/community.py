@@ -29,6 +29,7 @@ from cryptometer.records import (
     Genesis,
     Header,
     MeterDetails,
+    Reading,
     ReAnchor,
     Record,
     Registration,
@@ -155,6 +156,13 @@ class Device:
         head = self._head(step) | {"registration": self.registration, "lots": lots}
         return self.write(Batch(**head | changes))
 
+    def reading(self, step: int, index: int, age_ms: int = 1_000, **changes: Any) -> Record:
+        """A reading of the meter's index, so long before the step's end."""
+        at_ms = step_start_ms(step + 1, STEP_S) - age_ms
+        head = self._head(step) | {"registration": self.registration, "index": index}
+        said = {"at_ms": at_ms, "source": "test", "counting": True}
+        return self.write(Reading(**head | said | changes))
+
     def close(self, step: int, **changes: Any) -> Record:
         watched = (0, STEP_S * 1_000)
         head = self._head(step) | {"register": self.closed_from, "register_after": self.register}
@@ -165,7 +173,7 @@ class Device:
         counted = [self.batch(step, *pulses)] if pulses else []
         return [*counted, self.close(step)]
 
-    def write(self, body: RunStart | Batch | StepClose) -> Record:
+    def write(self, body: RunStart | Batch | Reading | StepClose) -> Record:
         """Signs `body` as it is; the chain goes on behind it."""
         record = records.seal(body, self.community, self.signer)
         if isinstance(body, RunStart) and self.sequence == 0:

@@ -34,7 +34,7 @@ Read = Callable[[str], bytes | None]  # the content of a ledger path, None where
 P25519 = 2**255 - 19
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 AUTHORITY = ("genesis", "registration", "revocation", "re-anchor")
-CHAIN = ("run-start", "batch", "step-close")
+CHAIN = ("run-start", "batch", "reading", "step-close")
 FUTURE_STEPS = 4
 REGISTER_MAX = 2**61
 
@@ -359,6 +359,8 @@ class Terms:
 
     def limit(self, step_s: int) -> int:
         """The largest n with n · 10⁹ · r / k strictly below the bound, multiplied out."""
+        if self.says[2] == "index":
+            return 1
         power, under = self.power_uw(self.says[7])
         (k, k_under), (r, r_under), (g, g_under) = self.says[10], self.says[12], self.says[13]
         if self.says[11] == "primary":
@@ -383,6 +385,7 @@ class Meter:
     closed_step: int = -1
     closed_register: int = 0
     signer: int = 0
+    read_ms: int | None = None
     open: int = 0
     untransferred: int = 0
     transferred: int = 0
@@ -571,6 +574,10 @@ class Ledger:
         if record.kind == "batch":
             reached = register + sum(record.says[8][::2])
             verdict = self.count(meter, record, reached, block_step, block)
+        elif record.kind == "reading" and record.says[11]:
+            reached = record.says[8]
+            need(reached >= register, "an index that goes back")
+            verdict = self.count(meter, record, reached, block_step, block)
         elif record.kind == "step-close":
             verdict = self.transfer(meter, record, block_step, block)
         else:
@@ -597,7 +604,11 @@ class Ledger:
             return reason
         block.flow[1] += energy
         if record.says[6] > meter.newest_step:
-            meter.newest_step, meter.open = record.says[6], 0
+            meter.newest_step = record.says[6]
+            if record.kind == "batch":
+                meter.open = 0
+        if record.kind == "reading":
+            meter.read_ms = record.says[9]
         meter.open += energy
         meter.untransferred += energy
         return None
@@ -605,13 +616,21 @@ class Ledger:
     def judge_batch(
         self, meter: Meter, named: list[Terms], record: Record, block_step: int
     ) -> str | None:
-        step, lots, marks = record.says[6], record.says[8], record.says[4]
+        step = record.says[6]
         if not named:
             return "unknown-registration"
         in_force = [one for one in meter.terms if one.from_step <= step]
         if not in_force or step < named[0].from_step:
             return "not-valid-at-step"
         newest = in_force[-1]
+        if named[0].says[2] != ("pulses" if record.kind == "batch" else "index"):
+            return "wrong-source"
+        if record.kind == "reading":
+            into_ms = record.says[9] - step * self.step_s * 1000
+            if not 0 <= into_ms <= self.step_s * 1000:
+                return "wrong-step"
+            return self.judge_step(meter, step, block_step)
+        lots, marks = record.says[8], record.says[4]
         energy = newest.says[14] * newest.pulse_kwh
         allowed = min(named[0].says[14], energy / named[0].pulse_kwh)
         if any(pulses > allowed for pulses in lots[::2]) and 9 not in marks[::2]:
@@ -636,6 +655,8 @@ class Ledger:
         if reason is None and record.says[5] != meter.closed_register:
             reason = "register-mismatch"
         meter.closed_register = record.says[7]
+        if reason is None and self.is_stale(meter, record):
+            reason = "stale-reading"
         if reason is not None:
             return reason
         energy = meter.open if step == meter.newest_step else 0
@@ -647,6 +668,16 @@ class Ledger:
         meter.open = 0
         meter.newest_step = meter.closed_step = step
         return None
+
+    def is_stale(self, meter: Meter, record: Record) -> bool:
+        step = record.says[6]
+        says = [one for one in meter.terms if one.from_step <= step][-1:]
+        if not says or says[0].says[2] != "index":
+            return False
+        mille, (g, g_under) = {"A": 35, "B": 20, "C": 10}[says[0].says[4]], says[0].says[13]
+        limit_ms = mille * self.step_s * g // g_under
+        age_ms = (step + 1) * self.step_s * 1000 - (meter.read_ms or 0) + record.says[3][2]
+        return meter.read_ms is None or age_ms > limit_ms
 
     # Headers [7].
 

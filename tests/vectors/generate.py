@@ -30,6 +30,7 @@ from cryptometer.records import (
     Genesis,
     Mark,
     MeterDetails,
+    Reading,
     ReAnchor,
     Record,
     Registration,
@@ -238,6 +239,17 @@ class Golden:
             Acknowledgement("pv-roof", 1, 4, close.identity, 134, Stop(4, Reason.FORK)),
             GATEWAY,
         )
+        start_ms = step_start_ms(FIRST_STEP + 2, STEP_S)
+        registration = self.by_name["registration"].identity
+        self._seal(
+            "reading",
+            Reading(
+                "pv-roof", 4, close.identity, DEVICE_CLOCK, (int(Mark.REFUSED), 2), 134,
+                FIRST_STEP + 2, registration, 32_781, start_ms + 898_700, "linky", True,
+                FIRST_STEP,
+            ),
+            ROOF,
+        )  # fmt: skip
         names = ("registration-gateway", "registration-vpp", "registration")
         self._seal(
             "bundle",

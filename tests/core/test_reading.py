@@ -1,0 +1,178 @@
+"""A meter's own index: what it has grown by counts in the step it was read in, and is transferred
+by a close that it is young enough for."""
+
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+from cryptometer.audit import audit
+from cryptometer.errors import Reason
+from cryptometer.records import CountingSource, Record, Role
+from cryptometer.steps import step_start_ms
+from tests.core.community import DETAILS, STEP_S, Village
+from tests.core.refusing import refusing
+from tests.keys import signer
+
+WH = 10**6  # µWh
+MORE: dict[str, Any] = {
+    "serial": "SPEAKS-1",
+    "source": CountingSource.INDEX,
+    "constant": Fraction(1_000),  # the last digit is a watt-hour
+    "lot_pulses": 1,
+}
+INDEX = replace(DETAILS, **MORE)
+LATCH_MS = 18_000  # class B: 2 % of 15 minutes
+CLOCK_MS = 20  # error of the devices' clock
+
+
+class Speaking:
+    """A village in which one meter's index is read."""
+
+    def __init__(self) -> None:
+        self.village = Village()
+        self.device = self.village.add_meter("speaks", **MORE)
+        self.village.block()
+        self.village.send(self.device.run_start(self.step, register=5_000))
+
+    @property
+    def step(self) -> int:
+        return self.village.next_step
+
+    def block(self) -> list[Reason | None]:
+        """The next block; what it says of each of the meter's records."""
+        checked = self.village.block()
+        return [
+            verdict.reason
+            for verdict in checked.verdicts
+            if getattr(verdict.record.body, "meter", "") == "speaks"
+        ]
+
+    def read(self, index: int, age_ms: int = 1_000) -> Record:
+        """Sends a reading of the next block's step, and its close."""
+        reading = self.device.reading(self.step, index, age_ms)
+        self.village.send(reading, self.device.close(self.step))
+        return reading
+
+    @property
+    def amounts(self) -> tuple[int, int]:
+        """What is not transferred yet, and what is; Wh."""
+        meter = self.village.state.meters["speaks"]
+        return meter.untransferred_uwh // WH, meter.transferred_uwh // WH
+
+
+@pytest.fixture
+def speaking() -> Speaking:
+    return Speaking()
+
+
+def test_a_step_has_what_the_index_has_grown_by(speaking: Speaking) -> None:
+    speaking.read(5_120)
+    assert speaking.block() == [None] * 3
+    assert speaking.amounts == (0, 120)
+    speaking.read(5_120)
+    assert speaking.block() == [None] * 2
+    assert speaking.amounts == (0, 120)
+
+
+def test_steps_that_nobody_read_are_transferred_by_the_next_close(speaking: Speaking) -> None:
+    speaking.read(5_100)
+    speaking.block()
+    speaking.block()
+    speaking.block()
+    speaking.read(5_400)
+    assert speaking.block() == [None, None]
+    assert speaking.amounts == (0, 400)
+
+
+@pytest.mark.parametrize("late_ms", [0, 1])
+def test_a_reading_tells_its_step_while_it_is_younger_than_the_mpe_allows(
+    speaking: Speaking, late_ms: int
+) -> None:
+    speaking.read(5_100, LATCH_MS - CLOCK_MS + late_ms)
+    assert speaking.block() == [None, None, Reason.STALE_READING if late_ms else None]
+    assert speaking.amounts == ((100, 0) if late_ms else (0, 100))
+    speaking.read(5_150)
+    assert speaking.block() == [None, None]
+    assert speaking.amounts == (0, 150)
+
+
+def test_a_close_without_a_reading_is_stale(speaking: Speaking) -> None:
+    speaking.village.send(speaking.device.close(speaking.step))
+    assert speaking.block() == [None, Reason.STALE_READING]
+
+
+def test_a_guard_leaves_less_time() -> None:
+    ratings = replace(INDEX, guard=Fraction(1, 10)).ratings
+    assert (INDEX.ratings.latch_ms(STEP_S), ratings.latch_ms(STEP_S)) == (LATCH_MS, 1_800)
+
+
+def test_a_reading_more_in_a_step_adds_to_it(speaking: Speaking) -> None:
+    early = speaking.device.reading(speaking.step, 5_040, 600_000)
+    speaking.village.send(early)
+    speaking.read(5_100)
+    speaking.block()
+    assert speaking.amounts == (0, 100)
+
+
+def test_an_index_that_goes_back_does_not_continue_the_chain(speaking: Speaking) -> None:
+    with refusing(Reason.REGISTER_MISMATCH, "index 4999 is below 5000"):
+        speaking.village.send(speaking.device.reading(speaking.step, 4_999))
+
+
+def test_another_source_is_compared_and_moves_nothing(speaking: Speaking) -> None:
+    other = speaking.device.reading(speaking.step, 7, counting=False, source="modbus")
+    speaking.village.send(other)
+    speaking.read(5_060)
+    assert speaking.block() == [None] * 4
+    assert speaking.amounts == (0, 60)
+
+
+def test_a_reading_outside_its_step_does_not_count(speaking: Speaking) -> None:
+    speaking.village.send(
+        speaking.device.reading(speaking.step, 5_001, -1),
+        speaking.device.reading(speaking.step, 5_002, STEP_S * 1_000 + 1),
+        speaking.device.reading(speaking.step, 5_003, 0),
+    )
+    assert speaking.block() == [None, Reason.WRONG_STEP, Reason.WRONG_STEP, None]
+    assert speaking.amounts == (1, 0)
+
+
+def test_each_source_has_its_records(speaking: Speaking) -> None:
+    village, pulses = speaking.village, speaking.village.device
+    step = village.next_step
+    village.send(pulses.run_start(step), pulses.reading(step, 10))
+    village.send(speaking.device.batch(step, 1))
+    checked = village.block()
+    wrong = [verdict.reason for verdict in checked.verdicts if verdict.reason]
+    assert wrong == [Reason.WRONG_SOURCE, Reason.WRONG_SOURCE]
+
+
+def test_an_unknown_registration_does_not_count(speaking: Speaking) -> None:
+    speaking.village.send(speaking.device.reading(speaking.step, 5_001, registration=bytes(32)))
+    assert speaking.block() == [None, Reason.UNKNOWN_REGISTRATION]
+
+
+def test_more_than_a_life_of_energy_is_refused(speaking: Speaking) -> None:
+    with refusing(Reason.IMPLAUSIBLE):
+        speaking.village.send(speaking.device.reading(speaking.step, 2**60))
+
+
+def test_a_registration_of_an_index_has_no_lots(speaking: Speaking) -> None:
+    village = speaking.village
+    lots = replace(INDEX, serial="SPEAKS-2", lot_pulses=2)
+    village.govern(village.authority.register(Role.METER, "lots", signer(51).public, lots))
+    village.block()
+    assert "lots" not in village.state.meters
+
+
+def test_the_ledger_is_audited_and_energy_is_conserved(speaking: Speaking) -> None:
+    for index in (5_100, 5_100, 5_350):
+        speaking.read(index)
+        speaking.block()
+    report = audit(speaking.village.files().get, speaking.village.community())
+    assert report.kinds["reading"] == 3
+    assert report.state.balance.waiting == 350 * WH
+    moment = step_start_ms(speaking.step, STEP_S) - 1_000
+    assert report.state.meters["speaks"].read_ms == moment
