@@ -75,7 +75,8 @@ CUTS = 20
 test-kernel:
 	@sh scripts/environment.sh test
 	@PYTHON=$(BIN)/python sh scripts/kernel.sh
-	CRYPTOMETER_CUTS=$(CUTS) $(BIN)/python -m pytest -n 2 --dist worksteal -rP tests/kernel/test_kernel.py
+	CRYPTOMETER_CUTS=$(CUTS) $(BIN)/python -m pytest -n 2 --dist load --maxschedchunk 1 -rP \
+		tests/kernel/test_kernel.py
 
 # A year of ten meters in simulated time: what memory and files take, month by month.
 year:

@@ -134,28 +134,6 @@ def ends(board: Board, boot: Boot, longest_s: float = BOOT_MAX_S) -> dict[str, i
     return boot.story
 
 
-@pytest.mark.parametrize(("source", "edges"), [(ANY, 1), (OWN, 2)], ids=["any", "own"])
-def test_every_edge_is_counted_up_to_what_the_kernel_keeps_and_beyond_it_declared(
-    board: Board, source: str, edges: int
-) -> None:
-    boot = board.machine.boot(board.plan(Play.LIMITS, source, edges, speed=90))
-    told = ends(board, boot)
-    chain = board.chain()
-    emitted, dropped = told["emitted"], told["overflowed"] * edges - EVENTS_MAX
-    paced = told["paced"] * edges * NS_PER_S // told["paced_ns"]
-    burst = told["overflowed"] * edges * NS_PER_S // told["burst_ns"]
-    print(
-        f"\nbooted in {told['booted_ns'] // NS_PER_MS} ms of the guest, {emitted} pulses:"
-        f" {paced} edges/s taken as they came, {burst} emitted at once,"
-        f" {dropped} dropped by the kernel"
-    )
-    assert told["paced"] >= 4_000
-    assert dropped > 0
-    assert marked(chain, Mark.LOST) == dropped
-    assert counted(chain) * edges == emitted * edges - dropped
-    assert not marked(chain, Mark.NOISE)
-
-
 def live(board: Board, source: str, edges: int, draw: random.Random, **changes: Any) -> Life:
     """One boot, and its end by a power cut: one in four anywhere between power-on and steady work,
     by the time that the machine around it has, the others at some time of the guest's later."""
@@ -211,6 +189,28 @@ def test_a_power_cut_costs_what_was_not_synced_yet_and_nothing_counts_twice(
     assert account.counted > 0
     assert account.cut_off > 0  # else nothing was cut
     assert not marked(chain, Mark.LOST)
+
+
+@pytest.mark.parametrize(("source", "edges"), [(ANY, 1), (OWN, 2)], ids=["any", "own"])
+def test_every_edge_is_counted_up_to_what_the_kernel_keeps_and_beyond_it_declared(
+    board: Board, source: str, edges: int
+) -> None:
+    boot = board.machine.boot(board.plan(Play.LIMITS, source, edges, speed=90))
+    told = ends(board, boot)
+    chain = board.chain()
+    emitted, dropped = told["emitted"], told["overflowed"] * edges - EVENTS_MAX
+    paced = told["paced"] * edges * NS_PER_S // told["paced_ns"]
+    burst = told["overflowed"] * edges * NS_PER_S // told["burst_ns"]
+    print(
+        f"\nbooted in {told['booted_ns'] // NS_PER_MS} ms of the guest, {emitted} pulses:"
+        f" {paced} edges/s taken as they came, {burst} emitted at once,"
+        f" {dropped} dropped by the kernel"
+    )
+    assert told["paced"] >= 4_000
+    assert dropped > 0
+    assert marked(chain, Mark.LOST) == dropped
+    assert counted(chain) * edges == emitted * edges - dropped
+    assert not marked(chain, Mark.NOISE)
 
 
 def test_a_program_that_does_not_sync_is_seen(board: Board) -> None:
