@@ -27,12 +27,14 @@ from hal.index.reading import (
     UWH_EXPONENT,
     Caveat,
     Index,
+    LineForm,
     Reading,
     Refusal,
     Refused,
     Register,
 )
 
+FORM = LineForm(2_400)  # of mode D; some makers push at 9600. Parity is checked here
 MESSAGE_MAX = 16_384  # bytes: long ones, with the values of a year of months, have five thousand
 SILENCE_NS = 2 * NS_PER_S  # between two bytes there are at most 1.5 s
 

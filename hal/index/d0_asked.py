@@ -225,7 +225,8 @@ class D0Asked:
     def _receive_data(self, data: bytes, at_ns: int) -> list[Reading | Refusal]:
         outcome = self._decoder.receive(data, at_ns)
         if outcome:
-            return self._finish(outcome[0], at_ns)
+            readings = [one for one in outcome if isinstance(one, Reading)]
+            return self._finish([*readings, *outcome][0], at_ns)
         if at_ns < self._due_ns:
             if data and self._decoder.is_within:
                 self._be_patient(at_ns)

@@ -23,8 +23,9 @@ from typing import NamedTuple
 from cryptometer.steps import NS_PER_S
 from hal.index.arrivals import Arrivals
 from hal.index.crc16 import kermit, x25
-from hal.index.reading import Caveat, Index, Reading, Refusal, Refused, Register
+from hal.index.reading import Caveat, Index, LineForm, Reading, Refusal, Refused, Register
 
+FORM = LineForm(9_600)
 FILE_MAX = 8192  # bytes: nine seconds of a line of 9600 baud; files have 200 to 1,000
 DEPTH_MAX = 10  # lists within lists: a local time in a list's entry is the seventh
 SILENCE_NS = 2 * NS_PER_S  # a file is sent in one go
@@ -44,7 +45,7 @@ _UNITS = {
     44: "Hz",
 }  # fmt: skip
 _SEC_INDEX, _TIMESTAMP, _LOCAL = 1, 2, 3  # the choices of a time
-_TIME_MIN_S = 10**9  # a clock that was never set says less
+_TIMES_S = range(10**9, 2**32)  # a clock that was never set says less
 
 
 class Signed(NamedTuple):
@@ -176,7 +177,7 @@ def _outcome(raw: bytes, began_ns: int, ended_ns: int) -> list[Reading | Refusal
     outcome: list[Reading | Refusal] = []
     for tag, body in bodies:
         if tag == _ATTENTION:
-            detail = f"attention: {_text(body[1])}"
+            detail = f"attention: {_text(body[1])[:40]}"
             outcome.append(Refusal(Refused.METER_ERROR, detail, ended_ns))
         elif tag == _LIST:
             outcome.append(_list_outcome(_read_list(body, server), began_ns, ended_ns))
@@ -196,13 +197,15 @@ def _messages(inner: bytes) -> Iterator[tuple[int, list[Item]]]:
         if inner[at] != _MESSAGE_TL:
             raise _BadForm(f"a message begins with {inner[at]:02x}")
         reader = _Reader(inner, at + 1)
-        head = [reader.item(1) for _ in range(3)]
+        _octets(reader.item(1), "number of a message")
+        _number(reader.item(1), "group of a message")
+        _number(reader.item(1), "word on errors")
         body = reader.item(1)
         end = reader.at
         stated = _number(reader.item(1), "sum of a message")
         reader.end()
         at = reader.at
-        if not isinstance(head[0], bytes | None) or not _is_sum(inner[begin:end], stated):
+        if not _is_sum(inner[begin:end], stated):
             raise _BadForm("the sum of a message is another")
         yield _choice(body)
 
@@ -460,7 +463,7 @@ def _unix_s(one: _ValueList) -> int | None:
     """The time of the registers, or that of the list."""
     of_energy = [entry.time for entry in one.entries if entry.code[2:4] in (b"\1\x08", b"\2\x08")]
     for time in (*of_energy, one.time):
-        if time is not None and time.is_utc and time.seconds >= _TIME_MIN_S:
+        if time is not None and time.is_utc and time.seconds in _TIMES_S:
             return time.seconds
     return None
 
