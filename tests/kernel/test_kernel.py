@@ -288,7 +288,7 @@ def test_bouncing_pulses_of_s0_are_counted_as_they_are_with_what_is_by_default(
 
 
 def test_bouncing_pulses_of_s0_are_counted_through_the_interface_of_rpi_gpio(board: Board) -> None:
-    """What it does not know: in which step a pulse came that came about its end."""
+    """In which step a pulse came that came about its end it does not know: there may be none."""
     source = f'driver = "rpi"\noffset = {LINE}\n'
     plan = board.plan(Play.S0, source, 2, speed=90, pulses=300)
     told = ends(board, board.machine.boot(plan))
@@ -297,5 +297,5 @@ def test_bouncing_pulses_of_s0_are_counted_through_the_interface_of_rpi_gpio(boa
     print(f"\n{told}, {straddling} pulses of which the step is not sure")
     assert told["slowest_ns"] < SETTLED_NS
     assert counted(chain) == plan.pulses
-    assert straddling > 0
+    assert straddling < plan.pulses // 10
     assert not any(marked(chain, mark) for mark in (Mark.LOST, Mark.NOISE, Mark.RECOVERED))
