@@ -30,6 +30,14 @@ def damaged(
         yield hurt, False
 
 
+def pieces(data: bytes, random: Random) -> Iterator[bytes]:
+    """As looks at a line bring them."""
+    while data:
+        size = random.choice((1, 2, 7, 64, 1000))
+        yield data[:size]
+        data = data[size:]
+
+
 def _lose(data: bytes, random: Random) -> bytes:
     at = random.randrange(len(data))
     return data[:at] + data[at + random.randint(1, RUN_MAX) :]

@@ -1,7 +1,7 @@
 """IEC 62056-21: what is read, what is refused, the conversation with a meter, and a bad line."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 
 import pytest
@@ -13,7 +13,7 @@ from hal.index.d0 import MESSAGE_MAX, SILENCE_NS, D0Decoder
 from hal.index.d0_meter import data_message, pushed_message, with_parity
 from hal.index.plausible import Limits
 from hal.index.reading import Caveat, Index, Reading, Refusal, Refused, Register
-from tests.hal.index.damage import WAYS, Way, damaged, swap
+from tests.hal.index.damage import WAYS, Way, damaged, pieces, swap
 from tests.hal.index.day import Lived, live
 
 IDENTIFICATION = "TST5\\@V1.00"
@@ -245,13 +245,6 @@ def test_a_message_laid_out_otherwise_counts_once_it_comes_again() -> None:
 
 
 # --- Any bytes, in any pieces. -------------------------------------------------------------------
-
-
-def pieces(data: bytes, draw: Random) -> Iterator[bytes]:
-    while data:
-        size = draw.choice((1, 2, 7, 64, 1000))
-        yield data[:size]
-        data = data[size:]
 
 
 @settings(deadline=None)

@@ -1,7 +1,7 @@
 """SML push: what is read, what is refused, and what a bad line does to it."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
@@ -15,7 +15,7 @@ from hal.index.plausible import Limits
 from hal.index.reading import Caveat, Index, Reading, Refusal, Refused, Register
 from hal.index.sml import DEPTH_MAX, FILE_MAX, SILENCE_NS, SmlDecoder
 from hal.index.sml_meter import SmlMeter, TimeForm, Value, encode_item
-from tests.hal.index.damage import damaged
+from tests.hal.index.damage import damaged, pieces
 from tests.hal.index.day import live
 
 SERVER = bytes.fromhex("0a01545354000012d687")  # 1TST0001234567
@@ -290,13 +290,6 @@ def test_a_file_behind_escapes_that_hide_its_start_is_found() -> None:
 
 
 # --- Any bytes, in any pieces. -------------------------------------------------------------------
-
-
-def pieces(data: bytes, draw: Random) -> Iterator[bytes]:
-    while data:
-        size = draw.choice((1, 2, 7, 64, 1000))
-        yield data[:size]
-        data = data[size:]
 
 
 def stream(draw: Random, count: int) -> bytes:
