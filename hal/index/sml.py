@@ -99,7 +99,8 @@ class SmlDecoder:
         self._at = at if at >= 0 else max(self._at, len(data) - len(_ESCAPE) + 1)
         if len(data) <= FILE_MAX:
             return False
-        found.append(self._refuse(Refused.TOO_LONG, f"{FILE_MAX} bytes without an end", 1))
+        detail = f"{FILE_MAX} bytes without an end"
+        found.append(self._refuse(Refused.TOO_LONG, detail, self._last_start(len(data))))
         return True
 
     def _begin(self, found: list[Reading | Refusal]) -> bool:
@@ -131,9 +132,8 @@ class SmlDecoder:
     def _close(self, end: int, found: list[Reading | Refusal]) -> None:
         raw = bytes(self._came.data[:end])
         if not _is_sum(raw[:-2], int.from_bytes(raw[-2:], "big")):
-            # A whole file may lie in it, whose start was taken for escaped bytes or for the end's
-            # last ones: it is looked for from the second byte on.
-            found.append(self._refuse(Refused.CHECKSUM, "the sum of the file is another", 1))
+            detail = "the sum of the file is another"
+            found.append(self._refuse(Refused.CHECKSUM, detail, self._last_start(end)))
             return
         began_ns, ended_ns = self._came.came_ns(0), self._came.came_ns(end - 1)
         try:
@@ -144,6 +144,13 @@ class SmlDecoder:
         self._came.drop(end)
         self._at, self._is_astray = 0, False
         found += outcome
+
+    def _last_start(self, end: int) -> int:
+        """Where, in bytes up to `end` that are refused, a whole file may begin: its start was taken
+        for escaped bytes, or for the last ones of the end. Of several starts the last one is taken,
+        so that no bytes are gone through more than twice."""
+        at = self._came.data.rfind(_START, 1, end)
+        return at if at > 0 else max(1, end - len(_START) + 1)
 
     def _refuse(self, reason: Refused, detail: str, count: int) -> Refusal:
         """Lets go of the first bytes, and of the file that has begun."""
