@@ -39,6 +39,7 @@ MESSAGE_MAX = 16_384  # bytes: long ones, with the values of a year of months, h
 SILENCE_NS = 2 * NS_PER_S  # between two bytes there are at most 1.5 s
 
 _STX, _ETX, _BLANK = b"\x02", b"\x03", b"\r\n\0 "
+_BLANKS_MAX = 8  # behind an end mark, until it is clear that no block check follows
 _SLASH, _END, _LINE_END = b"/", b"!", b"\r\n"
 _REQUEST = b"/?"  # what a meter is asked with; an optical head may return it
 
@@ -182,8 +183,9 @@ class D0Decoder:
             return True
         check = None
         if _STX in text[:end]:
-            rest = text[after:].lstrip(_BLANK)
-            if not rest and not is_over:
+            behind = text[after : after + _BLANKS_MAX]
+            rest = behind.lstrip(_BLANK)
+            if not rest and not is_over and len(behind) < _BLANKS_MAX:
                 return False
             if text.startswith(_ETX, after):
                 if len(text) <= after + 1:

@@ -131,6 +131,16 @@ def test_a_data_message_without_its_check_counts_once_the_line_is_silent() -> No
     assert reasons(decoder.receive(b"", SILENCE_NS)) == ["reading"]
 
 
+def test_blanks_without_end_are_not_kept() -> None:
+    decoder = D0Decoder()
+    assert reasons(decoder.receive(data_message(LINES, is_checked=False) + b"\0" * 9, 0)) == [
+        "reading",
+    ]  # fmt: skip
+    for _ in range(10):
+        assert decoder.receive(b" \r\n\0" * MESSAGE_MAX, 0) == []
+        assert not decoder._text
+
+
 def test_the_looks_that_brought_its_ends_bound_a_reading() -> None:
     decoder = D0Decoder()
     assert decoder.receive(b"\r\n\0" + CHECKED[:1], 10) == []
