@@ -29,6 +29,7 @@ from hal.index.axdr import (
 )
 from hal.index.ciphering import (
     GENERAL_GLO,
+    TITLE_SIZE,
     Keys,
     NotAuthentic,
     OtherProtection,
@@ -439,6 +440,24 @@ class _Span:
     after: int
 
 
+def framing_of(data: bytes) -> Framing | None:
+    """How the messages of a recorded line are told apart; None: no message of DLMS is there, or
+    none that is whole. Keys are not needed: what is looked for is what is around a message."""
+    receiver = HdlcReceiver()
+    if any(isinstance(one, Frame) for one in receiver.receive(data, 0)):
+        return Framing.HDLC
+    for framing, start, measure in _TOLD_BY_THEIR_START:
+        at = data.find(start)
+        while at >= 0:
+            try:
+                measure(bytearray(data[at : at + MESSAGE_MAX]))
+            except (Malformed, OtherProtection):
+                at = data.find(start, at + 1)
+            else:
+                return framing
+    return None
+
+
 _Measure = Callable[[bytearray], _Span]
 
 
@@ -635,3 +654,40 @@ class _MbusParts:
     def forget(self) -> bool:
         self._to.forget()
         return self._joint.forget()
+
+
+def _measure_sure_wrapper(data: bytearray) -> _Span:
+    """A wrapper around just one message: two zeros and a one are found in any list of registers."""
+    span = _measure_wrapped(data)
+    message = data[span.begin : span.end]
+    if message[0] not in _CLEAR_STARTS + _PROTECTED_STARTS:
+        raise Malformed("a wrapper around no message")
+    if _measure_bare(message).end != len(message):
+        raise Malformed("a wrapper of another length than its message")
+    return span
+
+
+def _measure_sure_bare(data: bytearray) -> _Span:
+    """A bare message that no other protocol writes by chance: a list, a first block of a message,
+    or a protected one under a system title."""
+    tag = data[0]
+    if tag == DATA_NOTIFICATION and len(_notification(data)[1].elements) < 2:
+        raise Malformed("a notification of no list")
+    if tag == GENERAL_GLO and data[1:2] != bytes([TITLE_SIZE]):
+        raise Malformed("a protected message under no system title")
+    if tag == _BLOCK:
+        _, number, part = _block(bytes(data[: _measure_bare(data).end]))
+        if number != 1 or part[:1] not in (bytes([DATA_NOTIFICATION]), bytes([GENERAL_GLO])):
+            raise Malformed("a block that begins no message")
+    return _measure_bare(data)
+
+
+# The surest first: a bare message has nothing around it that could be wrong.
+_TOLD_BY_THEIR_START: tuple[tuple[Framing, bytes, _Measure], ...] = (
+    (Framing.MBUS, _MBUS_START, _measure_mbus),
+    (Framing.WRAPPER, _WRAPPER_VERSION, _measure_sure_wrapper),
+    *(
+        (Framing.BARE, bytes([start]), _measure_sure_bare)
+        for start in (GENERAL_GLO, DATA_NOTIFICATION, _BLOCK)
+    ),
+)

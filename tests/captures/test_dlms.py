@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hal.index.ciphering import Keys
-from hal.index.dlms_push import Framing, PushDecoder, PushSettings
+from hal.index.dlms_push import Framing, PushDecoder, PushSettings, framing_of
 from hal.index.hdlc import Address, Control, Frame, HdlcReceiver, Parameters, decode_parameters
 from hal.index.reading import Caveat, Index, Reading, Refusal, Refused
 from tests.captures.place import CAPTURES
@@ -83,6 +83,13 @@ def test_every_frame_of_a_telegram_is_whole(dlms: Path, name: str) -> None:
     frames = frames_of(data)
     assert len(frames) == expected["hdlc_frames_good_fcs"]
     assert sum(len(one.encode()) for one in frames) == len(data)
+
+
+@pytest.mark.parametrize(("name", "framing"), list(TELEGRAMS.items()))
+def test_the_framing_of_a_telegram_is_told_without_its_keys(
+    dlms: Path, name: str, framing: Framing
+) -> None:
+    assert framing_of((dlms / name).read_bytes()) is framing
 
 
 def test_who_each_meter_is_and_what_its_telegram_lacks(dlms: Path) -> None:

@@ -1,7 +1,9 @@
 """DLMS/COSEM: frames, values, and telegrams that meters send by themselves."""
 
+from random import Random
+
 from cryptometer.errors import Reason, Rejected
-from cryptometer.steps import NS_PER_S
+from cryptometer.steps import NS_PER_MS, NS_PER_S
 from hal.index.axdr import (
     Datum,
     Malformed,
@@ -15,11 +17,14 @@ from hal.index.axdr import (
     encode_length,
 )
 from hal.index.ciphering import Keys, decode_protected
+from hal.index.dlms_answering import AnsweringMeter, MeterSettings
+from hal.index.dlms_association import Authentication, Terms
+from hal.index.dlms_client import ClientSettings, DlmsClient, Transport
 from hal.index.dlms_meter import Layout, Style, Told, notification, telegram
 from hal.index.dlms_push import Framing, PushDecoder, PushSettings
 from hal.index.hdlc import Address, Frame, HdlcReceiver, Parameters, decode_parameters
 from hal.index.objects import read_list
-from hal.index.reading import Reading, Refusal
+from hal.index.reading import Index, Reading, Refusal
 from tests.fuzz.scene import FalseAcceptance
 from tests.fuzz.target import Target
 
@@ -156,7 +161,69 @@ def _sealed() -> list[bytes]:
     return [encode_length(len(title)) + title + bytes((23, 0x30)) + bytes(4 + 18)]
 
 
+_WAYS = (
+    (Transport.WRAPPER, Terms()),
+    (Transport.WRAPPER, Terms(Authentication.HLS_GMAC, keys=_KEYS)),
+    (Transport.HDLC, Terms(Authentication.LLS, b"12345678")),
+    (Transport.OPTICAL, Terms()),
+)
+_INDEXES = {Index(_TOLD.imported_wh), Index(_TOLD.exported_wh)}
+
+
+def _client(way: int) -> tuple[DlmsClient, MeterSettings]:
+    transport, terms = _WAYS[way % len(_WAYS)]
+    settings = ClientSettings(transport, client=1, terms=terms)
+    meter = MeterSettings(
+        transport=transport,
+        authentication=terms.authentication,
+        password=terms.password,
+        keys=terms.keys,
+    )
+    client = DlmsClient(settings, Random(1).randbytes)
+    client.ask_past(_TOLD.unix_s - 1_000, _TOLD.unix_s)
+    return client, meter
+
+
+def _read_answers(data: bytes) -> None:
+    """The first byte chooses the way to the meter; then each answer behind its length."""
+    client, meter = _client(data[0] if data else 0)
+    readings: list[Reading] = []
+    at, at_ns = 1, 0
+    client.receive(b"", at_ns)
+    while at < len(data):
+        client.speak(at_ns)
+        at_ns += 10 * NS_PER_MS
+        size = int.from_bytes(data[at : at + 2], "big")
+        found = client.receive(data[at + 2 : at + 2 + size], at_ns)
+        readings += [one for one in found if isinstance(one, Reading)]
+        at += 2 + size
+    for reading in readings:
+        indexes = {one for one in (reading.imported, reading.exported) if one is not None}
+        if any(one.uwh < 0 for one in indexes):
+            raise FalseAcceptance(f"{reading} has less than nothing")
+        if meter.keys is not None and not indexes <= _INDEXES:
+            raise FalseAcceptance(f"{reading}, which nobody sealed")
+    if not readings:
+        raise Rejected(Reason.MALFORMED, "no reading")
+
+
+def _answers() -> list[bytes]:
+    found = []
+    for way in range(len(_WAYS)):
+        client, settings = _client(way)
+        meter = AnsweringMeter(settings, lambda _: _TOLD, Random(2).randbytes)
+        said, answer, at_ns, read = bytes([way]), b"", 0, 0
+        while not read:
+            read = len(client.receive(answer, at_ns))
+            answer = meter.receive(client.speak(at_ns), at_ns)
+            at_ns += 10 * NS_PER_MS
+            said += len(answer).to_bytes(2, "big") + answer if not read else b""
+        found.append(said)
+    return found
+
+
 DLMS: tuple[Target, ...] = (
+    Target("dlms-answers", ("hal.index.dlms_client.DlmsClient",), _read_answers, _answers),
     Target(
         "hdlc",
         ("hal.index.hdlc.HdlcReceiver", "hal.index.hdlc.decode_parameters"),

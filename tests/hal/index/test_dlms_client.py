@@ -361,6 +361,14 @@ def test_a_frame_that_is_lost_is_made_up_for(lost: int, direction: str) -> None:
     assert len(readings(found)) >= 5
 
 
+def test_a_bus_that_echoes_what_is_sent_is_read() -> None:
+    line = line_of(Way())
+    line.back = lambda data: (line.sent[-1] if line.sent else b"") + data
+    found = list(line.run(60 * NS_PER_S))
+    assert refused(found) == []
+    assert len(readings(found)) >= 5
+
+
 def test_the_first_byte_of_an_answer_may_come_late_and_the_rest_slowly() -> None:
     random, way = Random(1), Way()
     client, meter = client_of(way, random), meter_of(way, random)

@@ -20,7 +20,7 @@ from hal.index.ciphering import (
     seal_protected,
 )
 from hal.index.dlms_meter import Layout, Style, Told, notification, telegram
-from hal.index.dlms_push import QUIET_NS, Framing, PushDecoder, PushSettings
+from hal.index.dlms_push import QUIET_NS, Framing, PushDecoder, PushSettings, framing_of
 from hal.index.hdlc import Address, Control, Frame
 from hal.index.plausible import Limits, Plausible
 from hal.index.reading import Caveat, Index, IndexDecoder, Reading, Refusal, Refused, Register
@@ -105,6 +105,14 @@ def test_a_reading_says_what_it_lacks(style: Style) -> None:
     assert reading.caveats == expected
 
 
+@by_style
+def test_the_framing_of_a_recorded_line_is_told_without_keys(style: Style) -> None:
+    line = telegram(TOLD, style, 1)
+    assert framing_of(b"noise" + line + line) is style.framing
+    assert framing_of(line[: len(line) // 3]) in (None, style.framing, Framing.BARE)
+    assert framing_of(b"no meter at all") is None
+
+
 def test_a_meter_that_states_no_number_is_known_by_its_system_title() -> None:
     style = Style(layout=Layout.PAIRS, keys=KEYS)
     assert read(heard(telegram(TOLD, style, 1), style))[0].identity == "SIM0000000007"
@@ -154,19 +162,46 @@ def test_a_register_that_cannot_be_one_is_refused(entries: tuple[Datum, ...]) ->
     assert refused(said(Datum(Tag.ARRAY, entries))) == [Refused.FORM]
 
 
-def test_values_follow_the_list_of_their_objects() -> None:
-    def place(group: int) -> Datum:
-        code = Datum(Tag.OCTET_STRING, bytes((1, 0, group, 8, 0, 255)))
+@pytest.mark.parametrize("counts_itself", [False, True])
+def test_values_follow_the_list_of_their_objects(counts_itself: bool) -> None:
+    def place(*code: int) -> Datum:
         return Datum(
             Tag.STRUCTURE,
-            (Datum(Tag.LONG_UNSIGNED, 3), code, Datum(Tag.INTEGER, 2), Datum(Tag.LONG_UNSIGNED, 0)),
+            (
+                Datum(Tag.LONG_UNSIGNED, 3),
+                Datum(Tag.OCTET_STRING, bytes(code)),
+                Datum(Tag.INTEGER, 2),
+                Datum(Tag.LONG_UNSIGNED, 0),
+            ),
         )
 
-    places = Datum(Tag.ARRAY, (place(1), place(2)))
+    objects = [place(1, 0, 1, 8, 0, 255), place(1, 0, 2, 8, 0, 255)]
+    if counts_itself:
+        objects.insert(0, place(0, 8, 25, 9, 0, 255))
     six = Datum(Tag.DOUBLE_LONG_UNSIGNED, 6)
-    [reading] = said(Datum(Tag.STRUCTURE, (places, COUNT, six)))
+    [reading] = said(Datum(Tag.STRUCTURE, (Datum(Tag.ARRAY, tuple(objects)), COUNT, six)))
     assert isinstance(reading, Reading)
     assert (reading.imported, reading.exported) == (Index(5), Index(6))
+
+
+def test_codes_that_are_miswritten_are_read_where_nothing_else_fits() -> None:
+    """Attributes without tags (EG.D, Sagemcom), and a tag behind its length (Landis+Gyr ZMF100)."""
+    bare = (
+        "0204 1601 0202 00010000600100ff02 0902 3132"
+        "          0202 00030100010800ff02 0600000005"
+        "          0202 00030100020800ff02 0600000006"
+    )
+    swapped = (
+        "0102 0203 060901001f0700ff 1000f4 02020ffe1621"
+        "     0203 09060100010800ff 0600000005 02020f00161e"
+    )
+    for written, expected in ((bare, (Index(5), Index(6), "12")), (swapped, (Index(5), None, ""))):
+        outcome = heard(
+            wrapped(b"\x0f" + bytes(5) + bytes.fromhex(written)), Style(framing=Framing.WRAPPER)
+        )
+        [reading] = outcome
+        assert isinstance(reading, Reading)
+        assert (reading.imported, reading.exported, reading.identity) == expected
 
 
 def test_a_meter_that_doubts_its_clock_is_marked() -> None:
