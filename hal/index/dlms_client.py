@@ -61,6 +61,14 @@ _NUMBER = bytes((0, 0, 96, 1, 0, 255))
 _NAME = bytes((0, 0, 42, 0, 0, 255))
 _SCALER_UNIT, _BUFFER, _COLUMNS, _CAPTURE_PERIOD = 3, 2, 3, 4
 _PUBLIC_CLIENT = 16
+# What a meter answers for an object that it has not, or does not show to this client.
+_NOT_THERE = (
+    "read write denied",
+    "object undefined",
+    "object class inconsistent",
+    "object unavailable",
+    "scope of access violated",
+)
 
 VALUE_MAX = 65_536  # bytes of one value, all blocks together: a day of a wide profile has 20,000
 PAST_QUESTIONS_MAX = 64
@@ -261,7 +269,7 @@ class DlmsClient:
             case Down():
                 self._fell(at_ns)
             case Lost():
-                self._fail(event.reason, event.detail, at_ns)
+                self._fail(event.reason, event.detail, at_ns)  # nothing is left to take down
 
     def _run(self, script: _Script, at_ns: int) -> None:
         self._script = script
@@ -279,10 +287,16 @@ class DlmsClient:
                 for event in self._link.take_down():
                     self._take(event, at_ns)
         except Failed as failed:
-            self._fail(failed.reason, failed.detail, at_ns)
+            self._give_up(failed.reason, failed.detail, at_ns)
         except Malformed as bad:
             reason = Refused.UNSUPPORTED if isinstance(bad, NotRead) else Refused.FORM
-            self._fail(reason, str(bad), at_ns)
+            self._give_up(reason, str(bad), at_ns)
+
+    def _give_up(self, reason: Refused, detail: str, at_ns: int) -> None:
+        """The link stands: an optical port would wait on it for minutes."""
+        self._fail(reason, detail, at_ns)
+        for event in self._link.take_down():
+            self._take(event, at_ns)
 
     def _fell(self, at_ns: int) -> None:
         """The link was taken down: after the public client comes the other one."""
@@ -365,7 +379,7 @@ class DlmsClient:
         """One reading, what of the past was asked for, and the release if it is asked for."""
         entries, times_ns = list(self._numbers), list[int]()
         for code in self._registers:
-            found = yield from self._get(association, Attribute(_REGISTER, code))
+            found = yield from self._get(association, Attribute(_REGISTER, code), needed=True)
             if found is None:
                 self._absent.add(code)
                 continue
@@ -423,10 +437,21 @@ class DlmsClient:
         return decode_clock(found[0].octets)
 
     def _get(
-        self, association: Association, attribute: Attribute, selection: bytes = b""
+        self,
+        association: Association,
+        attribute: Attribute,
+        selection: bytes = b"",
+        *,
+        needed: bool = False,
     ) -> Generator[bytes, Answer, tuple[Datum, Answer] | None]:
         """The value of an attribute, and the answer that brought its last byte, with the time of
         the first question. None: the meter has none, or does not show it.
+
+        Args:
+            association: that stands.
+            attribute: which.
+            selection: of its rows.
+            needed: an error that may pass is no absence.
 
         Raises:
             Failed: there is no answer to it.
@@ -436,6 +461,8 @@ class DlmsClient:
         asked_ns, value, number = answer.asked_ns, bytearray(), 0
         while True:
             got = association.got(answer.message)
+            if got.error and needed and got.error not in _NOT_THERE:
+                raise Failed(Refused.METER_ERROR, f"the meter cannot: {got.error}")
             if got.error:
                 return None
             if not got.last or number:

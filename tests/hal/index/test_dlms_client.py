@@ -561,6 +561,36 @@ def test_a_register_that_the_meter_lacks_is_not_asked_for_again() -> None:
     assert sum(bytes((22, 8, 0, 255, 2)) in said for said in line.sent) == 1
 
 
+def test_a_register_that_fails_once_is_asked_for_again() -> None:
+    failures = [2]
+
+    def back(data: bytes) -> bytes:
+        if data[8:14] == bytes.fromhex("c401c1000600") and failures[0]:
+            failures[0] -= 1
+            return with_message(data, bytes.fromhex("c401c10102"))  # temporary failure
+        return data
+
+    found = run_against(CLEAR, back)
+    assert refused(found) == [Refused.METER_ERROR] * 2
+    assert all(one.imported and one.exported for one in readings(found))
+    assert len(readings(found)) >= 3
+
+
+@pytest.mark.parametrize("transport", [Transport.HDLC, Transport.OPTICAL])
+def test_a_link_that_is_given_up_is_taken_down(transport: Transport) -> None:
+    random = Random(1)
+    way = Way(transport, Authentication.LLS, physical=None)
+    line = Line(
+        client_of(way, random, terms=Terms(Authentication.LLS, b"wrong")), meter_of(way, random)
+    )
+    found = list(line.run(60 * NS_PER_S))
+    assert set(refused(found)) == {Refused.NOT_AUTHENTIC}
+    assert len(found) >= 3
+    frames = [one for said in line.sent for one in HdlcReceiver().receive(said, 0)]
+    disconnections = [one for one in frames if isinstance(one, Frame) and one.control == 0x53]
+    assert len(disconnections) == len(found)
+
+
 def test_a_meter_without_any_register_has_no_index() -> None:
     line = line_of(CLEAR, exported=b"", imported=bytes((1, 0, 21, 8, 0, 255)))
     assert set(refused(line.run(60 * NS_PER_S))) == {Refused.NO_INDEX}
