@@ -185,7 +185,7 @@ class DlmsClient:
         self._found: list[Reading | Refusal] = []
         self._questions: deque[tuple[int, int]] = deque()
         self._past: list[Past | Refusal] = []
-        # What the meter said of itself, and will not say otherwise.
+        # What the meter said of itself, and will not say otherwise within the association.
         self._numbers: tuple[Entry, ...] = ()
         self._units: dict[bytes, ScalerUnit | None] = {}
         self._absent: set[bytes] = set()
@@ -227,6 +227,12 @@ class DlmsClient:
     def take_past(self) -> list[Past | Refusal]:
         past, self._past = self._past, []
         return past
+
+    def reconnected(self, at_ns: int) -> None:
+        """Whoever has the line had to open it anew (TCP): nothing that was agreed on before holds."""
+        self._leaving = False
+        self._fail(Refused.INCOMPLETE, "the connection was lost", at_ns)
+        self._link = link_to(self._settings, self._first_client)
 
     def receive(self, data: bytes, at_ns: int) -> list[Reading | Refusal]:
         for event in self._link.receive(data, at_ns):
@@ -355,20 +361,20 @@ class DlmsClient:
         yield from self._round(association)
 
     def _describe(self, association: Association) -> _Script:
-        """What stays: the meter's number, scalers and units."""
-        if not self._numbers:
-            entries = []
-            for code in dict.fromkeys((self._settings.number, _NAME)):
-                found = yield from self._get(association, Attribute(_DATA, code))
-                if found is not None:
-                    as_number = _NUMBER if code == self._settings.number else code
-                    entries.append(Entry(as_number, found[0]))
-                    break
-            self._numbers = tuple(entries)
+        """What stays: the meter's number, scalers and units. Anew in every association: the meter
+        may have been exchanged before it."""
+        self._numbers, self._columns = (), ()
+        self._units.clear()
+        self._absent.clear()
+        for code in dict.fromkeys((self._settings.number, _NAME)):
+            found = yield from self._get(association, Attribute(_DATA, code))
+            if found is not None:
+                as_number = _NUMBER if code == self._settings.number else code
+                self._numbers = (Entry(as_number, found[0]),)
+                break
         for code in self._registers:
-            if code not in self._units:
-                found = yield from self._get(association, Attribute(_REGISTER, code, _SCALER_UNIT))
-                self._units[code] = None if found is None else scaler_unit_of(found[0])
+            found = yield from self._get(association, Attribute(_REGISTER, code, _SCALER_UNIT))
+            self._units[code] = None if found is None else scaler_unit_of(found[0])
 
     @property
     def _registers(self) -> tuple[bytes, ...]:
@@ -387,7 +393,6 @@ class DlmsClient:
             times_ns += [answer.asked_ns, answer.came_ns]
             entries.append(Entry(self._canonical(code), datum, self._units.get(code)))
         if not times_ns:
-            self._absent.clear()
             raise Failed(Refused.NO_INDEX, "the meter has none of the registers")
         clock = yield from self._clock(association)
         self._found.append(

@@ -591,6 +591,29 @@ def test_a_link_that_is_given_up_is_taken_down(transport: Transport) -> None:
     assert len(disconnections) == len(found)
 
 
+@pytest.mark.parametrize("release", [False, True])
+def test_a_meter_that_was_exchanged_is_known_by_its_own_number(release: bool) -> None:
+    way = Way(release=release)
+    line = line_of(way)
+    assert {one.identity for one in readings(line.run(35 * NS_PER_S))} == {"1KFM0200"}
+    line.meter = meter_of(way, Random(2), number="2KFM0300")
+    found = list(line.run(120 * NS_PER_S))
+    assert {one.identity for one in readings(found)} == {"2KFM0300"}
+
+
+@pytest.mark.parametrize("at_s", [0, 13])
+def test_after_a_new_connection_the_client_begins_anew(at_s: int) -> None:
+    line = line_of(SEALED)
+    list(line.run(at_s * NS_PER_S + 1))
+    used = line.client.counter
+    line.client.reconnected(line.at_ns)
+    line.meter = meter_of(SEALED, Random(2))
+    found = list(line.run(line.at_ns + 60 * NS_PER_S))
+    assert refused(found) == [Refused.INCOMPLETE]
+    assert len(readings(found)) >= 4
+    assert line.client.counter > used
+
+
 def test_a_meter_without_any_register_has_no_index() -> None:
     line = line_of(CLEAR, exported=b"", imported=bytes((1, 0, 21, 8, 0, 255)))
     assert set(refused(line.run(60 * NS_PER_S))) == {Refused.NO_INDEX}
