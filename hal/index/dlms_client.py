@@ -229,7 +229,7 @@ class DlmsClient:
         return past
 
     def reconnected(self, at_ns: int) -> None:
-        """Whoever has the line had to open it anew (TCP): nothing that was agreed on before holds."""
+        """Whoever has the line had to open it anew (TCP): nothing agreed on before holds."""
         self._leaving = False
         self._fail(Refused.INCOMPLETE, "the connection was lost", at_ns)
         self._link = link_to(self._settings, self._first_client)
