@@ -12,12 +12,13 @@ from cryptometer.records import (
     Batch,
     ChainRecord,
     Checkpoint,
+    Reading,
     ReAnchor,
     Record,
     RunStart,
     StepClose,
 )
-from firmware.lots import BatchDraft, CloseDraft, Draft, RunDraft, Signed
+from firmware.lots import BatchDraft, CloseDraft, Draft, ReadingDraft, RunDraft, Signed
 from firmware.outbox import Anew, End, chain_start, follow, starts_from
 
 
@@ -27,12 +28,14 @@ class Chain:
 
     Attributes:
         registrations: from which step on each acts, and its identity; the newest last.
+        source: of an index, the protocol.
     """
 
     meter: str
     community: bytes
     registrations: tuple[tuple[int, bytes], ...]
     signer: Signer
+    source: str = "pulses"
 
     def sign(
         self, drafts: Iterable[Draft], end: End, checkpoint: Checkpoint | None
@@ -60,7 +63,7 @@ class Chain:
 
     def _body(
         self, draft: Draft, end: End, checkpoint: Checkpoint | None
-    ) -> RunStart | Batch | StepClose:
+    ) -> RunStart | Batch | Reading | StepClose:
         head = (self.meter, end.sequence, end.previous, draft.clock, draft.marks)
         match draft:
             case RunDraft():
@@ -80,6 +83,18 @@ class Chain:
                     step=draft.step,
                     registration=self._acting_at(draft.step),
                     lots=draft.lots,
+                )
+            case ReadingDraft():
+                return Reading(
+                    *head,
+                    register=draft.register + end.offset,
+                    step=draft.step,
+                    registration=self._acting_at(draft.step),
+                    index=draft.index + end.offset,
+                    at_ms=draft.at_ms,
+                    source=self.source,
+                    counting=True,
+                    since_step=draft.since_step,
                 )
             case CloseDraft():
                 return StepClose(
@@ -206,6 +221,16 @@ def draft_of(record: Record, offset: int) -> Draft:
             )
         case Batch() as body:
             return BatchDraft(body.register - offset, body.step, body.clock, body.marks, body.lots)
+        case Reading() as body:
+            return ReadingDraft(
+                body.register - offset,
+                body.step,
+                body.clock,
+                body.marks,
+                body.index - offset,
+                body.at_ms,
+                body.since_step,
+            )
         case StepClose() as body:
             return CloseDraft(
                 body.register - offset,

@@ -23,10 +23,13 @@ from firmware.events import (
     Noticed,
     Passed,
     Pulses,
+    Read,
+    Rebased,
     Watched,
     decode_event,
     encode_event,
 )
+from firmware.latch import Latch
 from firmware.lots import BLANK, Draft, Limits, Lots, LotState, Signed, Terms
 from firmware.outbox import End
 from firmware.timekeeping import Dating
@@ -67,6 +70,7 @@ class Snapshot:
         datings: of earlier boots whose events wait.
         end: where the signed chain stands, for an outbox that damage takes.
         ahead: as in `Aligned`, in the boot of the newest run.
+        base: as in `Rebased`.
     """
 
     register: int = wire(0, REGISTER)
@@ -79,6 +83,7 @@ class Snapshot:
     dating: Dating | None = wire_optional(7, Row(Dating))
     end: End | None = wire_optional(8, Map(End))
     ahead: int | None = wire_optional(9, Uint(0, BESIDE_MODULUS - 1))
+    base: int | None = wire_optional(10, REGISTER)
 
 
 BLANK_SNAPSHOT = Snapshot(0, bytes(16), 0, Ending.FIRST, BLANK, (), ())
@@ -91,6 +96,7 @@ class Counter:
         self.register = snapshot.register
         self.dating = snapshot.dating
         self.ahead = snapshot.ahead  # of another counter; None in a boot that has not told yet
+        self.base = snapshot.base or 0  # what is added to a meter's own index
         self.limits = limits
         self._boot = snapshot.boot
         self._mono_ns = snapshot.mono_ns
@@ -102,7 +108,10 @@ class Counter:
         self._undated_ns = sum(ends.values())  # how long earlier boots lasted that wait for a date
         self._datings = {one.boot: one.dating for one in snapshot.datings}
         self._blank_lots = snapshot.lots
-        self._lots = None if terms is None else Lots(snapshot.lots, terms, limits)
+        self._lots: Lots | None = None
+        if terms is not None:
+            kind = Lots if terms.latch_ms is None else Latch
+            self._lots = kind(snapshot.lots, terms, limits)
 
     def resume(self, signed: Signed) -> None:
         """Tells what is signed already; before journalled events are applied again."""
@@ -138,6 +147,7 @@ class Counter:
             self.dating,
             end,
             self.ahead,
+            self.base or None,
         )
 
     def take_drafts(self) -> list[Draft]:
@@ -175,6 +185,12 @@ class Counter:
             case Pulses(register=register, to_ns=to_ns):
                 self.register = max(self.register, register)
                 self._mono_ns = to_ns
+            case Read(register=register, at_ns=at_ns):
+                self.register = max(self.register, register)
+                self._mono_ns = max(self._mono_ns, at_ns)
+            case Rebased(base=base):
+                self.base = base
+                return
             case Watched(mono_ns=mono_ns) | Ended(mono_ns=mono_ns) | Passed(mono_ns=mono_ns):
                 self._mono_ns = mono_ns
             case Noticed(mark=mark, amount=amount):
@@ -306,6 +322,8 @@ def _count(lots: Lots, event: Event, ending: Ending, dating: Dating) -> None:
         case Pulses(register=register, from_ns=from_ns, to_ns=to_ns, waited=waited):
             from_ms, to_ms = dating.utc_ms(from_ns), dating.utc_ms(to_ns)
             lots.count(register, from_ms, to_ms, dating.reading(to_ns), waited=bool(waited))
+        case Read(register=register, at_ns=at):
+            lots.read(register, dating.utc_ms(at), dating.reading(at))
         case Watched(mono_ns=at):
             lots.watch(dating.utc_ms(at), dating.reading(at))
         case Ended(mono_ns=at):
@@ -331,6 +349,8 @@ def _merge(earlier: Event, later: Event, within_ns: int) -> Event | None:
     """The two as one event, when they may be told as one."""
     match earlier, later:
         case (Watched(), Watched()) | (Passed(), Passed()):
+            return later
+        case (Read(at_ns=begin), Read()) if later.at_ns - begin <= within_ns:
             return later
         case Pulses(from_ns=begin, waited=waited), Pulses() if later.to_ns - begin <= within_ns:
             return Pulses(later.register, begin, later.to_ns, waited | later.waited)
@@ -365,7 +385,7 @@ def _begin_ns(event: Event) -> int:
     match event:
         case Began(mono_ns=at) | Watched(mono_ns=at) | Ended(mono_ns=at) | Passed(mono_ns=at):
             return at
-        case Pulses(from_ns=at):
+        case Pulses(from_ns=at) | Read(at_ns=at):
             return at
         case _:
             return 0

@@ -42,6 +42,13 @@ from firmware.events import (
     Watched,
 )
 from firmware.journal import Journal, Recovered
+from firmware.listening import (
+    REST_NS,
+    YEARS_NS,
+    Listening,
+    Spoken,
+    index_before,
+)
 from firmware.lots import BLANK, CloseDraft, Draft, Limits, RunDraft, Signed
 from firmware.outbox import FREE_BYTES_MIN, End, Outbox, chain_start
 from firmware.rollback import BEGUN, GUARD_NS, UNKNOWN, check_newest, is_unknown, newest_note
@@ -59,6 +66,7 @@ from hal.ports import (
     Message,
     PulseSource,
     Taken,
+    Timed,
 )
 
 MESSAGES_MAX = 100  # taken from the broker in one turn, so that the line is never kept waiting
@@ -90,6 +98,7 @@ class Parts:
         on_registration: keeps authority records that came over the broker; the program starts
             over with them.
         guard: tells an older copy of the folders from the newest; None: nothing does.
+        spoken: how the meter's own index is read; None where pulses are counted.
     """
 
     clock: Clock
@@ -102,6 +111,7 @@ class Parts:
     on_registration: Callable[[bytes], bool]
     log: Log
     guard: Guard | None = None
+    spoken: Spoken | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +147,7 @@ class Device:
             window=config.outbox.window,
         )
         self._line: PulseSource | None = None
+        self._listening: Listening | None = None
         self._line_retry_ns = 0
         self._claim: Claim | None = None  # a time far ahead that is not believed yet
         self._slept_ns = 0  # suspended in all, as of the beginning of the run
@@ -173,15 +184,21 @@ class Device:
                 enrolment.community.id,
                 enrolment.registered,
                 parts.signer,
+                str(config.source.get("driver", "")),
             )
         self._counter = self._recover()
+        if parts.spoken is not None:
+            self._listening = self._listen(parts.spoken)
 
     @property
     def status(self) -> str:
         """One line for the service manager."""
-        end = self._outbox.end
+        end, listening = self._outbox.end, self._listening
         signed = end.sequence if end is not None else 0
-        text = f"{self._counter.register} pulses, {signed} records, {self._outbox.waiting} waiting"
+        shown = f"{self._counter.register} pulses"
+        if listening is not None:
+            shown = f"index {self._counter.register - listening.base}"
+        text = f"{shown}, {signed} records, {self._outbox.waiting} waiting"
         if self._outbox.stop is not None:
             text += f", stopped: {self._outbox.stop.reason}"
         if self._key_away:
@@ -235,6 +252,9 @@ class Device:
         if draft_ns is not None and self._line is not None:
             wait_ns = min(wait_ns, draft_ns + self._line.latency_ns)
             rest_ns = min(rest_ns, draft_ns - ALERT_NS)
+        line_ns = _due_ns(self._line)
+        if line_ns is not None:
+            wait_ns = min(wait_ns, max(0, line_ns - now_ns))
         resend_ns = self._outbox.next_due_ns()
         if resend_ns is not None:
             wait_ns = min(wait_ns, resend_ns - now_ns)
@@ -440,6 +460,8 @@ class Device:
         withheld = self._outbox.waiting_before(at)
         refused = self._outbox.waiting - withheld
         self._outbox.begin(anchored(end, unsigned_from, anchors, first))
+        if self._listening is not None:
+            self._listening.excuse()
         said = f"re-anchored: sequence={body.at} signed anew={refused}"
         if withheld:
             said += f"; not signed anew, since the gateway may have them: {withheld}"
@@ -551,6 +573,11 @@ class Device:
             self._lose_line(str(lost))
             return
         after = self._clock.now()
+        if self._listening is not None:
+            due_ns = self._counter.next_due_ns()
+            events += self._listening.hear(
+                taken.said, self._counter.register, due_ns, self._clock.community_ns
+            )
         if taken.noise:
             events.append(Noticed.of(Mark.NOISE, taken.noise))
         if taken.lost:
@@ -569,8 +596,20 @@ class Device:
         latency_ns = self._clock.community_ns(self._line.latency_ns) - self._clock.community_ns(0)
         self._looked_ns = max(self._looked_ns, before.mono_ns - latency_ns)
         if self._is_mark_due():
+            if self._listening is not None:
+                events += self._listening.give()
             events.append(Watched(self._looked_ns))
         self._give(events)
+
+    def _listen(self, spoken: Spoken) -> Listening:
+        """Goes on from the newest index that an earlier run has believed."""
+        counter, now_ns = self._counter, self._clock.machine_ns()
+        since_ns = now_ns - YEARS_NS
+        if counter.has_begun_in(self._clock.boot_id) and counter.last_ns is not None:
+            since_ns = now_ns - max(0, self._clock.now().mono_ns - counter.last_ns)
+        before = index_before(spoken, counter.register, counter.base, since_ns)
+        keep_ns = self._config.journal.watch_machine_ms * NS_PER_MS
+        return Listening(spoken, counter.base, before, keep_ns)
 
     def _compare_beside(self, taken: Taken, now_ns: int, *, waited: bool) -> list[Event]:
         """Holds the register against another counter of the same pulses. What that counted while
@@ -867,6 +906,8 @@ class Device:
 
     def _rest_ns(self, now_ns: int) -> int:
         """For how long the line may be left alone: a look costs much more than a pulse."""
+        if self._listening is not None:
+            return REST_NS
         gather_ns = self._config.journal.gather_machine_ms * NS_PER_MS
         if not self._look_pulses or not gather_ns or self._line is None:
             return 0
@@ -879,6 +920,11 @@ class Device:
         if what != self._said:
             self._said = what
             self._parts.log(what)
+
+
+def _due_ns(line: object) -> int | None:
+    """Machine time at which a line wants to be looked at though nothing came."""
+    return line.due_ns if isinstance(line, Timed) else None
 
 
 def _from_signed(signed: Signed, step_s: int) -> Snapshot:

@@ -8,7 +8,7 @@ from cryptometer import cbor, records
 from cryptometer.community import Community, trust
 from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.keys import PublicKey
-from cryptometer.metrology import SECONDS_PER_HOUR, lot_limit
+from cryptometer.metrology import SECONDS_PER_HOUR, UWH_PER_KWH, Side, lot_limit
 from cryptometer.records import (
     Acknowledgement,
     AuthorityRecord,
@@ -70,6 +70,20 @@ class Enrolment:
         return tuple((_meter_of(one)[0], one.identity) for one in self.registrations)
 
     @property
+    def unit_uwh(self) -> Fraction:
+        """Of an index: what its last digit is worth as the meter shows it, micro-watt-hours."""
+        return Fraction(UWH_PER_KWH) / self.details.constant
+
+    @property
+    def power_w(self) -> int:
+        """The most that a meter shows, W: that of I_max on the side it measures, and a fifth more,
+        since U may be higher and a fuse takes its time."""
+        details = self.details
+        shown_w = Fraction(details.phases * details.voltage_mv * details.i_max_ma, 10**6)
+        is_scaled = details.ratings_side is Side.PRIMARY and details.constant_side is Side.SECONDARY
+        return int(shown_w / (details.ratio if is_scaled else 1) * 6 / 5)
+
+    @property
     def terms(self) -> Terms:
         """What the counter must know: an earlier registration acts until a newer one does."""
         # The one that reaches back farthest speaks for all that came before the others.
@@ -86,7 +100,11 @@ class Enrolment:
             pulse_h = pulse_wh / ratings.power_w(details.i_max_ma)
             pulse_ns = int(pulse_h * SECONDS_PER_HOUR * NS_PER_S)
             first_ms = step_start_ms(from_step, step_s)
-            found.append(Terms(step_s, details.lot_pulses, first_ms, pulse_ns, details.coarse))
+            is_index = details.source is CountingSource.INDEX
+            latch_ms = ratings.latch_ms(step_s) if is_index else None
+            found.append(
+                Terms(step_s, details.lot_pulses, first_ms, pulse_ns, details.coarse, latch_ms)
+            )
         return found
 
 
@@ -138,6 +156,24 @@ def enrolment_of(
     return _enrol(trust(genesis, ordered), bundle, key, former)
 
 
+def check_source(enrolment: Enrolment, *, is_index: bool) -> None:
+    """Whether the configured line is of the kind that is registered.
+
+    Args:
+        is_index: whether it reads the meter's own index.
+
+    Raises:
+        ConfigurationError: it is not; and what to do.
+    """
+    registered = enrolment.details.source
+    if (registered is CountingSource.INDEX) is not is_index:
+        here = CountingSource.INDEX if is_index else CountingSource.PULSES
+        raise ConfigurationError(
+            f"the registration of {enrolment.meter} counts its {registered}, and [source] of this"
+            f" configuration its {here}: change the one, or have the authority change the other"
+        )
+
+
 def check_meter(enrolment: Enrolment) -> None:
     """Whether this program can count the registered meter at all; asked at every start.
 
@@ -145,11 +181,8 @@ def check_meter(enrolment: Enrolment) -> None:
         ConfigurationError: a contradiction, and what to do.
     """
     details, step_s = enrolment.details, enrolment.community.parameters.step_s
-    if details.source is not CountingSource.PULSES:
-        raise ConfigurationError(
-            f"the registration of {enrolment.meter} counts its {details.source}, and this program"
-            " counts pulses: ask the authority to register the pulse output"
-        )
+    if details.source is CountingSource.INDEX:
+        return  # it has no lots
     limit = lot_limit(details.ratings, step_s, accept_coarse=details.coarse)
     if details.lot_pulses > limit:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""What happens at a pulse line, in the order it is journalled. The counter's only input.
+"""What happens at a meter's line, in the order it is journalled. The counter's only input.
 
 Registers are absolute: an event that is applied twice, or after a record that already covers it,
 adds nothing.
@@ -119,8 +119,39 @@ class Aligned:
     ahead: int = wire(0, Uint(0, BESIDE_MODULUS - 1))
 
 
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A meter's own index was read, and believed.
+
+    Attributes:
+        register: the index, in units of the registration's constant; with what `Rebased` has added.
+        at_ns: monotonic time of the reading.
+    """
+
+    register: int = wire(0, REGISTER)
+    at_ns: int = wire(1, Uint())
+
+
+@dataclass(frozen=True, slots=True)
+class Rebased:
+    """The meter's index begins elsewhere, with the authority's leave: so much is added to it."""
+
+    base: int = wire(0, REGISTER)
+
+
 Event: TypeAlias = (
-    Began | Dated | Pulses | Watched | Noticed | Ended | Passed | Kept | Anchored | Aligned
+    Began
+    | Dated
+    | Pulses
+    | Watched
+    | Noticed
+    | Ended
+    | Passed
+    | Kept
+    | Anchored
+    | Aligned
+    | Read
+    | Rebased
 )
 
 _KINDS: tuple[type[Event], ...] = (
@@ -134,6 +165,8 @@ _KINDS: tuple[type[Event], ...] = (
     Kept,
     Anchored,
     Aligned,
+    Read,
+    Rebased,
 )
 _CODECS = {kind: (number, Row(kind)) for number, kind in enumerate(_KINDS)}
 

@@ -11,7 +11,7 @@ from cryptometer import cbor
 from cryptometer.errors import Reason, Rejected
 from cryptometer.wire import decode_map, encode_map
 from firmware.counter import Snapshot
-from firmware.events import Event, Kept, Pulses, decode_event, encode_event
+from firmware.events import Event, Kept, Pulses, Read, decode_event, encode_event
 from firmware.outbox import End
 from firmware.segments import SegmentedLog
 from hal.faults import Point, passing
@@ -109,7 +109,7 @@ class Journal:
             if entries:
                 given = [_decode_snapshot(entries[0]).register]
                 events = map(decode_event, entries[1:])
-                given += [event.register for event in events if isinstance(event, Pulses)]
+                given += [event.register for event in events if isinstance(event, Pulses | Read)]
                 return max(given)
         return 0
 

@@ -44,6 +44,8 @@ class Terms:
         first_ms: start of the first step the registration covers, ms since the Unix epoch.
         pulse_ns: least time between two pulses, at I_max.
         coarse: one pulse alone reaches the bound: every record is marked.
+        latch_ms: where an index is read: how old a reading may be at a step's end, the clock's
+            error included; None where pulses are counted.
         later: what registrations after it say, the newest last; each acts from its own first step
             on.
     """
@@ -53,6 +55,7 @@ class Terms:
     first_ms: int
     pulse_ns: int
     coarse: bool
+    latch_ms: int | None = None
     later: tuple["Terms", ...] = ()
 
     @property
@@ -106,6 +109,19 @@ class BatchDraft:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadingDraft:
+    """A counting reading to be signed; fields as in the record."""
+
+    register: int
+    step: int
+    clock: ClockReading
+    marks: tuple[int, ...]
+    index: int
+    at_ms: int
+    since_step: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class CloseDraft:
     """A step close to be signed; fields as in the record."""
 
@@ -117,7 +133,7 @@ class CloseDraft:
     watched: tuple[int, ...]
 
 
-Draft: TypeAlias = RunDraft | BatchDraft | CloseDraft
+Draft: TypeAlias = RunDraft | BatchDraft | ReadingDraft | CloseDraft
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +159,8 @@ class LotState:
         clock: the one with the greatest error that has dated anything in the open step.
         held_software, held_ending: of a run that began before the registration's first step: the
             chain begins with it once that step has come.
+        read_ms: of an index, when it was read.
+        read_step: of an index, the step of the newest reading that was drafted.
     """
 
     register: int = wire(0, REGISTER)
@@ -163,6 +181,8 @@ class LotState:
     told_step: int | None = wire_optional(15, STEP)
     back_step: int | None = wire_optional(16, STEP)
     clock: ClockReading | None = wire_optional(17, Row(ClockReading))
+    read_ms: int | None = wire_optional(18, MS)
+    read_step: int | None = wire_optional(19, STEP)
 
 
 BLANK = LotState(0, 0, 0, 0, 0, 0, (), 0, (), watching=False, marks=())
@@ -363,6 +383,10 @@ class Lots:
                 if len(self._lots) // 2 >= self.limits.lots:
                     self._cut(clock)
         self._see(to_ms, clock)
+
+    def read(self, register: int, at_ms: int, clock: ClockReading) -> None:
+        """A journalled reading of an index, now that the meter's pulses are registered: it says
+        nothing of those."""
 
     def watch(self, until_ms: int, clock: ClockReading) -> None:
         """Every pulse given before `until_ms` has been counted."""

@@ -20,6 +20,7 @@ from cryptometer.records import (
     Acknowledgement,
     Batch,
     ChainRecord,
+    Reading,
     Record,
     RunStart,
     StepClose,
@@ -139,7 +140,7 @@ def follow(end: End, record: Record) -> End:
         case StepClose() as body:
             register = closed_from = body.register_after
             closed_step = body.step
-        case Batch() as body:
+        case Batch() | Reading() as body:
             register = body.register_after
         case other:
             raise TypeError(f"no {other.KIND} stands in a meter's chain")
@@ -166,7 +167,7 @@ def _acknowledged(end: End, epoch: int, sequence: int) -> End:
 def starts_from(record: Record) -> int:
     """The chain's register before a record; a close adds nothing to it."""
     body = record.body
-    if not isinstance(body, RunStart | Batch | StepClose):
+    if not isinstance(body, RunStart | Batch | Reading | StepClose):
         raise TypeError(f"no {body.KIND} stands in a meter's chain")
     return body.register_after if isinstance(body, StepClose) else body.register
 

@@ -23,8 +23,10 @@ from cryptometer.wire import decode_map
 from firmware.config import Config, read_config
 from firmware.device import Device, Parts
 from firmware.enrolment import Enrolment, enrolment_of
+from firmware.listening import Spoken, spoken_of
 from firmware.segments import HEAD_BYTES, is_whole, payload_size
-from firmware.tape import VERSION, Answer, File, Life, Work
+from firmware.tape import VERSION, Answer, File, Life, Work, decode_said
+from hal.index.choice import is_index_source
 from hal.ports import Connected, Directory, Disconnected, LineLost, Message, PulseSource, Taken
 from hal.uart import s0_pulses
 
@@ -33,6 +35,7 @@ E = TypeVar("E", bound=Enum)
 ROOM_BYTES = 2**40  # where a tape does not say how much
 _FAMILIES = {
     Answer.RAW: Answer.TAKEN,
+    Answer.SPOKE: Answer.TAKEN,
     Answer.LOST: Answer.TAKEN,
     Answer.UNOPENED: Answer.OPENED,
 }
@@ -152,6 +155,7 @@ def _live(
         on_registration=lambda _: _registered(reel),
         log=log,
         guard=_Guard(reel) if life.is_guarded else None,
+        spoken=_spoken(config, enrolment),
     )
     device: Device | None = None
     is_ended = False
@@ -194,6 +198,12 @@ def _enrolment(life: Life, public: PublicKey) -> Enrolment | None:
         return None
     former = [from_cose(cbor.decode(one)) for one in life.former or ()]
     return enrolment_of(life.meter, life.authority[0], life.authority[1:], public, former)
+
+
+def _spoken(config: Config, enrolment: Enrolment | None) -> Spoken | None:
+    if enrolment is None or not is_index_source(config.source):
+        return None
+    return spoken_of(config.source, enrolment)
 
 
 def _restore(folder: Directory, files: Sequence[File], *, is_first: bool) -> None:
@@ -392,6 +402,8 @@ class _Line:
                 return Taken(0)
             case [Answer.LOST, str(why)]:
                 raise LineLost(why)
+            case [Answer.SPOKE, bytes(raw), *said]:
+                return Taken(0, raw=raw, said=tuple(map(decode_said, said)))
             case [Answer.RAW, bytes(raw), int(lost), *beside]:
                 return replace(interpret(raw, lost, self._source), beside=_beside(beside))
             case [Answer.TAKEN, int(pulses), int(noise), int(lost), list(gaps), *beside]:

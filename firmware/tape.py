@@ -8,13 +8,14 @@ least as much as the journal it explains, wherever the program is killed. No fil
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Any
 from zlib import crc32
 
 from cryptometer import cbor, cose
-from cryptometer.errors import Rejected
+from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import KeyLost, Signer
 from cryptometer.records import LABEL
 from cryptometer.steps import ClockSource, Instant
@@ -34,6 +35,7 @@ from firmware.config import Config
 from firmware.device import Device, Parts
 from firmware.events import BOOT
 from firmware.segments import frame
+from hal.index.reading import Caveat, Index, Reading, Refusal, Refused
 from hal.ports import (
     Clock,
     Connected,
@@ -45,6 +47,7 @@ from hal.ports import (
     Message,
     PulseSource,
     Taken,
+    Timed,
 )
 
 VERSION = 1
@@ -73,6 +76,7 @@ class Answer(IntEnum):
         12  # 1 if the authority said something new, 0 if not; 2, reason and detail: refused
     )
     SIGNED = 14  # nothing if the key signed, else why it could not
+    SPOKE = 16  # bytes as received, then what a meter said: a reading, or a refusal, as an array
     GUARDED = 15  # the guard's count, nothing where it has none or was advanced, else why it cannot
 
 
@@ -244,6 +248,10 @@ class _TapedLine:
         self.fileno = inner.fileno
         self.close = inner.close
 
+    @property
+    def due_ns(self) -> int | None:
+        return self._inner.due_ns if isinstance(self._inner, Timed) else None
+
     def take(self) -> Taken:
         try:
             taken = self._inner.take()
@@ -257,12 +265,65 @@ class _TapedLine:
 def put_taken(tape: Tape, taken: Taken) -> None:
     """Takes down what a look at the line brought: as received, where the driver tells it."""
     beside = () if taken.beside is None else (taken.beside,)
-    if taken.raw:
+    if taken.said or (taken.raw and not taken.pulses and not taken.noise):
+        tape.put(Answer.SPOKE, taken.raw, *map(encode_said, taken.said))
+    elif taken.raw:
         tape.put(Answer.RAW, taken.raw, taken.lost, *beside)
     else:
         times = taken.captured_ns
         gaps = [at - before for before, at in zip((0, *times), times, strict=False)]
         tape.put(Answer.TAKEN, taken.pulses, taken.noise, taken.lost, gaps, *beside)
+
+
+def encode_said(said: Reading | Refusal) -> cbor.Value:
+    """What a meter said, for a tape."""
+    if isinstance(said, Refusal):
+        return [str(said.reason), said.detail.encode(errors="replace").decode(), said.at_ns]
+    indexes: list[cbor.Value] = [
+        [] if one is None else [one.value, one.exponent] for one in (said.imported, said.exported)
+    ]
+    caveats: list[cbor.Value] = [str(one) for one in sorted(said.caveats)]
+    times: list[cbor.Value] = [said.began_ns, said.ended_ns]
+    stamp: list[cbor.Value] = [] if said.meter_time_s is None else [said.meter_time_s]
+    fields: list[cbor.Value] = [part for pair in said.fields for part in pair]
+    return [said.identity, *indexes, times, stamp, caveats, fields]
+
+
+def decode_said(value: Any) -> Reading | Refusal:
+    """What a meter said, as a tape holds it.
+
+    Raises:
+        Rejected: it is nothing of that.
+    """
+    with suppress(ValueError):
+        match value:
+            case [str(reason), str(detail), int(at_ns)]:
+                return Refusal(Refused(reason), detail, at_ns)
+            case [
+                str(name), list(one), list(two), [int(began), int(ended)],
+                list(stamp), list(caveats), list(fields),
+            ] if all(isinstance(part, str) for part in (*caveats, *fields)):  # fmt: skip
+                return Reading(
+                    name,
+                    _index(one),
+                    _index(two),
+                    began,
+                    ended,
+                    stamp[0] if stamp and isinstance(stamp[0], int) else None,
+                    frozenset(map(Caveat, caveats)),
+                    tuple(zip(fields[::2], fields[1::2], strict=True)),
+                )
+    raise Rejected(Reason.MALFORMED, "what a meter said is not as a tape holds it")
+
+
+def _index(value: list[Any]) -> Index | None:
+    match value:
+        case []:
+            return None
+        case [int(digits), int(exponent)] if abs(exponent) <= 18:  # Wh, of a meter of any size
+            return Index(digits, exponent)
+        case _:
+            raise ValueError
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from cryptometer.keys import Signer
 from cryptometer.steps import Instant
@@ -23,6 +23,7 @@ class Taken:
         noise: received bytes or edges that were no pulse.
         lost: pulses or edges the kernel says it dropped.
         raw: the bytes as received, where the line gives bytes: all else follows from them.
+        said: what a meter that speaks has said, in order.
         beside: what another counter of the same pulses stood at before this look, modulo
             BESIDE_MODULUS; it goes on while nobody watches the line. None where there is none.
     """
@@ -33,6 +34,7 @@ class Taken:
     lost: int = 0
     raw: bytes = field(default=b"", compare=False, repr=False)
     beside: int | None = None
+    said: tuple[Reading | Refusal, ...] = ()
 
 
 class LineLost(Exception):  # noqa: N818 - a state of the line, for the loop to act on
@@ -65,6 +67,16 @@ class PulseSource(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A line that wants to be looked at though nothing came."""
+
+    @property
+    def due_ns(self) -> int | None:
+        """Machine time at which; None: never."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

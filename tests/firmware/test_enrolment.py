@@ -9,7 +9,7 @@ from cryptometer import cbor, records
 from cryptometer.errors import ConfigurationError, Reason
 from cryptometer.records import Broker, Bundle, CountingSource, Role
 from cryptometer.steps import step_start_ms
-from firmware.enrolment import Enrolment, check_meter, read_bundle, read_update
+from firmware.enrolment import Enrolment, check_meter, check_source, read_bundle, read_update
 from tests.core.community import DETAILS, FIRST_STEP, LOT_PULSES, STEP_S, Authority, flip
 from tests.core.strategies import refusal_of
 from tests.firmware.kit import Office
@@ -229,6 +229,18 @@ def test_a_registration_with_lots_above_v_stops_the_start() -> None:
         check_meter(enrolled(lot_pulses=LOT_PULSES + 1))
 
 
-def test_a_registration_that_counts_the_index_stops_a_program_that_counts_pulses() -> None:
-    with pytest.raises(ConfigurationError, match="counts its index"):
-        check_meter(enrolled(source=CountingSource.INDEX))
+def test_a_line_of_another_kind_than_registered_stops_the_program() -> None:
+    index = enrolled(source=CountingSource.INDEX, lot_pulses=1)
+    check_meter(index)
+    check_source(index, is_index=True)
+    with pytest.raises(ConfigurationError, match=r"its index, and .* its pulses"):
+        check_source(index, is_index=False)
+    with pytest.raises(ConfigurationError, match=r"its pulses, and .* its index"):
+        check_source(enrolled(), is_index=True)
+
+
+def test_of_an_index_the_registration_says_unit_power_and_how_old_it_may_be() -> None:
+    index = enrolled(source=CountingSource.INDEX, lot_pulses=1, constant=Fraction(1_000))
+    assert index.unit_uwh == 10**6
+    assert index.power_w == 53_820  # 65 A on three phases of 230 V, and a fifth
+    assert (index.terms.latch_ms, enrolled().terms.latch_ms) == (18_000, None)

@@ -22,10 +22,11 @@ from firmware.journal import Journal
 from firmware.outbox import Outbox
 from firmware.replay import Outcome, frames, interpret, replay
 from firmware.segments import frame
-from firmware.tape import Answer, Tape, TapedDevice, Work
+from firmware.tape import Answer, Tape, TapedDevice, Work, decode_said, encode_said
 from hal import faults
 from hal.faults import Point
 from hal.files import SimulatedDirectory
+from hal.index.reading import Caveat, Index, Reading, Refusal, Refused
 from hal.ports import Taken
 from hal.tpm_key import TpmCounter, create_tpm_counter
 from tests.core.community import STEP_S
@@ -456,3 +457,30 @@ def test_a_portion_is_written_before_it_grows_large() -> None:
     assert not written
     tape.put(Answer.RAW, bytes(70_000), 0)
     assert len(written) > 70_000
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        Reading("7", Index(5, -1), None, 1, 2),
+        Reading(
+            "", None, Index(0), 1, 2, 3, frozenset({Caveat.WEAK_CHECK}), (("EAST", "5"), ("a", "b"))
+        ),
+        Refusal(Refused.CHECKSUM, "a group", 9),
+    ],
+)
+def test_what_a_meter_said_is_read_as_it_was_taken_down(said: Reading | Refusal) -> None:
+    assert decode_said(cbor.decode(cbor.encode(encode_said(said)))) == said
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, [], ["x", "y", 1], ["7", [], [], [1], [], [], []], ["7", [1], [], [1, 2], [], [], []],
+        ["7", [1, 99], [], [1, 2], [], [], []], ["7", [], [], [1, 2], [], ["?"], []],
+        ["7", [], [], [1, 2], [], [], ["odd"]], ["7", [], [], [1, 2], [], [], [1, 2]],
+    ],
+)  # fmt: skip
+def test_what_no_meter_can_have_said_is_refused(value: object) -> None:
+    with pytest.raises(Rejected):
+        decode_said(value)

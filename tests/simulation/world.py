@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from cryptometer import audit, records
 from cryptometer.block import Checked
 from cryptometer.community import trust
-from cryptometer.records import Broker, Bundle, Record, Role
+from cryptometer.records import Broker, Bundle, MeterDetails, Record, Role
 from cryptometer.steps import NS_PER_MS, NS_PER_S, step_start_ms
 from firmware.chain import signed_so_far
 from firmware.config import read_config
 from firmware.device import Device, Parts
 from firmware.enrolment import Enrolment, read_bundle
 from firmware.journal import Journal
+from firmware.listening import Spoken
 from firmware.outbox import Outbox
 from gateway.ledger import Ledger
 from gateway.memory_store import MemoryStore
@@ -157,6 +158,7 @@ class Board:
         self.log: list[str] = []
         self.wire: Wire | None = None
         self.guard: Guard | None = None
+        self.spoken: Spoken | None = None
         self.device: Device | None = None
         bundle = Bundle(
             name,
@@ -199,6 +201,7 @@ class Board:
             self.hear_registration,
             self.log.append,
             self.guard,
+            self.spoken,
         )
         self.device = Device(parts, CONFIG, "simulated 1.0")
         self.device.begin()
@@ -282,7 +285,13 @@ class _Lent:
 class World:
     """The community, its gateway and its boards."""
 
-    def __init__(self, seed: int, boards: int = 2, meters_from: int = FIRST_STEP) -> None:
+    def __init__(
+        self,
+        seed: int,
+        boards: int = 2,
+        meters_from: int = FIRST_STEP,
+        details: MeterDetails = DETAILS,
+    ) -> None:
         self.random = random.Random(seed)
         self.authority = Authority(signer(1))
         self.id = self.authority.genesis.identity
@@ -300,7 +309,7 @@ class World:
         for number in range(boards):
             name, key = f"m{number}", 10 + number
             record = self.authority.register(
-                Role.METER, name, signer(key).public, DETAILS, meters_from
+                Role.METER, name, signer(key).public, details, meters_from
             )
             registered.append(record)
             self.boards.append(Board(self, name, key, record))

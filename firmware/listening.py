@@ -1,0 +1,209 @@
+"""From what a meter says to what is journalled: which readings are believed, and which of them are
+kept. A meter speaks every second, and its index forgets nothing: the last reading before a step's
+end tells all that one each second would.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from cryptometer.records import Mark
+from cryptometer.steps import NS_PER_MS
+from firmware.enrolment import Enrolment
+from firmware.events import Event, Noticed, Read, Rebased
+from hal.index.choice import split_settings
+from hal.index.plausible import Before, Limits, Plausible
+from hal.index.reading import Index, Reading, Refusal, Refused, Register
+from hal.ports import IndexSource, Taken
+
+# Bytes come a few at a time; a look costs more than they do.
+REST_NS = 100 * NS_PER_MS
+YEARS_NS = 10 * 366 * 86_400 * 10**9  # in another boot: nobody knows how long ago it was
+_FAULTS = (Refused.WENT_BACK, Refused.TOO_FAST)
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """How a meter's index is read.
+
+    Attributes:
+        register: which of its registers counts.
+        identity: the number it states; empty: whatever it states first.
+        unit_uwh: what the last digit of the registered index is worth, before transformers.
+        power_w: the most it can show, W.
+        settle_ns: machine time after a step's end until it is closed.
+    """
+
+    register: Register
+    identity: str
+    unit_uwh: Fraction
+    power_w: int
+    settle_ns: int
+
+
+class SpokenLine:
+    """A meter that speaks, as the device looks at any line."""
+
+    def __init__(self, source: IndexSource, spoken: Spoken) -> None:
+        self._source = source
+        self._spoken = spoken
+
+    @property
+    def latency_ns(self) -> int:
+        return self._spoken.settle_ns
+
+    @property
+    def capacity(self) -> int:
+        """Nothing is lost by leaving it alone: the next reading says it all."""
+        return 2**31
+
+    @property
+    def due_ns(self) -> int | None:
+        """Machine time at which it wants to be looked at though nothing came."""
+        return self._source.due_ns
+
+    def fileno(self) -> int:
+        return self._source.fileno()
+
+    def take(self) -> Taken:
+        """Takes all that was said.
+
+        Raises:
+            LineLost: the line is gone.
+        """
+        heard = self._source.take()
+        return Taken(0, raw=heard.raw, said=heard.said)
+
+    def close(self) -> None:
+        self._source.close()
+
+
+class Listening:
+    """Listens to one meter. Times are the machine's monotonic ones, but for those of events."""
+
+    def __init__(self, spoken: Spoken, base: int, before: Before | None, keep_ns: int) -> None:
+        """
+        Args:
+            spoken: how it is read.
+            keep_ns: after so long a reading is journalled though no step ends.
+            base: what is added to its index, in the registered unit.
+            before: the newest index that was believed, as the meter stated it.
+        """
+        self._spoken = spoken
+        self._base = base
+        self._keep_ns = keep_ns
+        self._kept_ns = -keep_ns  # machine time of the newest one that was journalled
+        self._plausible = Plausible(self._limits, before)
+        self._is_excused = False  # the authority has re-anchored the chain: the index may differ
+        self._held: Read | None = None  # believed, not journalled yet
+        self._noticed: dict[Mark, int] = {}
+        self.said = ""  # the newest refusal, for people
+
+    @property
+    def _limits(self) -> Limits:
+        spoken = self._spoken
+        return Limits(spoken.identity, spoken.register, spoken.power_w)
+
+    @property
+    def base(self) -> int:
+        return self._base
+
+    def excuse(self) -> None:
+        """The authority has the chain go on: whatever the meter says next is believed."""
+        self._is_excused = True
+        self._plausible = Plausible(self._limits)
+
+    def hear(
+        self,
+        said: tuple[Reading | Refusal, ...],
+        register: int,
+        end_ns: int | None,
+        community_ns: Callable[[int], int],
+    ) -> list[Event]:
+        """What of it is to be journalled now.
+
+        Args:
+            said: what was said since the look before.
+            register: the counter's.
+            end_ns: the end of the open step in the community's monotonic time; None if none is.
+            community_ns: maps the machine's monotonic time.
+        """
+        events: list[Event] = []
+        for one in said:
+            if isinstance(one, Refusal):
+                self._refuse(one)
+                continue
+            for judged in self._plausible.judge(one):
+                if isinstance(judged, Refusal):
+                    self._refuse(judged)
+                    continue
+                events += self._rebased(judged, register)
+                units = self._units(judged) + self._base
+                read = Read(units, community_ns(judged.began_ns))
+                held = self._held
+                # The newest before the step's end is the one that tells the step.
+                if held is not None and end_ns is not None and held.at_ns < end_ns <= read.at_ns:
+                    events += self.give()
+                self._held = read
+                if end_ns is None or judged.began_ns - self._kept_ns >= self._keep_ns:
+                    self._kept_ns = judged.began_ns
+                    events += self.give()
+        return events
+
+    def give(self) -> list[Event]:
+        """The newest reading, and what was refused since the call before, to be journalled now."""
+        held, self._held = self._held, None
+        noticed, self._noticed = self._noticed, {}
+        marks: list[Event] = [Noticed.of(mark, amount) for mark, amount in noticed.items()]
+        return marks if held is None else [*marks, held]
+
+    def _refuse(self, refusal: Refusal) -> None:
+        mark = Mark.INDEX_FAULT if refusal.reason in _FAULTS else Mark.REFUSED
+        if refusal.reason is not Refused.SILENT:  # nothing was said that could be refused
+            self._noticed[mark] = self._noticed.get(mark, 0) + 1
+        self.said = f"{refusal.reason}: {refusal.detail}"
+
+    def _rebased(self, reading: Reading, register: int) -> list[Event]:
+        """An index that begins elsewhere goes on from where the counter stands."""
+        if not self._is_excused:
+            return []
+        self._is_excused = False
+        if self._units(reading) + self._base >= register:
+            return []
+        self._base = register - self._units(reading)
+        return [Rebased(self._base)]
+
+    def _units(self, reading: Reading) -> int:
+        index = reading.index_of(self._spoken.register)
+        assert index is not None  # noqa: S101 - `Plausible` refuses those without
+        return int(index.uwh / self._spoken.unit_uwh)
+
+
+def spoken_of(table: Mapping[str, object], enrolment: Enrolment) -> Spoken:
+    """How the enrolled meter's index is read by the source of a table `[source]`.
+
+    Raises:
+        ConfigurationError: what the table says of it is missing or wrong.
+    """
+    settings, _ = split_settings(table, "[source]")
+    return Spoken(
+        settings.register,
+        settings.identity,
+        enrolment.unit_uwh,
+        enrolment.power_w,
+        settings.settle_machine_ms * NS_PER_MS,
+    )
+
+
+def index_before(spoken: Spoken, register: int, base: int, since_ns: int) -> Before | None:
+    """The newest index that was believed by an earlier run, as the meter had stated it; None if
+    there was none.
+
+    Args:
+        register: the counter's.
+        base: what it has over the index.
+        since_ns: machine monotonic time at which it was read.
+    """
+    if register <= base:
+        return None
+    return Before(Index(int((register - base) * spoken.unit_uwh), -6), since_ns)

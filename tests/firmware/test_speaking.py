@@ -1,0 +1,263 @@
+"""A device whose meter says its index itself: real device and gateway in one process."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from itertools import pairwise
+
+import pytest
+
+from cryptometer.records import ChainRecord, CountingSource, Mark, Reading, RunStart, StepClose
+from cryptometer.steps import NS_PER_S
+from firmware.events import Read
+from firmware.journal import Journal
+from firmware.listening import Spoken, SpokenLine
+from hal.index import reading as said
+from hal.index.reading import Caveat, Index, Refusal, Refused, Register
+from hal.ports import Heard, LineLost, PulseSource
+from tests.core.community import DETAILS, FIRST_STEP, STEP_S
+from tests.simulation.world import Board, World
+
+WH = 10**6  # µWh
+FIRST_WH = 5_000_000  # what the meter shows when the board is put up
+DETAILS_INDEX = replace(
+    DETAILS, source=CountingSource.INDEX, constant=Fraction(1_000), lot_pulses=1
+)
+SPOKEN = Spoken(Register.EXPORT, "meter-1", Fraction(WH), 45_000, 2 * NS_PER_S)
+
+
+class SpeakingMeter:
+    """A meter that says its index with every look at its line, and the line."""
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+        self.wh = FIRST_WH
+        self.identity = "meter-1"
+        self.says: list[said.Reading | Refusal] = []
+        self.is_silent = False
+        self.caveats: frozenset[Caveat] = frozenset()
+        self.due_ns = None
+
+    def fileno(self) -> int:
+        return self.board.line.fileno()
+
+    def take(self) -> Heard:
+        if self.board.is_unplugged:
+            raise LineLost("unplugged")
+        extra, self.says = self.says, []
+        if self.is_silent:
+            return Heard(tuple(extra))
+        now_ns = self.board.clock.machine_ns()
+        index = Index(self.wh)
+        one = said.Reading(self.identity, None, index, now_ns, now_ns, caveats=self.caveats)
+        return Heard((*extra, one))
+
+    def close(self) -> None:
+        pass
+
+
+class Site:
+    """A world with one speaking meter."""
+
+    def __init__(self, meters_from: int = FIRST_STEP) -> None:
+        self.world = World(1, 1, meters_from, DETAILS_INDEX)
+        [self.board] = self.world.boards
+        self.meter = SpeakingMeter(self.board)
+        self.board.spoken = SPOKEN
+
+        def open_line() -> PulseSource:
+            if self.board.is_unplugged:
+                raise LineLost("unplugged")
+            return SpokenLine(self.meter, SPOKEN)
+
+        self.board.open_line = open_line  # type: ignore[method-assign]
+        self.board.start()
+
+    def run(self, seconds: float, wh: int = 1, tick_s: float = 1.0) -> None:
+        """Lets time pass, with so many watt-hours in each tick."""
+        for _ in range(int(seconds / tick_s)):
+            self.meter.wh += wh
+            self.world.pass_time(tick_s)
+
+    def steps(self, number: int, wh: int = 1, tick_s: float = 5.0) -> None:
+        self.run(number * STEP_S, wh, tick_s)
+
+    @property
+    def chain(self) -> list[ChainRecord]:
+        found: list[ChainRecord] = []
+
+        def watch(checked: object) -> None:
+            for verdict in checked.verdicts:  # type: ignore[attr-defined]
+                assert verdict.reason is None, verdict
+                if isinstance(verdict.record.body, ChainRecord):
+                    found.append(verdict.record.body)
+
+        self.world.audit(watch)
+        return found
+
+    @property
+    def readings(self) -> list[Reading]:
+        return [one for one in self.chain if isinstance(one, Reading)]
+
+    @property
+    def closes(self) -> list[StepClose]:
+        return [one for one in self.chain if isinstance(one, StepClose)]
+
+    @property
+    def transferred_wh(self) -> int:
+        return self.world.audit().state.meters["m0"].transferred_uwh // WH
+
+    def marks(self) -> dict[int, int]:
+        total: dict[int, int] = {}
+        for one in self.chain:
+            for mark, amount in zip(one.marks[::2], one.marks[1::2], strict=True):
+                total[mark] = total.get(mark, 0) + amount
+        return total
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    made = Site()
+    yield made
+    made.world.close()
+
+
+def test_each_step_has_one_reading_and_a_close_and_all_energy_arrives(site: Site) -> None:
+    site.steps(4)
+    site.run(60, 0, 5.0)
+    chain = site.chain
+    assert isinstance(chain[0], RunStart)
+    assert FIRST_WH <= chain[0].register <= FIRST_WH + 1
+    steps = [one.step for one in site.closes]
+    assert steps == list(range(FIRST_STEP + 1, FIRST_STEP + 1 + len(steps)))
+    assert [one.step for one in site.readings] == steps
+    assert len(steps) >= 4
+    assert site.transferred_wh == site.closes[-1].register_after - chain[0].register
+
+
+def test_a_reading_is_the_last_before_its_steps_end(site: Site) -> None:
+    site.steps(2, tick_s=1.0)
+    site.run(30, 0)
+    for one in site.readings:
+        age_ms = (one.step + 1) * STEP_S * 1_000 - one.at_ms
+        assert 0 <= age_ms <= 1_100
+
+
+def test_a_silent_meter_gets_no_close_and_its_energy_comes_with_the_next(site: Site) -> None:
+    site.steps(1)
+    before = site.closes[-1].step
+    site.meter.is_silent = True
+    site.steps(3, wh=2)
+    assert site.closes[-1].step <= before + 1
+    site.meter.is_silent = False
+    site.steps(1)
+    site.run(60, 0, 5.0)
+    steps = [one.step for one in site.closes]
+    [gap] = [two for one, two in pairwise(steps) if two - one > 1]
+    [spanning] = [one for one in site.readings if one.step == gap]
+    assert spanning.since_step == max(step for step in steps if step < gap)
+    assert site.transferred_wh == site.closes[-1].register_after - site.chain[0].register
+
+
+def test_a_line_that_was_gone_brings_nothing_twice_and_loses_nothing(site: Site) -> None:
+    site.steps(1)
+    site.board.is_unplugged = True
+    site.steps(2, wh=3)
+    site.board.is_unplugged = False
+    site.steps(2)
+    site.run(60, 0, 5.0)
+    assert site.transferred_wh == site.closes[-1].register_after - site.chain[0].register
+
+
+@pytest.mark.parametrize("torn", [0, 7])
+def test_a_power_cut_loses_nothing_of_an_index(site: Site, torn: int) -> None:
+    for _ in range(4):
+        site.run(700, 1, 5.0)
+        site.board.cut_power(torn)
+        site.run(400, 2, 5.0)
+        site.board.start()
+    site.steps(2)
+    site.steps(1, wh=0)
+    site.run(60, 0, 5.0)
+    chain = site.chain
+    assert len([one for one in chain if isinstance(one, RunStart)]) >= 4
+    assert site.transferred_wh == site.closes[-1].register_after - chain[0].register
+    assert site.closes[-1].register_after == site.meter.wh
+
+
+def test_an_index_that_goes_back_is_declared_and_not_counted_until_it_returns(site: Site) -> None:
+    site.steps(1)
+    high = site.meter.wh
+    site.meter.wh = 100
+    site.steps(2, wh=0)
+    closed = site.closes[-1].step
+    site.meter.wh = high + 50
+    site.steps(1)
+    site.run(60, 0, 5.0)
+    assert site.closes[-1].step > closed
+    assert site.marks()[int(Mark.INDEX_FAULT)] > 100
+    assert site.transferred_wh == site.closes[-1].register_after - site.chain[0].register
+
+
+def test_a_new_meter_on_the_wall_goes_on_behind_a_re_anchor(site: Site) -> None:
+    site.steps(2)
+    site.meter.wh = 10  # exchanged, or reset
+    site.steps(1)
+    meter = site.world.audit().state.meters["m0"]
+    anchor = site.world.authority.re_anchor("m0", meter.head.sequence, meter.head.register or 0)
+    assert site.world.node is not None
+    site.world.node.take_authority([anchor.raw])
+    counted_wh = site.transferred_wh
+    site.steps(4)
+    site.run(60, 0, 5.0)
+    more_wh = site.transferred_wh - counted_wh
+    assert 3 * STEP_S // 5 <= more_wh <= 6 * STEP_S // 5
+    site.board.stop()
+    site.board.start()  # what was moved is remembered
+    site.steps(2)
+    site.run(60, 0, 5.0)
+    assert site.transferred_wh - counted_wh > more_wh + STEP_S // 5
+    assert not site.world.audit().quarantined
+
+
+def test_refused_messages_are_declared_and_another_meter_is_not_counted(site: Site) -> None:
+    site.meter.says = [Refusal(Refused.CHECKSUM, "damaged", 0)] * 3
+    site.steps(1)
+    site.meter.identity = "meter-2"
+    site.steps(1)
+    site.meter.identity = "meter-1"
+    site.steps(1)
+    site.run(60, 0, 5.0)
+    assert site.marks()[int(Mark.REFUSED)] >= 3 + STEP_S // 5 - 5
+    assert site.transferred_wh == site.closes[-1].register_after - site.chain[0].register
+
+
+def test_weak_readings_count_once_confirmed(site: Site) -> None:
+    site.meter.caveats = frozenset({Caveat.WEAK_CHECK})
+    site.steps(3, tick_s=2.0)
+    site.run(60, 0, 2.0)
+    assert len(site.closes) >= 3
+    assert site.transferred_wh == site.closes[-1].register_after - site.chain[0].register
+
+
+def test_what_came_before_the_registration_is_nobodys() -> None:
+    site = Site(meters_from=FIRST_STEP + 3)
+    site.steps(1)
+    site.meter.wh += 1_000
+    site.steps(1)
+    begins = site.meter.wh
+    site.steps(2)
+    site.run(60, 0, 5.0)
+    first = site.chain[0]
+    assert isinstance(first, RunStart)
+    assert begins - 1 <= first.register <= begins + 1
+    assert site.closes[0].step == FIRST_STEP + 3
+    site.world.close()
+
+
+def test_readings_are_journalled_seldom(site: Site) -> None:
+    site.run(1_000)
+    site.board.kill()
+    events = Journal(site.board.journal).recover().events
+    # Every 30 s, and the last before each step's end: a thousand came.
+    assert 30 <= sum(isinstance(event, Read) for event in events) <= 40
