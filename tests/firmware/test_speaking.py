@@ -16,13 +16,19 @@ from hal.index import reading as said
 from hal.index.reading import Caveat, Index, Refusal, Refused, Register
 from hal.ports import Heard, LineLost, PulseSource
 from tests.core.community import DETAILS, FIRST_STEP, STEP_S
-from tests.simulation.world import Board, World
+from tests.simulation.world import CONFIG, Board, World
 
 WH = 10**6  # µWh
 FIRST_WH = 5_000_000  # what the meter shows when the board is put up
 DETAILS_INDEX = replace(
     DETAILS, source=CountingSource.INDEX, constant=Fraction(1_000), lot_pulses=1
 )
+SOURCE = {
+    "driver": "sim-index",
+    "register": "export",
+    "identity": "meter-1",
+    "settle_machine_ms": 2_000,
+}
 SPOKEN = Spoken(Register.EXPORT, "meter-1", Fraction(WH), 45_000, 2 * NS_PER_S)
 
 
@@ -64,6 +70,7 @@ class Site:
         [self.board] = self.world.boards
         self.meter = SpeakingMeter(self.board)
         self.board.spoken = SPOKEN
+        self.board.config = replace(CONFIG, source=SOURCE)
 
         def open_line() -> PulseSource:
             if self.board.is_unplugged:

@@ -38,6 +38,7 @@ from hal.files import SimulatedDirectory
 from hal.keyfile import create_key, load_key
 from hal.keyplace import FilePlace, TpmPlace, read_place
 from hal.uart import IS_S0_PULSE
+from tests.firmware.test_speaking import Site
 from tests.fuzz.scene import (
     FalseAcceptance,
     World,
@@ -292,7 +293,7 @@ class _Deck:
 
 
 def _tapes() -> list[bytes]:
-    """Some minutes of a board's life."""
+    """Some minutes of a board's life, of one with pulses and of one whose meter speaks."""
     deck, names = _Deck(), vars(simulation)
     device, names["Device"] = names["Device"], deck.make_device
     try:
@@ -302,9 +303,14 @@ def _tapes() -> list[bytes]:
         world.run(_TAPED_S, 5)
         board.stop()
         world.close()
+        counted, deck.data = bytes(deck.data), bytearray()
+        site = Site()
+        site.run(_TAPED_S, 1, 5.0)
+        site.board.stop()
+        site.world.close()
     finally:
         names["Device"] = device
-    return [bytes(deck.data)]
+    return [counted, bytes(deck.data)]
 
 
 _TAPED_S = 240
@@ -372,7 +378,7 @@ BOARD: tuple[Target, ...] = (
     Target("characters", ("hal.uart.IS_S0_PULSE",), _read_characters, lambda: [bytes(range(256))]),
     Target(
         "tape",
-        ("firmware.replay.replay", "firmware.replay.frames"),
+        ("firmware.replay.replay", "firmware.replay.frames", "firmware.tape.decode_said"),
         _read_tape,
         _tapes,
         BY_MESSAGE,

@@ -53,6 +53,7 @@ _NO_DECODERS = {
     "hal.drivers.open_key": "key-place and key-file read what it brings",
     "hal.drivers.open_source": "settings reads its table",
     "hal.files.read_file": "bytes as they are",
+    "hal.index.choice.split_settings": "settings reads its table",
     "hal.secret.read_secret": "text as it is",
 }
 

@@ -159,6 +159,7 @@ class Board:
         self.wire: Wire | None = None
         self.guard: Guard | None = None
         self.spoken: Spoken | None = None
+        self.config = CONFIG
         self.device: Device | None = None
         bundle = Bundle(
             name,
@@ -203,7 +204,7 @@ class Board:
             self.guard,
             self.spoken,
         )
-        self.device = Device(parts, CONFIG, "simulated 1.0")
+        self.device = Device(parts, self.config, "simulated 1.0")
         self.device.begin()
         self.world.broker.connect(self.wire)
 
