@@ -37,7 +37,7 @@ from hal.index.ciphering import (
     decode_protected,
     open_protected,
 )
-from hal.index.hdlc import SILENCE_NS, Frame, HdlcReceiver
+from hal.index.hdlc import SILENCE_NS, Address, Frame, HdlcReceiver
 from hal.index.objects import read_list, reading_of
 from hal.index.reading import Caveat, Reading, Refusal, Refused
 
@@ -399,6 +399,7 @@ class _HdlcFrames:
         self._to = to
         self._receiver = HdlcReceiver()
         self._joint = _Joint()
+        self._between: tuple[Address, Address] | None = None  # whom the last part was from, and for
 
     def receive(self, data: bytes, at_ns: int) -> list[Reading | Refusal]:
         found: list[Reading | Refusal] = []
@@ -418,6 +419,13 @@ class _HdlcFrames:
     def _take(self, frame: Frame) -> list[Reading | Refusal]:
         if not frame.information or not (frame.numbered or frame.control in _CONTROL_UI):
             return []  # supervision of a link that somebody else has
+        found: list[Reading | Refusal] = []
+        between = frame.source, frame.destination
+        if between != self._between and (self._joint.waiting or self._to.waiting):
+            self._joint.forget()
+            self._to.forget()
+            found.append(Refusal(Refused.INCOMPLETE, "another meter began", frame.ended_ns))
+        self._between = between
         part, times_ns = frame.information, (frame.began_ns, frame.ended_ns)
         headed = part[:3] in _COMMANDS
         block = part[:1] == bytes([_BLOCK])  # later blocks come without a header
@@ -427,7 +435,7 @@ class _HdlcFrames:
             first=headed or block,
             last=not frame.segmented,
         )
-        found: list[Reading | Refusal] = [] if refusal is None else [refusal]
+        found += [] if refusal is None else [refusal]
         return found if message is None else [*found, *self._to.read(message)]
 
 

@@ -21,7 +21,7 @@ from hal.index.ciphering import (
 )
 from hal.index.dlms_meter import Layout, Style, Told, notification, telegram
 from hal.index.dlms_push import QUIET_NS, Framing, PushDecoder, PushSettings, framing_of
-from hal.index.hdlc import Address, Control, Frame
+from hal.index.hdlc import Address, Control, Frame, HdlcReceiver
 from hal.index.plausible import Limits, Plausible
 from hal.index.reading import Caveat, Index, IndexDecoder, Reading, Refusal, Refused, Register
 from tests.hal.index.damage import damaged
@@ -363,6 +363,16 @@ def test_parts_that_stay_away_are_not_waited_for(style: Style) -> None:
     assert one.receive(b"", AT_NS + QUIET_NS - 1) == []
     assert refused(one.receive(b"", AT_NS + QUIET_NS)) == [Refused.INCOMPLETE]
     assert not read(one.receive(b"".join(parts[1:]), AT_NS + QUIET_NS))
+
+
+@pytest.mark.parametrize("style", [SEGMENTED, Style(block=50)], ids=named)
+def test_parts_of_two_meters_are_never_one_message(style: Style) -> None:
+    ours = frames_of(style)
+    [theirs] = [one for one in HdlcReceiver().receive(ours[1], 0) if isinstance(one, Frame)]
+    swapped = replace(theirs, source=Address(5, 65, 2)).encode()
+    outcome = decoder(style).receive(b"".join([ours[0], swapped, *ours[2:]]), AT_NS)
+    assert not read(outcome)
+    assert Refused.INCOMPLETE in refused(outcome)
 
 
 def test_a_message_without_end_is_too_long() -> None:
