@@ -78,10 +78,11 @@ class ModbusSettings:
 
 class Buses:
     """The Modbus buses of one program: each is opened with its first meter, and closed with its
-    last. For one thread."""
+    last; from any thread."""
 
     def __init__(self) -> None:
         self._buses: dict[str, _Bus] = {}
+        self._changing = threading.Lock()  # no meter joins a bus while its last one leaves it
 
     def open(self, settings: ModbusSettings) -> "ModbusMeter":
         """A meter on its bus. The line is opened in the background: that it cannot be is said by
@@ -91,10 +92,16 @@ class Buses:
             ConfigurationError: a setting or the map is wrong, or contradicts another meter's.
         """
         meter_map, constant = check_settings(settings)
+        with self._changing:
+            return self._join(settings, meter_map, constant)
+
+    def _join(
+        self, settings: ModbusSettings, meter_map: MeterMap, constant: Fraction | None
+    ) -> "ModbusMeter":
         line = settings.line
         bus = self._buses.get(line.place)
         if bus is None or bus.is_over:
-            bus = self._buses[line.place] = _Bus(line)
+            bus = self._buses[line.place] = _Bus(line, self._changing)
         elif bus.line != line:
             raise ConfigurationError(
                 f"the meters of {line.place} state its speed, parity or framing differently"
@@ -172,7 +179,8 @@ class ModbusMeter:
         return Heard(tuple(said))
 
     def close(self) -> None:
-        self._bus.remove(self)
+        with self._bus.changing:
+            self._bus.remove(self)
         os.close(self._wake)
 
     def forget(self) -> None:
@@ -191,8 +199,9 @@ class ModbusMeter:
 class _Bus:
     """One bus, and the thread that asks its meters."""
 
-    def __init__(self, line: BusLine) -> None:
+    def __init__(self, line: BusLine, changing: threading.Lock) -> None:
         self.line = line
+        self.changing = changing
         self.lost = ""  # why; it is over then
         self._meters: list[ModbusMeter] = []
         self._is_closing = False
