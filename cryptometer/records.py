@@ -107,6 +107,7 @@ class Mark(IntEnum):
     RECOVERED = 11  # pulses that another counter counted while nobody watched the line
     REFUSED = 12  # messages of a meter that speaks, damaged or not as they should be
     INDEX_FAULT = 13  # its readings that went back, or grew faster than I_max allows
+    RECALLED = 14  # steps that nobody read, told by the meter's own load profile
 
 
 class Ending(StrEnum):

@@ -25,6 +25,7 @@ from firmware.events import (
     Pulses,
     Read,
     Rebased,
+    Recalled,
     Watched,
     decode_event,
     encode_event,
@@ -32,7 +33,7 @@ from firmware.events import (
 from firmware.latch import Latch
 from firmware.lots import BLANK, Draft, Limits, Lots, LotState, Signed, Terms
 from firmware.outbox import End
-from firmware.timekeeping import Dating
+from firmware.timekeeping import Dating, clock_of
 from hal.ports import BESIDE_MODULUS
 
 WAITING_MAX = 20_000  # events kept apart while they wait; beyond it neighbours are merged: 2 MB
@@ -129,6 +130,11 @@ class Counter:
         return boot == self._boot
 
     @property
+    def missed_steps(self) -> range:
+        """Steps that nobody read, between the newest reading that was drafted and the open step."""
+        return self._lots.missed_steps if isinstance(self._lots, Latch) else range(0)
+
+    @property
     def last_ns(self) -> int | None:
         """The monotonic time of the newest event, in its boot; None before the first run."""
         return None if self._ending is Ending.FIRST else self._mono_ns
@@ -190,6 +196,10 @@ class Counter:
                 self._mono_ns = max(self._mono_ns, at_ns)
             case Rebased(base=base):
                 self.base = base
+                return
+            case Recalled(register=register, at_ms=at_ms, error_ms=error_ms):
+                if isinstance(self._lots, Latch) and self.dating is not None:
+                    self._lots.recall(register, at_ms, clock_of(self.dating.source, error_ms))
                 return
             case Watched(mono_ns=mono_ns) | Ended(mono_ns=mono_ns) | Passed(mono_ns=mono_ns):
                 self._mono_ns = mono_ns

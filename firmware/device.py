@@ -65,6 +65,7 @@ from hal.ports import (
     LineLost,
     Message,
     PulseSource,
+    Recalling,
     Taken,
     Timed,
 )
@@ -578,6 +579,7 @@ class Device:
             events += self._listening.hear(
                 taken.said, self._counter.register, due_ns, self._clock.community_ns
             )
+            events += self._recall(self._listening, taken)
         if taken.noise:
             events.append(Noticed.of(Mark.NOISE, taken.noise))
         if taken.lost:
@@ -600,6 +602,30 @@ class Device:
                 events += self._listening.give()
             events.append(Watched(self._looked_ns))
         self._give(events)
+        if self._listening is not None:
+            self._ask_past(self._listening)
+
+    def _recall(self, listening: Listening, taken: Taken) -> list[Event]:
+        """What the meter's own load profile says of steps that nobody read."""
+        dating, clock = self._counter.dating, self._clock
+        if dating is None:
+            return []
+        return listening.recall(
+            taken.past,
+            lambda at_ns: dating.utc_ms(clock.community_ns(at_ns)),
+            lambda at_ns: dating.error_ms(clock.community_ns(at_ns)),
+        )
+
+    def _ask_past(self, listening: Listening) -> None:
+        """Asks the meter for its indexes at the ends of steps that nobody read."""
+        line: object = self._line
+        enrolment = self._parts.enrolment
+        if enrolment is None or not isinstance(line, Recalling):
+            return
+        steps = listening.missed(self._counter.missed_steps)
+        if steps:
+            step_s = enrolment.terms.step_s
+            line.ask_past((steps.start + 1) * step_s, steps.stop * step_s)
 
     def _listen(self, spoken: Spoken) -> Listening:
         """Goes on from the newest index that an earlier run has believed."""

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from cryptometer import cbor
 from cryptometer.errors import Reason, Rejected
-from cryptometer.records import LABEL, REGISTER, Ending, Mark
+from cryptometer.records import LABEL, MS, REGISTER, Ending, Mark
 from cryptometer.wire import Bytes, Choice, Map, Row, Uint, wire
 from firmware.outbox import End
 from firmware.timekeeping import Dating
@@ -139,6 +139,21 @@ class Rebased:
     base: int = wire(0, REGISTER)
 
 
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """The meter's own load profile says where its index stood at a step's end that nobody read.
+
+    Attributes:
+        register: as in `Read`.
+        at_ms: when, ms since the Unix epoch, UTC.
+        error_ms: bound on the error of the meter's clock.
+    """
+
+    register: int = wire(0, REGISTER)
+    at_ms: int = wire(1, MS)
+    error_ms: int = wire(2, MS)
+
+
 Event: TypeAlias = (
     Began
     | Dated
@@ -152,6 +167,7 @@ Event: TypeAlias = (
     | Aligned
     | Read
     | Rebased
+    | Recalled
 )
 
 _KINDS: tuple[type[Event], ...] = (
@@ -167,6 +183,7 @@ _KINDS: tuple[type[Event], ...] = (
     Aligned,
     Read,
     Rebased,
+    Recalled,
 )
 _CODECS = {kind: (number, Row(kind)) for number, kind in enumerate(_KINDS)}
 

@@ -8,8 +8,8 @@ registered constant. No clock, no file, no key.
 
 from dataclasses import replace
 
-from cryptometer.records import ClockReading, Ending
-from cryptometer.steps import step_start_ms
+from cryptometer.records import ClockReading, Ending, Mark
+from cryptometer.steps import step_of, step_start_ms
 from firmware.lots import CloseDraft, Limits, Lots, LotState, ReadingDraft, Signed, Terms
 
 
@@ -49,6 +49,34 @@ class Latch(Lots):
         self._read_ms = at_ms
         self._date(clock)
         self._see(at_ms, clock)
+
+    @property
+    def missed_steps(self) -> range:
+        """Steps that nobody read, between the newest reading that was drafted and the open step."""
+        if self._step is None or self._read_step is None:
+            return range(0)
+        return range(self._read_step + 1, self._step)
+
+    def recall(self, register: int, at_ms: int, clock: ClockReading) -> None:
+        """The meter's own load profile says that its index was `register` at `at_ms`, the end of a
+        step that nobody read. In order; what is told already, or does not fit, is not told."""
+        step = step_of(at_ms, self.terms.step_s) - 1
+        is_end = at_ms == step_start_ms(step + 1, self.terms.step_s)
+        latch_ms = self.terms.at(step).latch_ms or 0
+        if not is_end or step not in self.missed_steps or clock.error_ms > latch_ms:
+            return
+        if not self._batch_from <= register <= self._register:
+            return
+        self.notice(Mark.RECALLED, 1)
+        told, before = self._told_step, self._read_step
+        since = before if before is not None and before < step - 1 else None
+        marks = self._take_marks(clock, 0)
+        self._tell(ReadingDraft(self._batch_from, step, clock, marks, register, at_ms, since))
+        marks = self._take_marks(clock, 0)
+        self._tell(CloseDraft(self._closed_from, step, clock, marks, register, ()))
+        self._batch_from = self._lot_from = self._closed_from = register
+        self._read_step = step
+        self._told_step = step if told is None else max(told, step)
 
     def _begins_with(self, register: int, at_ms: int, clock: ClockReading) -> bool:
         """Begins the chain with this index, or with the newest before the registration's first

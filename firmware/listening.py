@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from cryptometer.records import Mark
-from cryptometer.steps import NS_PER_MS
+from cryptometer.steps import MS_PER_S, NS_PER_MS
 from firmware.enrolment import Enrolment
-from firmware.events import Event, Noticed, Read, Rebased
+from firmware.events import Event, Noticed, Read, Rebased, Recalled
 from hal.index.choice import split_settings
 from hal.index.plausible import Before, Limits, Plausible
-from hal.index.reading import Index, Reading, Refusal, Refused, Register
+from hal.index.reading import Index, Past, Reading, Refusal, Refused, Register
 from hal.ports import IndexSource, Taken
 
 # Bytes come a few at a time; a look costs more than they do.
@@ -71,8 +71,15 @@ class SpokenLine:
         Raises:
             LineLost: the line is gone.
         """
-        heard = self._source.take()
-        return Taken(0, raw=heard.raw, said=heard.said)
+        heard, memory = self._source.take(), self._source.memory
+        past = () if memory is None else tuple(memory.take_past())
+        return Taken(0, raw=heard.raw, said=heard.said, past=past)
+
+    def ask_past(self, from_s: int, to_s: int) -> None:
+        """Asks for indexes of earlier moments, unix seconds; of a meter that keeps none, nothing
+        comes."""
+        if self._source.memory is not None:
+            self._source.memory.ask_past(from_s, to_s)
 
     def close(self) -> None:
         self._source.close()
@@ -96,6 +103,8 @@ class Listening:
         self._plausible = Plausible(self._limits, before)
         self._is_excused = False  # the authority has re-anchored the chain: the index may differ
         self._held: Read | None = None  # believed, not journalled yet
+        self._newest: Reading | None = None  # believed
+        self._asked_step = -1  # the newest step that its memory was asked for
         self._noticed: dict[Mark, int] = {}
         self.said = ""  # the newest refusal, for people
 
@@ -144,7 +153,7 @@ class Listening:
                 # The newest before the step's end is the one that tells the step.
                 if held is not None and end_ns is not None and held.at_ns < end_ns <= read.at_ns:
                     events += self.give()
-                self._held = read
+                self._held, self._newest = read, judged
                 if end_ns is None or judged.began_ns - self._kept_ns >= self._keep_ns:
                     self._kept_ns = judged.began_ns
                     events += self.give()
@@ -156,6 +165,42 @@ class Listening:
         noticed, self._noticed = self._noticed, {}
         marks: list[Event] = [Noticed.of(mark, amount) for mark, amount in noticed.items()]
         return marks if held is None else [*marks, held]
+
+    def missed(self, steps: range) -> range:
+        """Of steps that nobody read, those that the meter's memory was not asked for yet; now it
+        is."""
+        fresh = range(max(steps.start, self._asked_step + 1), steps.stop)
+        self._asked_step = max(self._asked_step, steps.stop - 1)
+        return fresh
+
+    def recall(
+        self,
+        past: tuple[Past | Refusal, ...],
+        utc_ms: Callable[[int], int],
+        error_ms: Callable[[int], int],
+    ) -> list[Event]:
+        """What of its load profile is to be journalled: rows of this meter, if its clock is known.
+
+        Args:
+            past: the rows, in order of time.
+            utc_ms: maps the machine's monotonic time.
+            error_ms: bounds the error of that.
+        """
+        newest = self._newest
+        if newest is None or newest.meter_time_s is None or not past:
+            return []
+        # Its stamp has whole seconds, and was made at some moment since the look before.
+        off_ms = abs(newest.meter_time_s * MS_PER_S - utc_ms(newest.began_ns))
+        bound_ms = off_ms + MS_PER_S + error_ms(newest.began_ns)
+        events: list[Event] = []
+        for row in past:
+            if isinstance(row, Refusal) or row.identity != newest.identity:
+                continue
+            index = row.index_of(self._spoken.register)
+            if index is not None and not row.caveats:
+                units = int(index.uwh / self._spoken.unit_uwh) + self._base
+                events.append(Recalled(units, row.at_s * MS_PER_S, bound_ms))
+        return events
 
     def _refuse(self, refusal: Refusal) -> None:
         mark = Mark.INDEX_FAULT if refusal.reason in _FAULTS else Mark.REFUSED

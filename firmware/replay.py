@@ -27,6 +27,7 @@ from firmware.listening import Spoken, spoken_of
 from firmware.segments import HEAD_BYTES, is_whole, payload_size
 from firmware.tape import VERSION, Answer, File, Life, Work, decode_said
 from hal.index.choice import is_index_source
+from hal.index.reading import Past
 from hal.ports import Connected, Directory, Disconnected, LineLost, Message, PulseSource, Taken
 from hal.uart import s0_pulses
 
@@ -403,7 +404,10 @@ class _Line:
             case [Answer.LOST, str(why)]:
                 raise LineLost(why)
             case [Answer.SPOKE, bytes(raw), *said]:
-                return Taken(0, raw=raw, said=tuple(map(decode_said, said)))
+                spoke = [decode_said(one) for one in said]
+                past = tuple(one for one in spoke if isinstance(one, Past))
+                heard = tuple(one for one in spoke if not isinstance(one, Past))
+                return Taken(0, raw=raw, said=heard, past=past)
             case [Answer.RAW, bytes(raw), int(lost), *beside]:
                 return replace(interpret(raw, lost, self._source), beside=_beside(beside))
             case [Answer.TAKEN, int(pulses), int(noise), int(lost), list(gaps), *beside]:

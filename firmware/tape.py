@@ -35,7 +35,7 @@ from firmware.config import Config
 from firmware.device import Device, Parts
 from firmware.events import BOOT
 from firmware.segments import frame
-from hal.index.reading import Caveat, Index, Reading, Refusal, Refused
+from hal.index.reading import Caveat, Index, Past, Reading, Refusal, Refused
 from hal.ports import (
     Clock,
     Connected,
@@ -46,6 +46,7 @@ from hal.ports import (
     LineLost,
     Message,
     PulseSource,
+    Recalling,
     Taken,
     Timed,
 )
@@ -252,6 +253,10 @@ class _TapedLine:
     def due_ns(self) -> int | None:
         return self._inner.due_ns if isinstance(self._inner, Timed) else None
 
+    def ask_past(self, from_s: int, to_s: int) -> None:
+        if isinstance(self._inner, Recalling):
+            self._inner.ask_past(from_s, to_s)
+
     def take(self) -> Taken:
         try:
             taken = self._inner.take()
@@ -265,8 +270,9 @@ class _TapedLine:
 def put_taken(tape: Tape, taken: Taken) -> None:
     """Takes down what a look at the line brought: as received, where the driver tells it."""
     beside = () if taken.beside is None else (taken.beside,)
-    if taken.said or (taken.raw and not taken.pulses and not taken.noise):
-        tape.put(Answer.SPOKE, taken.raw, *map(encode_said, taken.said))
+    spoke = (*taken.said, *taken.past)
+    if spoke or (taken.raw and not taken.pulses and not taken.noise):
+        tape.put(Answer.SPOKE, taken.raw, *map(encode_said, spoke))
     elif taken.raw:
         tape.put(Answer.RAW, taken.raw, taken.lost, *beside)
     else:
@@ -275,22 +281,24 @@ def put_taken(tape: Tape, taken: Taken) -> None:
         tape.put(Answer.TAKEN, taken.pulses, taken.noise, taken.lost, gaps, *beside)
 
 
-def encode_said(said: Reading | Refusal) -> cbor.Value:
-    """What a meter said, for a tape."""
+def encode_said(said: Reading | Refusal | Past) -> cbor.Value:
+    """What a meter said, or remembered, for a tape."""
     if isinstance(said, Refusal):
         return [str(said.reason), said.detail.encode(errors="replace").decode(), said.at_ns]
     indexes: list[cbor.Value] = [
         [] if one is None else [one.value, one.exponent] for one in (said.imported, said.exported)
     ]
     caveats: list[cbor.Value] = [str(one) for one in sorted(said.caveats)]
+    if isinstance(said, Past):
+        return [said.identity, *indexes, said.at_s, caveats]
     times: list[cbor.Value] = [said.began_ns, said.ended_ns]
     stamp: list[cbor.Value] = [] if said.meter_time_s is None else [said.meter_time_s]
     fields: list[cbor.Value] = [part for pair in said.fields for part in pair]
     return [said.identity, *indexes, times, stamp, caveats, fields]
 
 
-def decode_said(value: Any) -> Reading | Refusal:
-    """What a meter said, as a tape holds it.
+def decode_said(value: Any) -> Reading | Refusal | Past:
+    """What a meter said, or remembered, as a tape holds it.
 
     Raises:
         Rejected: it is nothing of that.
@@ -299,6 +307,9 @@ def decode_said(value: Any) -> Reading | Refusal:
         match value:
             case [str(reason), str(detail), int(at_ns)]:
                 return Refusal(Refused(reason), detail, at_ns)
+            case [str(name), list(one), list(two), int(at_s), list(caveats)]:
+                found = frozenset(map(Caveat, caveats))
+                return Past(name, _index(one), _index(two), at_s, found)
             case [
                 str(name), list(one), list(two), [int(began), int(ended)],
                 list(stamp), list(caveats), list(fields),

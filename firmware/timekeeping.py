@@ -60,6 +60,11 @@ class Dating:
         return ClockReading(self.source, state, error_ms)
 
 
+def clock_of(source: ClockSource, error_ms: int) -> ClockReading:
+    """What a record says of a time that another clock told, with this bound on its error."""
+    return ClockReading(source, state_of(error_ms), error_ms)
+
+
 def adopt(current: Dating | None, instant: Instant) -> Dating | None:
     """The dating to use from now on, or None when the current one stays.
 

@@ -32,7 +32,7 @@ from hal.index.modbus_map import (
     is_expected,
     read_constant,
 )
-from hal.index.reading import Parity, Reading, Refusal, Refused
+from hal.index.reading import Parity, Reading, Refusal, Refused, Remembering
 from hal.modbus_line import Answer, BusLine, Framing, ModbusLine
 from hal.modbus_maps import load_map
 from hal.ports import Heard, LineLost
@@ -146,6 +146,7 @@ class ModbusMeter:
     """A meter that is asked. What a question brought is here, in order, when it is taken."""
 
     due_ns: int | None = None
+    memory: Remembering | None = None
 
     def __init__(
         self, bus: "_Bus", settings: ModbusSettings, meter_map: MeterMap, constant: Fraction | None

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from cryptometer.keys import Signer
 from cryptometer.steps import Instant
-from hal.index.reading import Reading, Refusal
+from hal.index.reading import Past, Reading, Refusal, Remembering
 
 BESIDE_MODULUS = 2**32  # of `Taken.beside`
 
@@ -24,6 +24,7 @@ class Taken:
         lost: pulses or edges the kernel says it dropped.
         raw: the bytes as received, where the line gives bytes: all else follows from them.
         said: what a meter that speaks has said, in order.
+        past: rows of its load profile that were asked for.
         beside: what another counter of the same pulses stood at before this look, modulo
             BESIDE_MODULUS; it goes on while nobody watches the line. None where there is none.
     """
@@ -35,6 +36,7 @@ class Taken:
     raw: bytes = field(default=b"", compare=False, repr=False)
     beside: int | None = None
     said: tuple[Reading | Refusal, ...] = ()
+    past: tuple[Past | Refusal, ...] = ()
 
 
 class LineLost(Exception):  # noqa: N818 - a state of the line, for the loop to act on
@@ -79,6 +81,15 @@ class Timed(Protocol):
         ...
 
 
+@runtime_checkable
+class Recalling(Protocol):
+    """A line whose meter may know indexes of earlier moments."""
+
+    def ask_past(self, from_s: int, to_s: int) -> None:
+        """Asks for those from one moment to another, unix seconds; they come with later looks."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Heard:
     """What one look at a meter that speaks brought.
@@ -97,6 +108,11 @@ class IndexSource(Protocol):
 
     def fileno(self) -> int:
         """A descriptor that polls readable when `take` would bring something."""
+        ...
+
+    @property
+    def memory(self) -> Remembering | None:
+        """What can be asked for indexes of earlier moments; None where the meter keeps none."""
         ...
 
     @property

@@ -181,6 +181,9 @@ class Past:
     at_s: int
     caveats: frozenset[Caveat] = frozenset()
 
+    def index_of(self, register: Register) -> Index | None:
+        return self.imported if register is Register.IMPORT else self.exported
+
 
 class Remembering(Conversation, Protocol):
     """A conversation that can also ask for what a meter kept while nobody listened."""

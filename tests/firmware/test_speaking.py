@@ -13,7 +13,7 @@ from firmware.events import Read
 from firmware.journal import Journal
 from firmware.listening import Spoken, SpokenLine
 from hal.index import reading as said
-from hal.index.reading import Caveat, Index, Refusal, Refused, Register
+from hal.index.reading import Caveat, Index, Past, Refusal, Refused, Register, Remembering
 from hal.ports import Heard, LineLost, PulseSource
 from tests.core.community import DETAILS, FIRST_STEP, STEP_S
 from tests.simulation.world import CONFIG, Board, World
@@ -43,6 +43,8 @@ class SpeakingMeter:
         self.is_silent = False
         self.caveats: frozenset[Caveat] = frozenset()
         self.due_ns = None
+        self.memory: Remembering | None = None
+        self.stamps = False
 
     def fileno(self) -> int:
         return self.board.line.fileno()
@@ -55,7 +57,8 @@ class SpeakingMeter:
             return Heard(tuple(extra))
         now_ns = self.board.clock.machine_ns()
         index = Index(self.wh)
-        one = said.Reading(self.identity, None, index, now_ns, now_ns, caveats=self.caveats)
+        stamp = self.board.clock.now().utc_ns // NS_PER_S if self.stamps else None
+        one = said.Reading(self.identity, None, index, now_ns, now_ns, stamp, self.caveats)
         return Heard((*extra, one))
 
     def close(self) -> None:
@@ -268,3 +271,89 @@ def test_readings_are_journalled_seldom(site: Site) -> None:
     events = Journal(site.board.journal).recover().events
     # Every 30 s, and the last before each step's end: a thousand came.
     assert 30 <= sum(isinstance(event, Read) for event in events) <= 40
+
+
+class Memory:
+    """A meter's load profile: its index at the end of each step, kept while nobody listens."""
+
+    def __init__(self, meter: SpeakingMeter) -> None:
+        self.meter = meter
+        self.rows: dict[int, int] = {}
+        self.asked: list[tuple[int, int]] = []
+        self.answers: list[Past | Refusal] = []
+        self.identity = "meter-1"
+        self.wrong_by = 0
+
+    def note(self) -> None:
+        """It is the end of a step."""
+        self.rows[self.meter.board.clock.now().utc_ns // NS_PER_S] = self.meter.wh
+
+    def ask_past(self, from_s: int, to_s: int) -> None:
+        self.asked.append((from_s, to_s))
+        for at_s, wh in sorted(self.rows.items()):
+            if from_s <= at_s <= to_s:
+                row = Past(self.identity, None, Index(wh + self.wrong_by), at_s)
+                self.answers.append(row)
+
+    def take_past(self) -> list[Past | Refusal]:
+        answers, self.answers = self.answers, []
+        return answers
+
+
+class Remembered(Site):
+    """A site whose meter keeps a load profile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meter.stamps = True
+        self.memory = Memory(self.meter)
+        self.meter.memory = self.memory  # type: ignore[assignment]
+
+    def run(self, seconds: float, wh: int = 1, tick_s: float = 1.0) -> None:
+        for _ in range(int(seconds / tick_s)):
+            super().run(tick_s, wh, tick_s)
+            if self.meter.board.clock.now().utc_ns // NS_PER_S % STEP_S == 0:
+                self.memory.note()
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_steps_that_nobody_read_are_told_by_the_meters_load_profile(is_cut: bool) -> None:
+    site = Remembered()
+    site.steps(1)
+    site.run(100, 1, 5.0)
+    if is_cut:
+        site.board.cut_power()
+    else:
+        site.board.is_unplugged = True
+    site.steps(3, wh=2)
+    if is_cut:
+        site.board.start()
+    site.board.is_unplugged = False
+    site.steps(2)
+    site.run(60, 0, 5.0)
+    steps = [one.step for one in site.closes]
+    assert sorted(steps) == list(range(min(steps), max(steps) + 1))
+    assert site.marks()[int(Mark.RECALLED)] == 3
+    told = {one.step: one.register_after for one in site.closes}
+    for step in steps:
+        assert abs(told[step] - site.memory.rows[(step + 1) * STEP_S]) <= 3
+    assert site.transferred_wh == max(told.values()) - site.chain[0].register
+    assert len(site.memory.asked) == 1
+    site.world.close()
+
+
+@pytest.mark.parametrize("trouble", ["other meter", "too high", "no clock"])
+def test_a_load_profile_that_does_not_fit_is_not_told(trouble: str) -> None:
+    site = Remembered()
+    site.steps(1)
+    site.board.is_unplugged = True
+    site.steps(3, wh=2)
+    site.memory.identity = "meter-2" if trouble == "other meter" else "meter-1"
+    site.memory.wrong_by = 10**6 if trouble == "too high" else 0
+    site.meter.stamps = trouble != "no clock"
+    site.board.is_unplugged = False
+    site.steps(2)
+    site.run(60, 0, 5.0)
+    assert int(Mark.RECALLED) not in site.marks()
+    assert site.transferred_wh == site.closes[-1].register_after - site.chain[0].register
+    site.world.close()
