@@ -6,7 +6,6 @@ Nothing moves on before the step before it holds it, and each step is also where
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from cryptometer import records
@@ -41,6 +40,7 @@ from firmware.events import (
     Pulses,
     Watched,
 )
+from firmware.guarding import Guarding
 from firmware.journal import Journal, Recovered
 from firmware.listening import (
     REST_NS,
@@ -51,7 +51,7 @@ from firmware.listening import (
 )
 from firmware.lots import BLANK, CloseDraft, Draft, Limits, RunDraft, Signed
 from firmware.outbox import FREE_BYTES_MIN, End, Outbox, chain_start
-from firmware.rollback import BEGUN, GUARD_NS, UNKNOWN, check_newest, is_unknown, newest_note
+from firmware.rollback import newest_note
 from firmware.timekeeping import adopt
 from hal.faults import Point, passing
 from hal.ports import (
@@ -147,6 +147,9 @@ class Device:
             limit_bytes=config.journal.limit_mb * 2**20,
             window=config.outbox.window,
         )
+        self._guarding = Guarding(
+            parts.guard, parts.clock, self._journal, self._outbox, self._note_kept
+        )
         self._line: PulseSource | None = None
         self._listening: Listening | None = None
         self._line_retry_ns = 0
@@ -169,7 +172,6 @@ class Device:
         self._anew: list[Draft] = []  # what a re-anchor is followed by, as far as it was read
         self._key_away = ""  # why the key cannot sign now
         self._key_retry_ns = self._key_pause_ns = 0
-        self._guarded_until_ns: int | None = None  # machine time; None before the first signature
         self._is_anchored = False  # whether the gateway's chain stands on the newest re-anchor
         self._is_isolated = False
         self._refused = 0  # messages from outside that said nothing we may believe
@@ -298,7 +300,7 @@ class Device:
         enrolment = parts.enrolment
         snapshot = recovered.snapshot
         if enrolment is not None and self._chain is not None:
-            self._look_at_guard()
+            self._guarding.look()
             self._start_chain(self._chain, enrolment, snapshot or BLANK_SNAPSHOT)
         end = self._outbox.end
         signed = signed_so_far(end) if end is not None else None
@@ -345,49 +347,6 @@ class Device:
         if noted is not None:
             self._outbox.note_guard(noted)
 
-    # --- The guard -------------------------------------------------------------------------------
-
-    def _look_at_guard(self) -> None:
-        """Before anything is written: whether the folders are an older copy.
-
-        Raises:
-            ConfigurationError: they are.
-        """
-        guard = self._parts.guard
-        if guard is not None:
-            with suppress(KeyLost):  # then before the first signature
-                self._check_count(guard.read())
-
-    def _pass_guard(self) -> None:
-        """Before the first signature, and then daily.
-
-        Raises:
-            ConfigurationError: the folders are an older copy.
-            KeyLost: the guard is out of reach, or waits for a re-anchor.
-        """
-        guard = self._parts.guard
-        if guard is None:
-            return
-        now_ns = self._clock.machine_ns()
-        if self._guarded_until_ns is not None and now_ns < self._guarded_until_ns:
-            return
-        count = guard.read()
-        self._check_count(count)
-        if is_unknown(self._noted, count) and not self._stands_on_word:
-            raise KeyLost(UNKNOWN)
-        if count is None:
-            count = self._advance(guard, BEGUN)
-        self._advance(guard, count + 1)
-        self._guarded_until_ns = now_ns + GUARD_NS
-
-    def _check_count(self, count: int | None) -> None:
-        end = self._outbox.end
-        check_newest(self._noted, count, has_signed=end is not None and end.run_ms > 0)
-
-    @property
-    def _noted(self) -> int | None:
-        return None if self._outbox.end is None else self._outbox.end.guarded
-
     @property
     def _stands_on_word(self) -> bool:
         """Whether the chain begins where the gateway's signed word shows that its own goes on."""
@@ -396,23 +355,9 @@ class Device:
             return False
         return self._is_anchored and end.previous == enrolment.anchors[-1].identity
 
-    def _advance(self, guard: Guard, guarded: int) -> int:
-        """Notes what the count becomes, then lets it; returns it. In the other order a death
-        between the two would leave a card like an older copy."""
-        self._journal.sync()  # as ever: what is signed must not outlive what it was made of
-        self._outbox.note_guard(guarded)
-        self._outbox.sync()
-        end = self._outbox.durable
-        if end is not None and self._journal.has_begun:
-            self._journal.append([Kept(end)])
-            self._journal.sync()
-            self._told = self._may_leave = end
-        passing(Point.GUARD_NOTED)
-        guard.advance()
-        count = guard.read()
-        if count is None:
-            raise KeyLost("the TPM's counter does not count")
-        return count
+    def _note_kept(self, end: End) -> None:
+        """The journal knows durably of what is signed up to here."""
+        self._told = self._may_leave = end
 
     # --- The chain at a start --------------------------------------------------------------------
 
@@ -422,7 +367,7 @@ class Device:
         end = self._outbox.end
         anchors = enrolment.anchors
         # Nothing was signed here yet where a guard waits for the right re-anchor.
-        waits = self._parts.guard is not None and self._noted is None
+        waits = self._guarding.waits_for_word
         if anchors and (end is None or (waits and not end.run_ms and len(anchors) > end.anchors)):
             self._outbox.begin(anchored(None, snapshot.lots.batch_from, anchors, None))
             return
@@ -752,7 +697,7 @@ class Device:
         end = self._outbox.end
         if end is None or not drafts:
             return
-        self._pass_guard()
+        self._guarding.pass_by(lambda: self._stands_on_word)
         end = self._outbox.end
         assert end is not None  # noqa: S101 - the guard only adds to it
         where = aligned(end, drafts)

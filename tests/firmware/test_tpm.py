@@ -17,8 +17,7 @@ import pytest
 from cryptometer.errors import ConfigurationError
 from cryptometer.keys import Algorithm
 from cryptometer.steps import NS_PER_S
-from firmware import device as device_module
-from firmware import device_key
+from firmware import device_key, guarding
 from firmware.checkup import Verdict
 from firmware.journal import Journal
 from firmware.outbox import Outbox
@@ -139,7 +138,7 @@ def test_the_count_grows_once_a_start_and_not_with_the_records(
 def test_the_count_grows_daily_too(
     tpm: SoftTpm, world: World, board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device_module, "GUARD_NS", STEP_S * NS_PER_S)
+    monkeypatch.setattr(guarding, "GUARD_NS", STEP_S * NS_PER_S)
     world.run(60, TICK_S)
     first = count_of(tpm)
     world.run(3 * STEP_S, TICK_S)
