@@ -5,20 +5,30 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptometer.errors import ConfigurationError
 from cryptometer.keys import Algorithm, KeyLost, PublicKey
 from cryptometer.settings import read_settings, setting
 from hal.clock import ScaledClock, SystemClock
 from hal.counter_device import Accompanied, CompanionSettings
+from hal.index.choice import INDEX_SOURCES, IndexSettings, is_index_source, split_settings
 from hal.keyfile import create_key, load_key
 from hal.keyplace import FilePlace, Place, TpmPlace
-from hal.ports import Clock, Guard, PulseSource, StoredKey
+from hal.ports import Clock, Guard, IndexSource, PulseSource, StoredKey
+
+if TYPE_CHECKING:
+    from hal.modbus_bus import Buses as ModbusBuses
 
 SOURCES = ("serial", "gpio", "rpi", "modem", "sim")
 CLOCKS = ("system", "scaled")
-# The extra and Debian's package that bring a module.
-_PACKAGES = {"gpiod": ("gpio", "libgpiod"), "RPi": ("rpi", "rpi-lgpio")}
+# The extra and Debian's package that bring a module; some Debian has not, or too old.
+_PACKAGES = {
+    "gpiod": ("gpio", "libgpiod"),
+    "RPi": ("rpi", "rpi-lgpio"),
+    "pymodbus": ("modbus", ""),
+    "dlms_cosem": ("dlms", ""),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +52,9 @@ def open_source(table: Mapping[str, object]) -> PulseSource:
         ConfigurationError: no such driver, a package is missing, or a setting is wrong.
         LineLost: the line cannot be opened now.
     """
-    driver, rest = _driver(table, "[source]", SOURCES)
+    driver, rest = _driver(table, "[source]", SOURCES + INDEX_SOURCES)
+    if is_index_source(table):
+        raise ConfigurationError(f"a meter of the driver {driver!r} has no pulses, but an index")
     beside = {name: rest.pop(name) for name in ("counter",) if name in rest}
     companion = read_settings(CompanionSettings, beside, "[source]")
     line = _open_line(driver, rest)
@@ -50,7 +62,7 @@ def open_source(table: Mapping[str, object]) -> PulseSource:
 
 
 def _open_line(driver: str, rest: Mapping[str, object]) -> PulseSource:
-    try:
+    with _driver_package(driver):
         match driver:
             case "serial":
                 from hal.serial_line import SerialLine, SerialSettings  # noqa: PLC0415
@@ -72,12 +84,98 @@ def _open_line(driver: str, rest: Mapping[str, object]) -> PulseSource:
                 from hal.sim_line import SimSettings, SimulatedLine  # noqa: PLC0415
 
                 return SimulatedLine(read_settings(SimSettings, rest, "[source]"))
+
+
+def index_settings(table: Mapping[str, object]) -> IndexSettings:
+    """What a table `[source]` of a meter that speaks says beside its driver's settings. Nothing is
+    opened.
+
+    Raises:
+        ConfigurationError: no such driver, or a setting is wrong.
+    """
+    _, rest = _driver(table, "[source]", INDEX_SOURCES)
+    return split_settings(rest, "[source]")[0]
+
+
+class Buses:
+    """The buses of one program, that several of its meters share. Their package is imported when
+    the first of them is opened."""
+
+    def __init__(self) -> None:
+        self._modbus: ModbusBuses | None = None
+
+    def open_modbus(self, rest: Mapping[str, object]) -> IndexSource:
+        """
+        Args:
+            rest: the driver's own settings.
+
+        Raises:
+            ConfigurationError: one is wrong, or contradicts another meter's.
+            ImportError: pymodbus is not installed.
+        """
+        from hal.modbus_bus import Buses as ModbusBuses  # noqa: PLC0415
+        from hal.modbus_bus import ModbusSettings  # noqa: PLC0415
+
+        if self._modbus is None:
+            self._modbus = ModbusBuses()
+        return self._modbus.open(read_settings(ModbusSettings, rest, "[source]"))
+
+
+def open_index(table: Mapping[str, object], buses: Buses) -> IndexSource:
+    """Opens the meter that a table `[source]` describes.
+
+    Args:
+        table: with the keys that `index_settings` reads.
+        buses: of this program, for meters that share one.
+
+    Raises:
+        ConfigurationError: no such driver, a package is missing, or a setting is wrong.
+        LineLost: the line cannot be opened now.
+    """
+    driver, own = _driver(table, "[source]", INDEX_SOURCES)
+    _, rest = split_settings(own, "[source]")
+    with _driver_package(driver):
+        match driver:
+            case "modbus":
+                return buses.open_modbus(rest)
+            case "sim-index":
+                from hal.sim_index import SimIndexSettings, SimulatedIndex  # noqa: PLC0415
+
+                return SimulatedIndex(read_settings(SimIndexSettings, rest, "[source]"))
+            case _:
+                return _open_line_of(driver, rest)
+
+
+def _open_line_of(driver: str, rest: Mapping[str, object]) -> IndexSource:
+    from hal import index_drivers as of  # noqa: PLC0415
+
+    match driver:
+        case "linky":
+            return of.linky_line(read_settings(of.LinkySettings, rest, "[source]"))
+        case "p1":
+            return of.p1_line(read_settings(of.P1Settings, rest, "[source]"))
+        case "d0":
+            return of.d0_line(read_settings(of.D0Settings, rest, "[source]"))
+        case "sml":
+            return of.sml_line(read_settings(of.SmlSettings, rest, "[source]"))
+        case "dlms":
+            return of.dlms_line(read_settings(of.DlmsSettings, rest, "[source]"))
+        case _:
+            return of.dlms_push_line(read_settings(of.DlmsPushSettings, rest, "[source]"))
+
+
+@contextmanager
+def _driver_package(driver: str) -> Iterator[None]:
+    """Around what imports a driver's package."""
+    try:
+        yield
     except ImportError as error:
         missing = (error.name or "").partition(".")[0]
         extra, package = _PACKAGES.get(missing, ("firmware", "serial"))
+        debian = f", or Debian's python3-{package}" if package else ""
         raise ConfigurationError(
             f"the driver {driver!r} needs a package that is missing ({missing}):"
-            f" pip install 'cryptometer[{extra}]', or Debian's python3-{package}"
+            f" pip install 'cryptometer[{extra}]'{debian}"
         ) from None
 
 

@@ -108,7 +108,7 @@ def read_place(store: str, where: str) -> Place:
     module = PurePosixPath(said["module-path"])
     if not module.is_absolute():
         raise ConfigurationError(f"{where} module-path is absolute, not {said['module-path']!r}")
-    pin, is_credential = _secret("pin-source", said["pin-source"], where)
+    pin, is_credential = secret_source("pin-source", said["pin-source"], where)
     return TokenPlace(module, said["token"], said["object"], pin, is_credential)
 
 
@@ -155,7 +155,9 @@ def _tpm_place(rest: str, where: str) -> TpmPlace:
         raise ConfigurationError(f"{where} tcti is {_TPM_TCTI} or the like, not {tcti!r}")
     if "auth-source" not in said:
         return TpmPlace(handle, counter, tcti, None, is_credential=False)
-    return TpmPlace(handle, counter, tcti, *_secret("auth-source", said["auth-source"], where))
+    return TpmPlace(
+        handle, counter, tcti, *secret_source("auth-source", said["auth-source"], where)
+    )
 
 
 def _number(name: str, value: str, within: range, where: str) -> int:
@@ -196,7 +198,20 @@ def _is_text(value: str) -> bool:
     return True
 
 
-def _secret(name: str, source: str, where: str) -> tuple[PurePosixPath, bool]:
+def secret_source(name: str, source: str, where: str) -> tuple[PurePosixPath, bool]:
+    """Where a secret is kept, as a setting says it: `file:/PATH`, or `credential:NAME`.
+
+    Args:
+        name: the setting's.
+        source: its value.
+        where: the setting stands, for messages.
+
+    Returns:
+        As `hal.secret.read_secret` takes it: the path or name, and whether it is a credential.
+
+    Raises:
+        ConfigurationError: it is of neither form.
+    """
     scheme, _, rest = source.partition(":")
     path = PurePosixPath(rest.removeprefix("//"))
     if scheme == "file" and path.is_absolute():

@@ -25,6 +25,7 @@ from cryptometer.errors import Reason
 from cryptometer.records import Mark
 from firmware.config import read_config as read_meter_toml
 from hal.drivers import CLOCKS, SOURCES, open_clock
+from hal.index.choice import INDEX_SOURCES
 
 ROOT = Path(__file__).parents[1]
 OPERATIONS = ROOT / "docs" / "operations.md"
@@ -98,12 +99,13 @@ def test_the_settings_of_every_part_were_found() -> None:
     parts = {"commands.folder", "commands.meters"}
     assert names >= {f"cryptometer.{part}" for part in parts}
     assert names >= {f"hal.{part}" for part in ("broker", "drivers", "gpio_line", "serial_line")}
-    assert names >= {"firmware.config", "gateway.config", "hal.sim_line"}
+    assert names >= {"firmware.config", "gateway.config", "hal.sim_line", "hal.sim_index"}
+    assert names >= {"hal.index.choice", "hal.index_drivers", "hal.modbus_bus"}
 
 
 def test_every_driver_is_named() -> None:
     text = OPERATIONS.read_text()
-    for driver in (*SOURCES, *CLOCKS):
+    for driver in (*SOURCES, *INDEX_SOURCES, *CLOCKS):
         assert f'`driver = "{driver}"`' in text
 
 

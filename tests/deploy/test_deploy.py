@@ -9,14 +9,28 @@ from xml.etree import ElementTree
 
 import pytest
 
+from cryptometer.errors import ConfigurationError
 from cryptometer.settings import read_settings
 from firmware.config import read_config
 from gateway.folder import initialise, open_folder
+from hal.drivers import Buses, open_index
 from hal.gpio_line import GpioSettings
+from hal.index.choice import split_settings
 from hal.index.modbus_map import Status
+from hal.index.reading import Register
+from hal.index_drivers import (
+    D0Settings,
+    DlmsPushSettings,
+    DlmsSettings,
+    LineSettings,
+    LinkySettings,
+    P1Settings,
+    SmlSettings,
+)
 from hal.keyplace import TokenPlace, TpmPlace, read_place
 from hal.modbus_bus import ModbusSettings, check_settings
 from hal.modem_line import Edge, ModemSettings, ModemSignal
+from hal.ports import LineLost
 from hal.pulse_shape import Preset
 from hal.serial_line import SerialSettings
 
@@ -158,8 +172,34 @@ def test_the_example_of_a_modbus_meter_is_valid() -> None:
     text = (DEPLOY / "examples" / "modbus-meter.toml").read_text()
     settings = dict(read_config(tomllib.loads(text)).source)
     assert settings.pop("driver") == "modbus"
+    _, settings = split_settings(settings, "[source]")
     meter_map, _ = check_settings(read_settings(ModbusSettings, settings, "[source]"))
     assert meter_map.status is Status.VERIFIED
+
+
+@pytest.mark.parametrize(
+    ("driver", "kind"),
+    [
+        ("linky", LinkySettings),
+        ("p1", P1Settings),
+        ("d0", D0Settings),
+        ("sml", SmlSettings),
+        ("dlms", DlmsSettings),
+        ("dlms-push", DlmsPushSettings),
+    ],
+)
+def test_the_example_of_each_meter_that_speaks_is_valid(
+    driver: str, kind: type[LineSettings]
+) -> None:
+    text = (DEPLOY / "examples" / f"{driver}-meter.toml").read_text()
+    settings = dict(read_config(tomllib.loads(text)).source)
+    assert settings.pop("driver") == driver
+    common, rest = split_settings(settings, "[source]")
+    assert common.register is Register.IMPORT
+    assert read_settings(kind, rest, "[source]").device
+    # As it is opened, up to its line or its keys, which are not here.
+    with pytest.raises((LineLost, ConfigurationError), match=r"no such device|cannot read the key"):
+        open_index({"driver": driver, **settings, "device": "/dev/no-such"}, Buses())
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,17 @@ import pytest
 from cryptometer.errors import ConfigurationError
 from cryptometer.steps import ClockSource
 from hal.clock import ScaledClock, SystemClock
-from hal.drivers import CLOCKS, SOURCES, open_clock, open_source
+from hal.drivers import (
+    CLOCKS,
+    SOURCES,
+    Buses,
+    index_settings,
+    open_clock,
+    open_index,
+    open_source,
+)
+from hal.index.choice import INDEX_SOURCES, IndexSettings, is_index_source
+from hal.index.reading import Register
 from hal.ports import LineLost, Taken
 from hal.serial_line import SerialLine
 from hal.sim_line import SimulatedLine
@@ -49,9 +59,10 @@ def test_the_gpio_driver_is_opened_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("table", "advice"),
     [
-        ({}, r"\[source\] driver is one of serial, gpio, rpi, modem, sim, not None"),
-        ({"driver": "serail"}, "is one of serial, gpio, rpi, modem, sim, not 'serail'"),
-        ({"driver": ["sim"]}, r"is one of serial, gpio, rpi, modem, sim, not \['sim'\]"),
+        ({}, r"\[source\] driver is one of serial, gpio, .*, modbus, sim-index, not None"),
+        ({"driver": "serail"}, "is one of serial, gpio, rpi, modem, sim, linky, .* not 'serail'"),
+        ({"driver": ["sim"]}, r"is one of serial, gpio, .* not \['sim'\]"),
+        ({"driver": "linky"}, "a meter of the driver 'linky' has no pulses, but an index"),
         ({"driver": "serial"}, r"\[source\] lacks 'device': the line, for example"),
         ({"driver": "serial", "device": "/dev/x", "boud": 300}, "did you mean 'baud'"),
         ({"driver": "serial", "device": "/dev/x", "baud": "300"}, "baud is of type int"),
@@ -99,7 +110,9 @@ def test_a_missing_package_is_named_with_the_way_to_install_it(
 def test_no_drivers_package_is_imported_before_it_is_chosen() -> None:
     code = (
         "import sys; import hal.drivers; s = hal.drivers.open_source({'driver': 'sim'}); s.close();"
-        "print(sorted({'serial', 'gpiod'} & set(sys.modules)))"
+        "b = hal.drivers.Buses();"
+        "m = {'driver': 'sim-index', 'register': 'import'}; hal.drivers.open_index(m, b).close();"
+        "print(sorted({'serial', 'gpiod', 'pymodbus', 'dlms_cosem'} & set(sys.modules)))"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code],
@@ -115,9 +128,66 @@ def test_every_driver_that_a_message_names_exists() -> None:
     for driver in SOURCES:
         with pytest.raises(ConfigurationError, match="no setting 'nonsense'"):
             open_source({"driver": driver, "nonsense": 1})
+    for driver in INDEX_SOURCES:
+        table = {"driver": driver, "register": "import", "mode": "asked", "map": "x", "address": 1}
+        with pytest.raises(ConfigurationError, match=r"no setting '(nonsense|mode|map|address)'"):
+            open_index({**table, "nonsense": 1}, Buses())
     for driver in CLOCKS:
         with pytest.raises(ConfigurationError, match="no setting 'nonsense'"):
             open_clock({"driver": driver, "nonsense": 1})
+
+
+def test_what_every_meter_that_speaks_is_told_is_read_without_its_line() -> None:
+    table = {"driver": "p1", "register": "export", "device": "/dev/no-such", "identity": "E1"}
+    assert is_index_source(table)
+    assert not is_index_source({"driver": "sim"})
+    assert index_settings(table) == IndexSettings(register=Register.EXPORT, identity="E1")
+    with pytest.raises(ConfigurationError, match="lacks 'register'"):
+        index_settings({"driver": "p1"})
+    with pytest.raises(ConfigurationError, match="driver is one of linky"):
+        index_settings({"driver": "sim", "register": "import"})
+    with pytest.raises(LineLost, match="cannot open /dev/no-such"):
+        open_index(table, Buses())
+
+
+def test_modbus_meters_of_one_program_share_their_bus() -> None:
+    line, far = pty.openpty()
+    tty.setraw(far)
+    table = {
+        "driver": "modbus",
+        "register": "import",
+        "device": os.ttyname(far),
+        "map": "eastron-sdm",
+        "address": 1,
+    }
+    buses = Buses()
+    meter = open_index(table, buses)
+    with pytest.raises(ConfigurationError, match="has address 1 twice"):
+        open_index(table, buses)
+    meter.close()
+    os.close(line)
+    os.close(far)
+
+
+@pytest.mark.parametrize(
+    ("table", "package", "extra"),
+    [
+        ({"driver": "modbus", "map": "eastron-sdm", "address": 1}, "pymodbus", "modbus"),
+        ({"driver": "dlms"}, "dlms_cosem", "dlms"),
+    ],
+)
+def test_a_missing_package_of_a_meter_that_speaks_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, table: dict[str, object], package: str, extra: str
+) -> None:
+    loaded = [name for name in sys.modules if name.partition(".")[0] == package]
+    for name in (*loaded, "hal.modbus_bus", "hal.modbus_line"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigurationError) as refused:
+        open_index({"register": "import", "device": "/dev/no-such", **table}, Buses())
+    message = str(refused.value)
+    assert f"({package}): pip install 'cryptometer[{extra}]'" in message
+    assert "Debian" not in message
 
 
 def test_the_systems_clock_is_the_default() -> None:
