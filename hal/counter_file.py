@@ -38,7 +38,8 @@ class CounterFile:
             held = isinstance(error, BlockingIOError)
             why = "another meter counts in it" if held else error.strerror
             raise ConfigurationError(f"cannot use {path}: {why}") from None
-        if not text.isdecimal() and (text or os.fstat(self._file).st_size):
+        is_number = text.isdecimal() and len(text) <= _DIGITS
+        if not is_number and os.fstat(self._file).st_size:
             os.close(self._file)
             raise ConfigurationError(
                 f"{path} holds no number: write one into it that is greater than any used with"
@@ -61,6 +62,10 @@ class CounterFile:
         # What fails here costs up to BLOCK numbers.
         with suppress(OSError):
             self._write(max(unused, self.first))
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Ends as a program that is killed."""
         os.close(self._file)
 
     def _write(self, unused: int) -> None:

@@ -113,6 +113,9 @@ class IndexLine:
             conversation: with the meter.
             memory: the conversation, if it can ask for what the meter kept.
             let_go: called when the source is closed.
+
+        Raises:
+            LineLost: the port is gone already; it is closed then.
         """
         self._port, self._conversation = port, conversation
         self.memory = memory
@@ -122,9 +125,13 @@ class IndexLine:
         self._out = b""  # what it did not take yet, ...
         self._sent_ns = 0  # ... and when it was tried last
         self._lost: LineLost | None = None  # found while there was still something to hand over
-        if port.is_open():
-            self._is_open = True
-            self._shape()
+        try:
+            self._is_open = port.is_open()
+            if self._is_open:
+                self._shape()
+        except LineLost:
+            port.close()
+            raise
 
     def fileno(self) -> int:
         return self._port.fileno()

@@ -292,7 +292,13 @@ def _kwh(index: Index | None) -> str:
 def _table(one: Found) -> list[str]:
     assert one.map is not None  # noqa: S101 - asked for only then
     line = one.line
-    lines = ["[source]", 'driver = "modbus"', f'map = "{one.map.id}"', f"address = {one.address}"]
+    lines = [
+        "[source]",
+        'driver = "modbus"',
+        'register = "import" # "export": what is given to the grid',
+        f'map = "{one.map.id}"',
+        f"address = {one.address}",
+    ]
     if line.device:
         lines += [f'device = "{line.device}"', f"baud = {line.baud}", f'parity = "{line.parity}"']
         if line.stop_bits != 1:

@@ -176,6 +176,7 @@ class DlmsClient:
         self._counter_known = not settings.counter_from
         self._link = link_to(settings, self._first_client)
         self._association: Association | None = None  # that stands
+        self._associating: Association | None = None  # that is being made: it counts, too
         self._script: _Script | None = None
         self._bringing: Callable[[], _Script] | None = None  # what runs once the link stands
         self._keys_follow = False  # the public client is done, the one with keys follows
@@ -210,7 +211,8 @@ class DlmsClient:
     def counter(self) -> int:
         """The next invocation counter that was not used. Whoever keeps it gives it to the next
         run: a counter must never be used twice."""
-        return self._counter if self._association is None else self._association.counter
+        standing = self._associating or self._association
+        return self._counter if standing is None else max(self._counter, standing.counter)
 
     @property
     def _busy(self) -> bool:
@@ -343,6 +345,8 @@ class DlmsClient:
 
     def _associate(self, terms: Terms) -> Generator[bytes, Answer, Association]:
         association = Association(self._library, terms, self._counter, self._draw)
+        if terms.keys is not None:
+            self._associating = association
         try:
             answer = yield association.request()
             reply = association.accept(answer.message)
@@ -350,6 +354,7 @@ class DlmsClient:
                 answer = yield reply
                 association.accept_reply(answer.message)
         finally:
+            self._associating = None
             if terms.keys is not None:
                 self._counter = max(self._counter, association.counter)
         return association

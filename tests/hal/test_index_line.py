@@ -266,6 +266,60 @@ def test_a_dlms_meter_is_asked_on_a_serial_line(wire: Wire, secrets: dict[str, o
     assert {one.imported for one in readings} == {Index(7_654_321)}
 
 
+def test_no_invocation_counter_is_used_twice_by_two_runs(
+    wire: Wire, secrets: dict[str, object]
+) -> None:
+    counter = Path(str(secrets["counter_file"]))
+    heard = b""
+
+    def live() -> None:
+        nonlocal heard
+        came = wire.receive()
+        if came:
+            # It is durable before the meter hears of it.
+            assert int(counter.read_text() or 0) > 0 or not heard
+            heard += came
+            wire.send(meter.receive(came, time.monotonic_ns()))
+
+    stood = []
+    for _ in range(2):
+        meter = AnsweringMeter(ASSOCIATED, tell, os.urandom)
+        with closing(spoken("dlms", wire.device, **secrets)) as source, behind(live):
+            listen(source)
+            ahead = int(counter.read_text())
+        stood += [ahead, int(counter.read_text())]
+    first_ahead, first_end, second_ahead, second_end = stood
+    assert 0 < first_end < first_ahead
+    assert first_end < second_end < second_ahead
+
+
+def test_a_dlms_meter_is_asked_with_a_password(wire: Wire, tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("12345678\n")
+    password.chmod(0o600)
+    settings = MeterSettings(authentication=Authentication.LLS, password=b"12345678")
+    meter = AnsweringMeter(settings, tell, os.urandom)
+
+    def live() -> None:
+        heard = wire.receive()
+        if heard:
+            wire.send(meter.receive(heard, time.monotonic_ns()))
+
+    asked = {"authentication": "lls", "client": 1, "password_source": f"file:{password}"}
+    with closing(spoken("dlms", wire.device, **asked)) as source, behind(live):
+        assert source.memory is not None
+        assert only_reading(listen(source)).imported == Index(7_654_321)
+
+
+def test_a_port_that_cannot_switch_a_transmitter_is_refused_where_it_would_send(
+    wire: Wire,
+) -> None:
+    with pytest.raises(ConfigurationError, match="take an adapter that switches by itself"):
+        spoken("dlms", wire.device, rs485=True)
+    # It was let go; and one that only listens needs no more than RTS off.
+    spoken("dlms-push", wire.device, rs485=True).close()
+
+
 def test_a_dlms_meter_is_asked_at_an_optical_port(wire: Wire) -> None:
     meter = AnsweringMeter(replace(MeterSettings(), transport=Transport.OPTICAL), tell, os.urandom)
     speeds = set()
@@ -373,7 +427,11 @@ def test_what_came_before_a_connection_was_closed_counts(server: Server) -> None
 def test_a_server_that_is_not_there_is_a_lost_line(server: Server) -> None:
     place = server.place
     server.close()
-    with closing(spoken("sml", **place)) as source, pytest.raises(LineLost, match="refused"):
+    # As it is opened, or at the first look: whichever the refusal comes before.
+    with (
+        pytest.raises(LineLost, match="refused"),
+        closing(spoken("sml", **place)) as source,
+    ):
         look(source, PATIENCE_S)
 
 

@@ -71,7 +71,7 @@ def opened(settings: ModbusSettings) -> closing[ModbusMeter]:
 
 
 def hear(
-    meter: ModbusMeter, until: Callable[[list[Reading | Refusal]], bool]
+    meter: IndexSource, until: Callable[[list[Reading | Refusal]], bool]
 ) -> list[Reading | Refusal]:
     """All that a meter says until it has said enough."""
     said: list[Reading | Refusal] = []
@@ -91,7 +91,7 @@ def reasons(said: list[Reading | Refusal]) -> set[Refused]:
     return {one.reason for one in said if isinstance(one, Refusal)}
 
 
-def first_reading(meter: ModbusMeter) -> Reading:
+def first_reading(meter: IndexSource) -> Reading:
     return readings(hear(meter, lambda said: bool(readings(said))))[0]
 
 

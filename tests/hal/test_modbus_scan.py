@@ -11,8 +11,8 @@ import pytest
 
 import firmware.main
 from cryptometer.errors import ConfigurationError
+from hal.drivers import Buses, open_index
 from hal.index.reading import Parity
-from hal.modbus_bus import Buses, ModbusSettings
 from hal.modbus_line import BusLine, Framing
 from hal.modbus_maps import load_map, shipped_maps
 from hal.modbus_meter import SimulatedBus, SimulatedMeter
@@ -76,9 +76,7 @@ def test_what_is_printed_for_a_meter_opens_it() -> None:
         found = scan([BusLine(end.device)], [5], MAPS, PATIENCE_S, lambda _: None)
         text = "\n".join(as_lines(found))
         table = tomllib.loads(text[text.index("[source]") :])["source"]
-        assert table.pop("driver") == "modbus"
-        settings = ModbusSettings(**{**table, "parity": Parity(table["parity"])})
-        with closing(Buses().open(settings)) as meter:
+        with closing(open_index(table, Buses())) as meter:
             assert first_reading(meter).identity == "77"
     assert "B23 112-100" in text
     assert "import 2013.620 kWh" in text
