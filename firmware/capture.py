@@ -17,6 +17,7 @@ from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.keys import PublicKey
 from cryptometer.records import Batch, ChainRecord, Mark, Record, RunStart, StepClose
 from firmware import device_key, folder
+from firmware.analysis import LINE_BYTES_MAX, Recording, recording_of, recording_of_tape
 from firmware.config import Config
 from firmware.device import Device, Parts
 from firmware.enrolment import Enrolment
@@ -113,12 +114,15 @@ def _whole_bytes(path: Path) -> int:
 
 
 def _check_first(path: Path, payload: bytes) -> None:
-    try:
-        is_life = isinstance(cbor.decode(payload), dict)
-    except Rejected:
-        is_life = False
-    if not is_life:
+    if not _is_life(payload):
         raise ConfigurationError(f"{path} is no capture: name a new file")
+
+
+def _is_life(payload: bytes) -> bool:
+    try:
+        return isinstance(cbor.decode(payload), dict)
+    except Rejected:
+        return False
 
 
 def payloads_in(path: Path) -> Iterator[bytes]:
@@ -135,6 +139,22 @@ def payloads_in(path: Path) -> Iterator[bytes]:
                 return
             left -= size
             yield payload
+
+
+def read_recording(path: Path) -> Recording:
+    """A recorded line: a tape, or its bytes as any logger wrote them.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
+    """
+    try:
+        first = next(payloads_in(path), None)
+        if first is not None and _is_life(first):
+            return recording_of_tape(payloads_in(path))
+        with path.open("rb") as file:
+            return recording_of(file.read(4 * LINE_BYTES_MAX))  # a dump in hexadecimal digits
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
 
 
 def life_of(

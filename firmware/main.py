@@ -131,6 +131,17 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--out", type=Path, metavar="FOLDER", help="keep journal and outbox here")
     replay.set_defaults(act=_replay)
 
+    analyze = commands.add_parser(
+        "analyze",
+        help="say what a recorded line says: which protocol, which meter, what is wrong",
+        description="Reads FILE, the bytes of a meter's line as any logger wrote them or a"
+        " recording of `capture` or `run --capture`, and says which protocol it is, what the meter"
+        " says, what of it was refused and why, and what to do. Of a line the first MiB is read.",
+    )
+    analyze.add_argument("recording", type=Path, metavar="FILE")
+    analyze.add_argument("--json", action="store_true", help="for programs")
+    analyze.set_defaults(act=_analyze)
+
     from firmware import simulate  # noqa: PLC0415 - light, and only a parser here
 
     simulate.add_command(commands)
@@ -284,6 +295,21 @@ def _capture(arguments: argparse.Namespace) -> int:
 
     print(capture(arguments.config, arguments.out, arguments.seconds))
     return 0
+
+
+def _analyze(arguments: argparse.Namespace) -> int:
+    from firmware.analysis import analyse  # noqa: PLC0415
+    from firmware.capture import read_recording  # noqa: PLC0415
+    from firmware.checkup import Verdict, as_lines, worst  # noqa: PLC0415
+
+    analysis = analyse(read_recording(arguments.recording))
+    verdict = worst(analysis.findings)
+    if arguments.json:
+        findings = [asdict(one) for one in analysis.findings]
+        print(json.dumps({"verdict": verdict, **analysis.as_json(), "findings": findings}))
+    else:
+        print("\n".join(as_lines(analysis.findings)))
+    return 1 if verdict is Verdict.WRONG else 0
 
 
 def _replay(arguments: argparse.Namespace) -> int:
