@@ -21,6 +21,7 @@ from cryptometer.keys import KeyLost
 from firmware.channel import Channel, Log
 from firmware.device import Device
 from firmware.loop import Loop
+from hal.drivers import Buses
 from hal.files import make_folder
 from hal.notify import Notifier
 from hal.program import EXIT_CONFIGURATION, EXIT_FAILED
@@ -69,9 +70,10 @@ class Board:
             ConfigurationError: nothing can be recorded there.
         """
         is_named = len(configurations) > 1
+        buses = Buses()
         recorders = _recorders(configurations, log, capture)
         self._seats = [
-            _Seat(Channel(path, log, is_named=is_named, recorder=recorder))
+            _Seat(Channel(path, log, buses, is_named=is_named, recorder=recorder))
             for path, recorder in zip(configurations, recorders, strict=True)
         ]
         self._loop: Loop[Device] = Loop(time.monotonic_ns, self._on_failure)

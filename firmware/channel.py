@@ -11,11 +11,14 @@ from cryptometer.records import Role
 from firmware import device_key, folder
 from firmware.config import Config
 from firmware.device import Device, Parts
-from firmware.enrolment import Enrolment, check_meter
+from firmware.enrolment import Enrolment, check_meter, check_source
+from firmware.listening import Spoken, SpokenLine, spoken_of
 from hal.broker import broker_settings
-from hal.drivers import open_clock, open_guard, open_source
+from hal.drivers import Buses, open_clock, open_guard, open_index, open_source
 from hal.files import DiskDirectory, hold
+from hal.index.choice import is_index_source
 from hal.mqtt import Link
+from hal.ports import PulseSource
 
 if TYPE_CHECKING:
     from firmware.capture import Recorder
@@ -28,16 +31,24 @@ class Channel:
     end, fails, or the authority says something new; then another life may begin."""
 
     def __init__(
-        self, path: Path, log: Log, *, is_named: bool, recorder: "Recorder | None" = None
+        self,
+        path: Path,
+        log: Log,
+        buses: Buses,
+        *,
+        is_named: bool,
+        recorder: "Recorder | None" = None,
     ) -> None:
         """
         Args:
             path: the configuration.
             log: takes what people should read, with the meter's name before it if `is_named`.
+            buses: of this program, which several meters may share.
             recorder: takes down what the device is told.
         """
         self._recorder = recorder
         self._path = path
+        self._buses = buses
         self._write = log
         self._is_named = is_named
         self._folder = ExitStack()  # the lock, from the first life to the last
@@ -66,12 +77,14 @@ class Channel:
                 self.say(f"the successor's key has taken over: {key.public.thumbprint.hex()}")
             enrolment = folder.read_enrolment(state, key.public)
             if enrolment is not None:
+                check_source(enrolment, is_index=is_index_source(config.source))
                 check_meter(enrolment)
                 self.name = enrolment.meter
+            spoken = self._spoken(config, enrolment)
             link = self._make_link(config, state, enrolment)
             parts = Parts(
                 clock=open_clock(config.clock),
-                open_line=lambda: open_source(config.source),
+                open_line=lambda: self._open_line(config, spoken),
                 journal_directory=self._directory(state / "journal"),
                 outbox_directory=self._directory(state / "outbox"),
                 signer=key,
@@ -80,6 +93,7 @@ class Channel:
                 on_registration=lambda update: folder.keep_update(state, key.public, update),
                 log=self.say,
                 guard=open_guard(device_key.key_place(state, config.key)),
+                spoken=spoken,
             )
             device = self._make_device(parts, config)
             self._life.callback(device.abandon)
@@ -128,6 +142,22 @@ class Channel:
         if self._recorder is None:
             return Device(parts, config, device_key.SOFTWARE)
         return self._recorder.make_device(parts, config)
+
+    @staticmethod
+    def _spoken(config: Config, enrolment: Enrolment | None) -> Spoken | None:
+        if not is_index_source(config.source):
+            return None
+        if enrolment is None:
+            raise ConfigurationError(
+                "not enrolled, and the registration says what the meter's index is worth; it loses"
+                " nothing meanwhile. Enrol, then start again"
+            )
+        return spoken_of(config.source, enrolment)
+
+    def _open_line(self, config: Config, spoken: Spoken | None) -> PulseSource:
+        if spoken is None:
+            return open_source(config.source)
+        return SpokenLine(open_index(config.source, self._buses), spoken)
 
     def _hold(self, state: Path) -> None:
         if self._state is None:

@@ -16,6 +16,7 @@ from firmware.device import Device
 from firmware.device_key import initialise
 from firmware.folder import find_configurations
 from firmware.journal import Journal
+from hal.drivers import Buses
 from hal.files import DiskDirectory
 from hal.program import EXIT_CONFIGURATION, EXIT_FAILED
 from tests.bench.figures import process_cpu_s
@@ -136,7 +137,7 @@ def test_a_fault_in_one_channels_end_keeps_no_other_from_ending_in_order(
 
 def test_a_farewell_that_comes_late_leaves_the_next_life_alone(premises: Premises) -> None:
     said: list[str] = []
-    channel = Channel(premises.folder / "roof.toml", said.append, is_named=False)
+    channel = Channel(premises.folder / "roof.toml", said.append, Buses(), is_named=False)
     channel.live()
     channel.fail()
     device = channel.live()
