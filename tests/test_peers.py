@@ -321,22 +321,6 @@ def test_zcbor_validates_what_community_pub_and_a_proof_carry() -> None:
 # The seam for the next release: refused today (test_cddl), and yet of a definite shape.
 
 
-def test_a_reading_as_the_next_release_may_send_it_is_valid() -> None:
-    batch = cbor2.loads(bytes.fromhex(load("records/batch.json")["payload"]))
-    reading = {key: batch[key] for key in range(7)} | {
-        7: 1_204_731,
-        8: 0,
-        9: [1_767_227_399_100, 1_767_227_400_200],
-        10: "tic EAIT",
-        11: 1,
-    }
-    valid = [reading, reading | {8: -9, 12: 1_963_584}]
-    invalid = [reading | one for one in ({8: 10}, {8: -10}, {11: 2}, {9: [1]}, {13: 0})]
-    answers = complaints([("reading", encoded(one)) for one in valid + invalid])
-    assert answers[:2] == [None, None]
-    assert None not in answers[2:]
-
-
 def test_a_distribution_as_the_next_release_may_send_it_is_valid() -> None:
     close = bytes.fromhex(load("records/step-close.json")["identity"])
     plant = bytes.fromhex(load("records/registration-vpp.json")["identity"])

@@ -15,7 +15,7 @@ from cryptometer.community import trust
 from cryptometer.records import Broker, Bundle, MeterDetails, Record, Role
 from cryptometer.steps import NS_PER_MS, NS_PER_S, step_start_ms
 from firmware.chain import signed_so_far
-from firmware.config import read_config
+from firmware.config import Config, read_config
 from firmware.device import Device, Parts
 from firmware.enrolment import Enrolment, read_bundle
 from firmware.journal import Journal
@@ -159,7 +159,7 @@ class Board:
         self.wire: Wire | None = None
         self.guard: Guard | None = None
         self.spoken: Spoken | None = None
-        self.config = CONFIG
+        self.config: Config | None = None  # another one than all boards have
         self.device: Device | None = None
         bundle = Bundle(
             name,
@@ -204,7 +204,7 @@ class Board:
             self.guard,
             self.spoken,
         )
-        self.device = Device(parts, self.config, "simulated 1.0")
+        self.device = Device(parts, self.config or CONFIG, "simulated 1.0")
         self.device.begin()
         self.world.broker.connect(self.wire)
 

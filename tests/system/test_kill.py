@@ -88,6 +88,7 @@ DEVICE_POINTS = (
 # What a start does once, and a run seldom or never again.
 ONCE_A_START = {Point.FILE_TRUNCATED, Point.FILE_REMOVED, Point.DEVICE_SNAPSHOT}
 GUARD_POINTS = (Point.GUARD_NOTED,)  # with a TPM: tests/firmware/test_tpm.py
+KEY_POINTS = (Point.KEY_MOVED,)  # tests/firmware/test_device_key.py
 GATEWAY_POINTS = (
     Point.STORE_COMMIT,
     Point.STORE_COMMITTED,
@@ -97,7 +98,9 @@ GATEWAY_POINTS = (
 
 
 def test_the_lists_name_every_point() -> None:
-    assert {*ENROL_POINTS, *DEVICE_POINTS, *GUARD_POINTS, *GATEWAY_POINTS} == set(Point)
+    assert {*ENROL_POINTS, *DEVICE_POINTS, *GUARD_POINTS, *KEY_POINTS, *GATEWAY_POINTS} == set(
+        Point
+    )
 
 
 def crashes(plant: Plant, child: Child, what: str) -> None:
