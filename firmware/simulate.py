@@ -1,4 +1,5 @@
-"""`cryptometer-firmware simulate`: a meter's pulse output on a pseudo-terminal.
+"""`cryptometer-firmware simulate`: a meter's pulse output on a pseudo-terminal; a meter that speaks
+is in `firmware.speaking`.
 
 The log says when each pulse was emitted, and its last line how many were: what a proof compares
 the ledger with. A pulse counts as emitted once the kernel holds its byte.
@@ -8,6 +9,7 @@ import argparse
 import fcntl
 import os
 import random
+import select
 import signal
 import struct
 import termios
@@ -51,14 +53,15 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
     """Adds the command `simulate`; its parser sets `act`."""
     parser = commands.add_parser(
         "simulate",
-        help="emit a meter's pulses on a pseudo-terminal",
-        description="Makes a pseudo-terminal, links it to LINK and emits pulses there, until the"
-        " series, --pulses or --seconds end or a signal comes (SIGTERM, SIGINT). Prints"
-        " how many it emitted. Give LINK as the device of a serial source.",
+        help="emit a meter's pulses, or what it says, on a pseudo-terminal",
+        description="Makes a pseudo-terminal, links it to LINK and emits pulses there, or with"
+        " --meter what a meter that speaks says, until the series, --pulses or --seconds end or a"
+        " signal comes (SIGTERM, SIGINT). Prints how many it emitted. Give LINK as the device of"
+        " the source.",
     )
     parser.add_argument("--tty", type=Path, required=True, metavar="LINK", help="the link to make")
     parser.add_argument(
-        "--constant", type=_positive, required=True, metavar="K", help="pulses per kWh"
+        "--constant", type=_positive, metavar="K", help="pulses per kWh; not with --meter"
     )
     power = parser.add_mutually_exclusive_group(required=True)
     power.add_argument("--watts", type=_not_negative, metavar="W", help="a constant power")
@@ -88,7 +91,11 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
         help="s0: how long the contact bounces (default: 5, the most a meter may)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="s0: chooses the bounces (default: 0)"
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="chooses the bounces of s0, or what --damage does (default: 0)",
     )
     parser.add_argument("--pulses", type=_count, metavar="N", help="end after so many")
     parser.add_argument(
@@ -98,7 +105,8 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
         "--log",
         type=Path,
         metavar="FILE",
-        help="write 'UNIX_NS NUMBER' for each pulse, before it is emitted; starts the file anew",
+        help="write 'UNIX_NS NUMBER' for each pulse before it is emitted, or 'UNIX_NS IMPORT"
+        " EXPORT' (Wh) for each message; starts the file anew",
     )
     parser.add_argument(
         "--rate",
@@ -107,15 +115,22 @@ def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
         help="byte: bytes follow each other no faster than on a line of so many baud"
         " (default: as fast as the pulses)",
     )
+    from firmware.speaking import add_options  # noqa: PLC0415 - which imports this module
+
+    add_options(parser)
     parser.set_defaults(act=_simulate)
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
+    if arguments.meter is not None:
+        return _simulate_speaking(arguments)
+    if arguments.constant is None:
+        raise ConfigurationError("pulses need --constant, a meter that speaks --meter")
     plan = _plan(arguments)
     # From here on a signal waits until it is asked for: none can fall between two steps.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
     try:
-        with _open_log(arguments.log) as log, _Terminal(arguments.tty, arguments.rate) as terminal:
+        with _open_log(arguments.log) as log, Terminal(arguments.tty, arguments.rate) as terminal:
             source = _Source(terminal, log)
             if arguments.line == "s0":
                 draw = random.Random(arguments.seed)  # noqa: S311 - bounces, no secrets
@@ -132,6 +147,29 @@ def _simulate(arguments: argparse.Namespace) -> int:
     if unread:
         print(f"unread {unread} bytes: nobody read them before the end")
     return 0
+
+
+def _simulate_speaking(arguments: argparse.Namespace) -> int:
+    from firmware.speaking import plan_of, speak  # noqa: PLC0415 - see above
+
+    if arguments.constant is not None or arguments.pulses is not None:
+        raise ConfigurationError("a meter that speaks has no pulses: --constant, --pulses")
+    plan = plan_of(arguments, _levels(arguments))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        with _open_log(arguments.log) as log:
+            print(speak(plan, arguments.tty, log), flush=True)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return 0
+
+
+def _levels(arguments: argparse.Namespace) -> list[Level]:
+    if arguments.series is not None:
+        return _read(arguments.series, arguments.column)
+    if arguments.column is not None:
+        raise ConfigurationError("--column chooses from a series: give --series too")
+    return [Level(0, None, arguments.watts)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +196,7 @@ def _plan(arguments: argparse.Namespace) -> _Plan:
             raise ConfigurationError("an s0 line is read at 300 baud: remove --rate")
         if not 0 <= arguments.bounce_ms * NS_PER_MS < S0_LEAST_NS:
             raise ConfigurationError("--bounce-ms is from 0 to 29: a contact is closed for 30 ms")
-    if arguments.series is None:
-        if arguments.column is not None:
-            raise ConfigurationError("--column chooses from a series: give --series too")
-        levels = [Level(0, None, arguments.watts)]
-    else:
-        levels = _read(arguments.series, arguments.column)
+    levels = _levels(arguments)
     speed: Fraction = arguments.speed
     due = (
         # Up, so that the time has come when the pulse does.
@@ -195,7 +228,7 @@ def _read(path: Path, column: str | None) -> list[Level]:
 class _Source:
     """Emits pulses in real time, and logs them."""
 
-    def __init__(self, terminal: "_Terminal", log: TextIO) -> None:
+    def __init__(self, terminal: "Terminal", log: TextIO) -> None:
         self.emitted = 0
         self.overflow = 0
         self._numbered = 0
@@ -263,7 +296,7 @@ class _Source:
         elif plan.last_ns is not None:
             ends.append(plan.last_ns)
         until_ns = min(ends, default=None)
-        while not _is_told_to_stop(None if until_ns is None else until_ns - self._now_ns()):
+        while not is_told_to_stop(None if until_ns is None else until_ns - self._now_ns()):
             if until_ns is not None and self._now_ns() >= until_ns:
                 return until_ns == at_ns
         return False
@@ -290,7 +323,7 @@ class _Source:
             self._log.flush()
 
 
-class _Terminal:
+class Terminal:
     """A pseudo-terminal with a link to it.
 
     Both sides stay open here. So what is in the kernel's buffer (some 16 KB) waits for a reader
@@ -342,13 +375,24 @@ class _Terminal:
                 taken += os.write(self._line, data[taken:])
         return taken
 
+    def read(self) -> bytes:
+        """What the other side has sent."""
+        try:
+            return os.read(self._line, _AT_ONCE_MAX)
+        except BlockingIOError:
+            return b""
+
+    def wait(self, patience_ns: int) -> None:
+        """Waits so long, or until the other side sends something."""
+        select.select([self._line], [], [], patience_ns / NS_PER_S)
+
     def finish(self) -> int:
         """Waits, within bounds, until all is read; takes the rest and returns how much it was."""
         until_s = time.monotonic() + _READING_S
         quiet = 0
         while quiet < _QUIET_LOOKS and time.monotonic() < until_s:
             quiet = 0 if self._waiting() else quiet + 1
-            if _is_told_to_stop(int(_LOOK_S * NS_PER_S)):
+            if is_told_to_stop(int(_LOOK_S * NS_PER_S)):
                 break
         unread = 0
         quiet = 0
@@ -370,7 +414,7 @@ class _Terminal:
         os.close(self._far)
 
 
-def _is_told_to_stop(patience_ns: int | None) -> bool:
+def is_told_to_stop(patience_ns: int | None) -> bool:
     """Whether a signal says so; waits for it so long, or for ever."""
     if patience_ns is None:
         return signal.sigwait(_STOPPING) in _STOPPING

@@ -16,7 +16,7 @@ from pathlib import Path
 from cryptometer.commands.demo.community import SimulatedMeter
 from cryptometer.commands.demo.processes import FIRMWARE, Child, program
 from cryptometer.steps import NS_PER_S
-from firmware.simulate import _Terminal
+from firmware.simulate import Terminal
 from tests.bench.figures import MS_PER_S, Figure, process_cpu_s, process_memory_mb
 from tests.bench.line import settles
 from tests.system.plant import Plant
@@ -46,7 +46,7 @@ def _lines(channels: int, seconds: float) -> Iterator[Figure]:
         assert plant.broker is not None
         assert plant.broker.name == "mosquitto", "install mosquitto: the demo's broker is ours"
         plant.start_gateway()
-        lines = [stack.enter_context(_Terminal(plant.layout.line(meter), None)) for meter in meters]
+        lines = [stack.enter_context(Terminal(plant.layout.line(meter), None)) for meter in meters]
         board = start_board(plant)
         before_s, threads_before_s = process_cpu_s(board.pid), _threads_cpu_s(board.pid)
         begin = time.perf_counter()
@@ -81,7 +81,7 @@ def _lines(channels: int, seconds: float) -> Iterator[Figure]:
         assert board.end() == 0, board.last_lines()
 
 
-def _waits(line: _Terminal, journal: Path) -> list[float]:
+def _waits(line: Terminal, journal: Path) -> list[float]:
     """Seconds from the writing of a pulse to its append, of some pulses with a rest between."""
     waits = []
     for _ in range(LONE):
@@ -115,7 +115,7 @@ def _threads_cpu_s(pid: int) -> float:
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / NS_PER_S
 
 
-def emit_on_all(lines: Sequence[_Terminal], rate: float, seconds: float) -> list[int]:
+def emit_on_all(lines: Sequence[Terminal], rate: float, seconds: float) -> list[int]:
     """Pulses at a steady rate on each line, the lines not in step; returns what each took."""
     draw = random.Random(1)
     due = [(draw.random() / rate, number) for number in range(len(lines))]

@@ -17,7 +17,7 @@ from firmware import device_key, folder
 from firmware.config import read_config
 from firmware.device import Device, Parts
 from firmware.journal import SEGMENT_BYTES, Journal
-from firmware.simulate import _Terminal
+from firmware.simulate import Terminal
 from hal.files import DiskDirectory
 from hal.sim_line import SimSettings, SimulatedLine
 from tests.bench.figures import MS_PER_S, Figure, Stopwatch, process_cpu_s, process_memory_mb
@@ -46,7 +46,7 @@ def figures() -> Iterator[Figure]:
         with Plant(Path(path) / "line", [METER], speed=1) as plant:
             plant.start_gateway()
             link = plant.layout.line(METER)
-            with _Terminal(link, None) as line:
+            with Terminal(link, None) as line:
                 yield from _starts(plant, line)
                 child = plant.start_device(METER)
                 yield from _rates(plant, child, line)
@@ -99,7 +99,7 @@ def _syncs(path: Path) -> Iterator[Figure]:
     yield Figure(f"fdatasync of 1.5 kB on this disk, worst of {SYNCS}", max(took), "ms", most=2_000)
 
 
-def _starts(plant: Plant, line: _Terminal) -> Iterator[Figure]:
+def _starts(plant: Plant, line: Terminal) -> Iterator[Figure]:
     state = plant.layout.device(METER)
     for what, is_full in (("", False), (f", {SEGMENT_BYTES // 1024} KiB of journal to read", True)):
         walls: list[float] = []
@@ -115,7 +115,7 @@ def _starts(plant: Plant, line: _Terminal) -> Iterator[Figure]:
         yield Figure(f"the same{what}, processor time", min(processors), "s", most=0.5)
 
 
-def _start(plant: Plant, line: _Terminal) -> tuple[Child, float, float]:
+def _start(plant: Plant, line: Terminal) -> tuple[Child, float, float]:
     """Starts the firmware while a pulse waits; returns when that pulse is in the journal, how long
     it took, and what the process had of the processor."""
     journal = plant.layout.device(METER) / "journal"
@@ -166,7 +166,7 @@ def _fill(plant: Plant, state: Path) -> None:
 # --- Its pulses. ---
 
 
-def _rates(plant: Plant, child: Child, line: _Terminal) -> Iterator[Figure]:
+def _rates(plant: Plant, child: Child, line: Terminal) -> Iterator[Figure]:
     journal = plant.layout.device(METER) / "journal"
     plant.wait(lambda: "watching" in child.last_lines(), "the firmware to watch")
     held = settled(journal)
@@ -194,7 +194,7 @@ def _rates(plant: Plant, child: Child, line: _Terminal) -> Iterator[Figure]:
     )
 
 
-def _million(plant: Plant, child: Child, line: _Terminal) -> Iterator[Figure]:
+def _million(plant: Plant, child: Child, line: Terminal) -> Iterator[Figure]:
     journal = plant.layout.device(METER) / "journal"
     held = settled(journal) + emit(line, MILLION_HZ, MILLION / MILLION_HZ)
     assert settles(journal, held)
@@ -203,7 +203,7 @@ def _million(plant: Plant, child: Child, line: _Terminal) -> Iterator[Figure]:
     )
 
 
-def emit(line: _Terminal, rate: float, seconds: float) -> int:
+def emit(line: Terminal, rate: float, seconds: float) -> int:
     """Pulses at a steady rate, each when it is due; returns how many the line took."""
     total, sent, taken = int(rate * seconds), 0, 0
     begin = time.perf_counter()

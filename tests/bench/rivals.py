@@ -24,7 +24,7 @@ from cryptometer.commands.demo.processes import Child
 from cryptometer.errors import Rejected
 from cryptometer.records import Batch
 from firmware.config import JournalSettings
-from firmware.simulate import _Terminal
+from firmware.simulate import Terminal
 from hal.broker import BrokerSettings
 from hal.mqtt import Link
 from hal.ports import Message
@@ -229,12 +229,12 @@ def figures() -> Iterator[Figure]:
         plant.start_keeping_broker()
         plant.start_gateway()
         for make in kinds:
-            with _Terminal(plant.layout.line(METER), None) as line:
+            with Terminal(plant.layout.line(METER), None) as line:
                 yield from _contest(plant, line, make)
 
 
 def _contest(
-    plant: Plant, line: _Terminal, make: Callable[[Plant, Path], Contestant]
+    plant: Plant, line: Terminal, make: Callable[[Plant, Path], Contestant]
 ) -> Iterator[Figure]:
     subscriber = Subscriber(plant.port)
     one = make(plant, plant.layout.line(METER))
@@ -281,7 +281,7 @@ def _contest(
         subscriber.close()
 
 
-def _emit_while(line: _Terminal, act: Callable[[], None]) -> int:
+def _emit_while(line: Terminal, act: Callable[[], None]) -> int:
     """Pulses before, while and after something happens; returns how many the line took."""
     taken: list[int] = []
     emitting = threading.Thread(target=lambda: taken.append(emit(line, OUTAGE_HZ, OUTAGE_S)))
