@@ -613,7 +613,8 @@ class Days:
 
     def _has_arrived(self) -> bool:
         return self._is_quiet() and all(
-            self.watch.heard(board) == board.truth.given for board in self.site.boards
+            self.watch.heard(board) == board.truth.given and not self._undeclared(board)
+            for board in self.site.boards
         )
 
     def check_whole(self) -> None:
@@ -638,12 +639,16 @@ class Days:
 
     def _check_declared(self, board: Board) -> None:
         """Promise A: what the line told stands in signed data, unless it died unsynced."""
-        if board.truth.has_lost_marks:
-            return
-        for mark, told in ((Mark.NOISE, board.truth.noise), (Mark.LOST, board.truth.swallowed)):
+        for mark, told in self._undeclared(board):
             said = self.watch.declared[board.name, int(mark)]
-            if said < told:
-                raise Broken("A", f"{board.name} declares {said} of {told}: {mark.name}")
+            raise Broken("A", f"{board.name} declares {said} of {told}: {mark.name}")
+
+    def _undeclared(self, board: Board) -> list[tuple[Mark, int]]:
+        """What the line told, and no block holds all of."""
+        if board.truth.has_lost_marks:
+            return []
+        told = ((Mark.NOISE, board.truth.noise), (Mark.LOST, board.truth.swallowed))
+        return [pair for pair in told if self.watch.declared[board.name, int(pair[0])] < pair[1]]
 
     def outcome(self) -> Outcome:
         boards, files = self.site.boards, self.site.shelf.files
