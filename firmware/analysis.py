@@ -381,8 +381,8 @@ _LABELS = frozenset(HISTORIC) | frozenset(STANDARD)
 _OBIS_LINE = re.compile(
     rb"[01]-[0-9]:[0-9]{1,2}\.[0-9]{1,2}\.[0-9]{1,2}(?:\*255)?\([^()\r\n]{0,64}\)"
 )
-_P1_START = re.compile(rb"/[A-Za-z]{3}5")
-_P1_END = re.compile(rb"!(?:[0-9A-Fa-f]{4}\r?\n|\r?\n)")
+# Of P1 alone: the port's version, the clock with its season, and how a telegram ends.
+_P1_LINE = re.compile(rb"1-3:0\.2\.8\(|0-0:1\.0\.0\([0-9]{12}[SW]\)|!(?:[0-9A-F]{4}\r?\n)")
 _P1_CIPHERED = re.compile(rb"\xdb\x08.{8}\x82", re.DOTALL)
 _D0_LINE = re.compile(rb"[0-9A-F]{1,3}\.[0-9]{1,2}(?:\.[0-9]{1,2})?\([^()\r\n]{0,64}\)")
 _SML_MARK = b"\x1b\x1b\x1b\x1b"
@@ -397,7 +397,7 @@ def _marks(data: bytes) -> tuple[str, int]:
         "p1": len(_P1_CIPHERED.findall(data)),
     }
     lines = len(_OBIS_LINE.findall(bare))
-    if _P1_START.search(bare) and _P1_END.search(bare):
+    if _P1_LINE.search(bare):
         counts["p1"] += lines
     else:
         counts["d0"] = len(_D0_LINE.findall(bare))

@@ -1,0 +1,258 @@
+"""What a recorded line is told as: streams of every simulated meter, clean and damaged, tapes, and
+what is no meter at all."""
+
+import json
+from dataclasses import replace
+from fractions import Fraction
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cryptometer import cbor
+from cryptometer.steps import NS_PER_S
+from firmware.analysis import (
+    LINE_BYTES_MAX,
+    Analysis,
+    Recording,
+    analyse,
+    recording_of,
+    recording_of_tape,
+)
+from firmware.checkup import Verdict, as_lines, worst
+from firmware.segments import HEAD_BYTES
+from firmware.series import Level
+from firmware.speaking import HABITS, Kind, Plan, message_of
+from firmware.tape import Answer, Tape, encode_said
+from hal.index.ciphering import Keys
+from hal.index.dlms_answering import AnsweringMeter, MeterSettings
+from hal.index.dlms_client import ClientSettings, DlmsClient, Transport
+from hal.index.dlms_meter import Layout, Style, Told, telegram
+from hal.index.dlms_push import Framing
+from hal.index.modbus_frame import checksum
+from hal.index.reading import Index, Reading, Refusal, Refused
+from tests.hal.index.damage import damaged
+
+BEGAN_S = 1_790_000_000
+PUSHED = [Kind.LINKY, Kind.LINKY_HISTORIC, Kind.P1, Kind.D0, Kind.SML, Kind.DLMS_PUSH]
+PLANS = {kind: Plan(kind, [Level(0, None, Fraction(3_600))]) for kind in PUSHED}
+
+
+def messages(kind: Kind, number: int) -> list[bytes]:
+    return [
+        message_of(PLANS[kind], Told(1_234_000 + at, 5_000, 3_600, BEGAN_S + at), at)
+        for at in range(number)
+    ]
+
+
+def line(kind: Kind, number: int = 12) -> bytes:
+    return b"".join(messages(kind, number))
+
+
+def told(data: bytes) -> Analysis:
+    return analyse(recording_of(data))
+
+
+def says(found: Analysis, *words: str) -> bool:
+    return any(all(word in line for word in words) for line in as_lines(found.findings))
+
+
+@pytest.mark.parametrize("kind", PUSHED)
+def test_a_clean_line_is_told_with_its_meter_and_its_index(kind: Kind) -> None:
+    found = told(line(kind)[37:])  # joined within a message
+    assert found.driver == kind.partition("-historic")[0]
+    assert found.good == 11
+    assert found.identities == (HABITS[kind].identity,)
+    assert found.newest is not None
+    assert found.newest.imported is not None
+    assert found.newest.imported.uwh == 1_234_011 * 10**6
+    assert says(found, "ok", "import 1234.011", "10 Wh more")
+    assert says(found, f'driver = "{found.driver}"', f'identity = "{HABITS[kind].identity}"')
+    assert worst(found.findings) is not Verdict.WRONG
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+@pytest.mark.parametrize("kind", PUSHED)
+def test_a_damaged_line_is_told_all_the_same_and_what_was_refused(kind: Kind, share: float) -> None:
+    came = list(damaged(messages(kind, 40), share, Random(3)))
+    found = told(b"".join(message for message, _ in came))
+    assert found.driver == kind.partition("-historic")[0]
+    assert found.good >= 5
+    refused = found.refused.values()
+    assert sum(one.count for one in refused) >= 5
+    assert all(0 <= one.place <= found.size for one in refused)
+    assert says(found, "refused", "near byte")
+
+
+@pytest.mark.parametrize("kind", PUSHED[:-1])  # the marks of the last are the sums of its frames
+def test_a_line_without_a_whole_message_is_told_by_its_marks(kind: Kind) -> None:
+    hurt = b"".join(one[: len(one) * 2 // 3] for one in messages(kind, 9))
+    found = told(hurt)
+    assert (found.driver, found.good) == (kind.partition("-historic")[0], 0)
+    assert worst(found.findings) is Verdict.WRONG
+
+
+@pytest.mark.parametrize("framing", Framing)
+@pytest.mark.parametrize("layout", [Layout.OBJECTS, Layout.PAIRS])
+def test_every_framing_of_a_push_is_told(framing: Framing, layout: Layout) -> None:
+    style = Style(layout=layout, framing=framing)
+    data = b"".join(telegram(Told(1_000 + at, 7, 500, BEGAN_S), style, at) for at in range(5))
+    found = told(data)
+    assert (found.driver, found.good) == ("dlms-push", 5)
+    assert says(found, f'framing = "{framing}"')
+
+
+@pytest.mark.parametrize("framing", Framing)
+def test_a_ciphered_push_is_told_with_what_it_needs(framing: Framing) -> None:
+    style = Style(framing=framing, keys=Keys(bytes(range(16)), bytes(range(16))))
+    data = b"".join(telegram(Told(1_000, 7, 500, BEGAN_S), style, at) for at in range(5))
+    found = told(data)
+    assert (found.driver, found.good) == ("dlms-push", 0)
+    assert set(found.refused) == {Refused.NOT_AUTHENTIC}
+    assert says(found, "wrong", "ciphered")
+    assert says(found, "encryption_key_source")
+
+
+def test_a_dlms_conversation_is_told_by_its_frames() -> None:
+    random = Random(2)
+    client = DlmsClient(ClientSettings(Transport.HDLC), random.randbytes)
+    meter = AnsweringMeter(
+        MeterSettings(), lambda _: Told(5_000, 6_000, 7, BEGAN_S), random.randbytes
+    )
+    came, heard = b"", b""
+    for at_ns in range(0, NS_PER_S // 2, NS_PER_S // 100):
+        client.receive(came, at_ns)
+        came = meter.receive(client.speak(at_ns), at_ns)
+        heard += came
+    found = told(heard)
+    assert found.driver == "dlms"
+    assert says(found, "HDLC")
+
+
+def modbus_answer(address: int, registers: bytes) -> bytes:
+    frame = bytes((address, 4, len(registers))) + registers
+    return frame + checksum(frame)
+
+
+def test_answers_on_a_modbus_bus_are_told_with_their_addresses() -> None:
+    random = Random(1)
+    data = b"".join(
+        modbus_answer(address, random.randbytes(8)) + b"\0" * random.randrange(2)
+        for _ in range(50)
+        for address in (1, 17)
+    )
+    found = told(data)
+    assert (found.driver, found.good) == ("modbus", 100)
+    assert says(found, "address 17: 50 answers")
+    assert says(found, "scan")
+
+
+# --- What is wrong. ------------------------------------------------------------------------------
+
+
+def test_line_ends_that_an_editor_changed_are_named() -> None:
+    found = told(line(Kind.P1).replace(b"\r", b""))
+    assert (found.driver, found.good) == ("p1", 0)
+    assert says(found, "carriage return")
+
+
+def test_a_meter_that_states_no_unit_is_to_be_compared_with_its_display() -> None:
+    bare = bytes(byte & 0x7F for byte in line(Kind.D0)).replace(b"*kWh", b"")
+    found = told(bare)
+    assert found.driver == "d0"
+    assert says(found, "states no unit")
+    assert says(found, "display")
+
+
+def test_two_meters_on_one_line_are_told() -> None:
+    other = replace(PLANS[Kind.P1], identity="E0099000000000999")
+    one = message_of(other, Told(9, 9, 9, BEGAN_S), 0)
+    found = told(b"".join(part + one for part in messages(Kind.P1, 4)))
+    assert len(found.identities) == 2
+    assert says(found, "wrong", "several identities")
+
+
+def test_an_index_that_goes_back_is_told() -> None:
+    found = told(line(Kind.P1, 5) + line(Kind.P1, 5))
+    assert says(found, "wrong", "1 messages have a smaller index")
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        (b"", "no byte"),
+        (bytes(5_000), "00 or FF"),
+        (b"Linux login: " * 400, "mostly text"),
+        (Random(4).randbytes(5_000), "another speed"),
+    ],
+)
+def test_what_is_no_meter_is_said_to_be_none_with_what_to_look_at(data: bytes, word: str) -> None:
+    found = told(data)
+    assert found.driver == ""
+    assert says(found, word)
+    assert worst(found.findings) is Verdict.WRONG
+
+
+def test_of_a_long_line_the_first_part_is_read_and_that_is_said() -> None:
+    one = line(Kind.LINKY_HISTORIC, 50)
+    found = analyse(recording_of(one * (LINE_BYTES_MAX // len(one) + 2)))
+    assert found.size == LINE_BYTES_MAX
+    assert says(found, "the first ones")
+
+
+def test_programs_are_told_the_same() -> None:
+    found = json.loads(json.dumps(told(line(Kind.SML)).as_json()))
+    assert found["driver"] == "sml"
+    assert found["newest"]["import_kwh"] == "1234.0110"
+
+
+# --- Tapes. --------------------------------------------------------------------------------------
+
+
+def tape_of(
+    source: dict[str, object], looks: list[tuple[bytes, list[Reading | Refusal]]]
+) -> Recording:
+    written: list[bytes] = []
+    tape = Tape(written.append)
+    head = cbor.encode({3: json.dumps({"source": source})})
+    for number, (raw, said) in enumerate(looks):
+        tape.put_machine((number + 1) * NS_PER_S)
+        tape.put(Answer.SPOKE, raw, *map(encode_said, said))
+    tape.flush()
+    return recording_of_tape([head, *(one[HEAD_BYTES:] for one in written)])
+
+
+def test_a_tape_gives_the_line_and_the_driver_it_was_recorded_with() -> None:
+    looks: list[tuple[bytes, list[Reading | Refusal]]] = [
+        (one, []) for one in messages(Kind.SML, 9)
+    ]
+    found = analyse(tape_of({"driver": "sml"}, looks))
+    assert (found.driver, found.good) == ("sml", 9)
+    assert worst(found.findings) is not Verdict.WRONG
+    found = analyse(tape_of({"driver": "p1"}, looks))
+    assert found.driver == "sml"
+    assert says(found, "wrong", "driver = 'p1'")
+
+
+def test_a_tape_of_a_line_without_bytes_gives_what_was_said() -> None:
+    readings = [Reading("19210043", Index(1_000 + at), None, at, at) for at in range(4)]
+    refusal = Refusal(Refused.SILENT, "no answer", 5)
+    found = analyse(tape_of({"driver": "modbus"}, [(b"", [*readings, refusal])]))
+    assert (found.driver, found.good) == ("modbus", 4)
+    assert says(found, "import 1.003 kWh", "3 Wh more")
+    assert says(found, "1 refused, silent")
+
+
+@given(st.lists(st.binary(max_size=64), max_size=6))
+def test_no_payload_of_a_tape_ends_it_otherwise_than_in_order(payloads: list[bytes]) -> None:
+    analyse(recording_of_tape(payloads))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=400), st.sampled_from(PUSHED), st.integers(0, 400))
+def test_no_bytes_raise_and_what_is_said_is_bounded(noise: bytes, kind: Kind, at: int) -> None:
+    one = line(kind, 1)
+    found = told(one[:at] + noise + one[at:])
+    assert len(found.findings) < 120
+    assert all(len(finding.says) < 400 for finding in found.findings)
