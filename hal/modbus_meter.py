@@ -120,6 +120,11 @@ class SimulatedBus:
         self._is_ready.set()
         await self._stop.wait()
         server.close()
+        # What it was about to answer is answered by nobody: else the loop ends over it.
+        pending = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
 
 
 class WiredEnds:

@@ -416,7 +416,7 @@ MUTATIONS = (
         "what was dropped and the card still holds is not signed anew",
         "D",
         dropped_and_not_signed_anew,
-        10_009,
+        30_036,
         70,
         None,
     ),
