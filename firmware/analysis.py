@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fractions import Fraction
-from json import JSONDecodeError, loads
+from json import loads
 from typing import Any
 
 from cryptometer import cbor
@@ -144,6 +144,7 @@ class Analysis:
 
 # --- From a file to a recording. -----------------------------------------------------------------
 
+_SETTINGS = 2  # of a `Life`, the configuration as JSON
 _HEX_DUMP = re.compile(rb"\s*(?:[0-9A-Fa-f]{2}[\s,:]*)+")
 
 
@@ -220,8 +221,8 @@ class _Reel:
 
 def _source_of(life: dict[int, Any]) -> dict[str, Any]:
     try:
-        source = loads(life[3])["source"]
-    except (KeyError, TypeError, JSONDecodeError):
+        source = loads(life[_SETTINGS])["source"]
+    except (KeyError, TypeError, ValueError, RecursionError):
         return {}
     return source if isinstance(source, dict) else {}
 

@@ -8,7 +8,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from fractions import Fraction
 from json import dumps
 from pathlib import Path
 
@@ -16,18 +17,22 @@ from cryptometer import cbor
 from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.keys import PublicKey
 from cryptometer.records import Batch, ChainRecord, Mark, Record, RunStart, StepClose
+from cryptometer.steps import NS_PER_MS, NS_PER_S
 from firmware import device_key, folder
 from firmware.analysis import LINE_BYTES_MAX, Recording, recording_of, recording_of_tape
 from firmware.config import Config
 from firmware.device import Device, Parts
 from firmware.enrolment import Enrolment
+from firmware.listening import Spoken, SpokenLine
 from firmware.replay import Outcome, replay
 from firmware.segments import HEAD_BYTES, is_whole, payload_size
 from firmware.tape import VERSION, Answer, Life, Tape, TapedDevice, Work, files_of, put_taken
-from hal.drivers import open_clock, open_source
+from hal.drivers import Buses, index_settings, open_clock, open_index, open_source
 from hal.files import DiskDirectory, is_held
+from hal.index.choice import is_index_source
+from hal.index.reading import Reading
 from hal.keyfile import load_key
-from hal.ports import Clock, Directory, LineLost, PulseSource
+from hal.ports import Clock, Directory, LineLost, PulseSource, Taken, Timed
 
 TAPE_BYTES_MAX = 2**30  # some weeks of a board; a forgotten capture must not grow for ever
 ROOM_BYTES_MIN = 128 * 2**20  # what a capture leaves free: the journal goes first
@@ -250,24 +255,62 @@ def capture(path: Path, out: Path, seconds: float | None) -> str:
     with closing(TapeFile(out, print)) as file:
         tape = Tape(file.write)
         tape.begin(life_of(config, clock, key, enrolment, ()))
-        pulses, noise, lost = _record(tape, clock, config, seconds)
-    said = f"captured {pulses} pulses, {noise} of noise, {lost} dropped by the kernel: {out}"
-    return f"{said}\nnobody counts them; replay it with cryptometer-firmware replay {out}"
+        sums = _record(tape, clock, config, seconds)
+    return "\n".join(sums.lines(out, speaks=is_index_source(config.source)))
 
 
-def _record(
-    tape: Tape, clock: Clock, config: Config, seconds: float | None
-) -> tuple[int, int, int]:
+@dataclass(slots=True)
+class _Sums:
+    """What was recorded."""
+
+    pulses: int = 0
+    noise: int = 0
+    lost: int = 0
+    size: int = 0  # bytes of a meter that speaks
+    readings: int = 0
+    refusals: int = 0
+
+    def add(self, taken: Taken) -> None:
+        self.pulses += taken.pulses
+        self.noise += taken.noise
+        self.lost += taken.lost
+        self.size += len(taken.raw)
+        readings = sum(isinstance(one, Reading) for one in taken.said)
+        self.readings += readings
+        self.refusals += len(taken.said) - readings
+
+    def lines(self, out: Path, *, speaks: bool) -> list[str]:
+        """What it was, for people."""
+        if speaks:
+            said = f"{self.size} bytes, {self.readings} readings, {self.refusals} refused"
+            next_do = f"look into it with cryptometer-firmware analyze {out}"
+        else:
+            said = f"{self.pulses} pulses, {self.noise} of noise, {self.lost} dropped by the kernel"
+            next_do = f"replay it with cryptometer-firmware replay {out}"
+        return [f"captured {said}: {out}", f"nobody counts them; {next_do}"]
+
+
+def _open_line(config: Config) -> PulseSource:
+    """The line, though no registration says what a meter's index is worth."""
+    if not is_index_source(config.source):
+        return open_source(config.source)
+    settings = index_settings(config.source)
+    settle_ns = settings.settle_machine_ms * NS_PER_MS
+    spoken = Spoken(settings.register, settings.identity, Fraction(1), 0, settle_ns)
+    return SpokenLine(open_index(config.source, Buses()), spoken)
+
+
+def _record(tape: Tape, clock: Clock, config: Config, seconds: float | None) -> _Sums:
     stop: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _frame: stop.append(received))
-    sums = (0, 0, 0)
+    sums = _Sums()
     until_s = None if seconds is None else time.monotonic() + seconds
     tape.mark(Work.BEGIN)
     tape.put_machine(clock.machine_ns())
     tape.put_now(clock.now())
     try:
-        line = open_source(config.source)
+        line = _open_line(config)
     except LineLost as error:
         raise ConfigurationError(str(error)) from None
     with closing(line), suppress(LineLost):
@@ -276,12 +319,16 @@ def _record(
         poll.register(line.fileno(), select.POLLIN)
         work: Work | None = None
         while True:
-            sums = _look(tape, clock, line, sums, work)
+            _look(tape, clock, line, sums, work)
             work = Work.TURN
             left_s = 1.0 if until_s is None else until_s - time.monotonic()
             if stop or left_s <= 0:
                 break
-            poll.poll(1000 * min(left_s, 1.0))
+            due_ns = line.due_ns if isinstance(line, Timed) else None
+            wait_s = min(left_s, 1.0)
+            if due_ns is not None:
+                wait_s = min(wait_s, max(0, due_ns - time.monotonic_ns()) / NS_PER_S)
+            poll.poll(1000 * wait_s)
             time.sleep(min(left_s, GATHER_S))
     tape.mark(Work.END)
     tape.put_now(clock.now())
@@ -290,9 +337,7 @@ def _record(
     return sums
 
 
-def _look(
-    tape: Tape, clock: Clock, line: PulseSource, sums: tuple[int, int, int], work: Work | None
-) -> tuple[int, int, int]:
+def _look(tape: Tape, clock: Clock, line: PulseSource, sums: _Sums, work: Work | None) -> None:
     """One look at the line, in the order in which a device asks."""
     if work is not None:
         tape.mark(work)
@@ -307,7 +352,7 @@ def _look(
     put_taken(tape, taken)
     tape.put_now(clock.now())
     tape.flush()
-    return (sums[0] + taken.pulses, sums[1] + taken.noise, sums[2] + taken.lost)
+    sums.add(taken)
 
 
 # --- Replay. -------------------------------------------------------------------------------------

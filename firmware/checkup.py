@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from cryptometer.errors import ConfigurationError
 from cryptometer.metrology import SECONDS_PER_HOUR, number, wh
-from cryptometer.records import Acknowledgement, MeterDetails
+from cryptometer.records import Acknowledgement, CountingSource, MeterDetails
 from cryptometer.steps import (
     DOUBTFUL_ERROR_MS,
     MS_PER_S,
@@ -317,6 +317,11 @@ def judge_enrolment(enrolment: Enrolment | None, now_ms: int) -> list[Finding]:
     except ConfigurationError as error:
         found.append(wrong(about, str(error), "ask the authority for a new registration"))
     ratings = details.ratings
+    if details.source is CountingSource.INDEX:
+        latch_s = number(Fraction(ratings.latch_ms(step_s), MS_PER_S))
+        digit = wh(enrolment.unit_uwh)
+        says = f"its index, of which a digit is {digit}; read within {latch_s} s of a step's end"
+        return [*found, fine(about, says), _since(enrolment, now_ms)]
     lot = wh(details.lot_pulses * ratings.pulse_uwh)
     bound = wh(ratings.lot_bound_uwh(step_s))
     if details.coarse:
@@ -327,14 +332,18 @@ def judge_enrolment(enrolment: Enrolment | None, now_ms: int) -> list[Finding]:
         found.append(
             fine(about, f"lots of up to {details.lot_pulses} pulses: {lot}, the bound is {bound}")
         )
+    return [*found, _since(enrolment, now_ms)]
+
+
+def _since(enrolment: Enrolment, now_ms: int) -> Finding:
+    """From when on the meter counts."""
+    step_s = enrolment.community.parameters.step_s
     first = min(step for step, _ in enrolment.registered)
     begins = datetime.fromtimestamp(step_start_ms(first, step_s) // MS_PER_S, UTC)
     said = f"counts from {begins:%Y-%m-%d %H:%M}Z on"
     if step_of(now_ms, step_s) < first:
-        found.append(note(about, f"{said}; what comes before is nobody's"))
-    else:
-        found.append(fine(about, said))
-    return found
+        return note("registration", f"{said}; what comes before is nobody's")
+    return fine("registration", said)
 
 
 # --- The broker. ---------------------------------------------------------------------------------

@@ -43,12 +43,16 @@ from firmware.checkup import (
 )
 from firmware.config import Config
 from firmware.enrolment import Enrolment, open_acknowledgement
+from firmware.hearing import RAW_BYTES_MAX, Look, judge_look, judge_read
 from firmware.journal import Journal
+from firmware.listening import Spoken, spoken_of
 from firmware.outbox import End, Outbox
 from firmware.rollback import newest_note
 from hal.broker import BrokerSettings, broker_settings
-from hal.drivers import open_clock, open_guard, open_source
+from hal.drivers import Buses, index_settings, open_clock, open_guard, open_index, open_source
 from hal.files import DiskDirectory, is_held
+from hal.index.choice import is_index_source
+from hal.index.reading import Reading, Refusal
 from hal.mqtt import Link, broker_address
 from hal.ports import Connected, Disconnected, LineLost, Message, StoredKey
 from hal.probe import is_connected, lock_holder, service_status, way_to, write_and_sync
@@ -155,13 +159,55 @@ class _Look:
 
     def _line(self) -> list[Finding]:
         details = None if self.enrolment is None else self.enrolment.details
+        speaks = is_index_source(self.config.source)
         if not self.running:
-            return judge_line(self._watch(), details)
+            return self._listen() if speaks else judge_line(self._watch(), details)
         clock = open_clock(self.config.clock)
         began_ns, before = clock.machine_ns(), self._register()
         time.sleep(self.seconds)
         after, elapsed_ns = self._register(), clock.machine_ns() - began_ns
-        return [judge_register(before, after, elapsed_ns // NS_PER_MS, details)]
+        elapsed_ms = elapsed_ns // NS_PER_MS
+        if speaks:
+            return [judge_read(before, after, elapsed_ms, self._spoken())]
+        return [judge_register(before, after, elapsed_ms, details)]
+
+    def _spoken(self) -> Spoken | None:
+        enrolment = self.enrolment
+        return None if enrolment is None else spoken_of(self.config.source, enrolment)
+
+    def _listen(self) -> list[Finding]:
+        """Listens to a meter that speaks, or asks it; nobody else does now."""
+        settings = index_settings(self.config.source)
+        readings: list[Reading] = []
+        refusals: list[Refusal] = []
+        raw = bytearray()
+        began_ns = time.monotonic_ns()
+        until_ns = began_ns + int(self.seconds * NS_PER_S)
+        with closing(open_index(self.config.source, Buses())) as source:
+            poll = select.poll()
+            poll.register(source.fileno(), select.POLLIN)
+            while (left_ns := until_ns - time.monotonic_ns()) > 0:
+                due_ns = source.due_ns
+                if due_ns is not None:
+                    left_ns = min(left_ns, max(0, due_ns - time.monotonic_ns()))
+                poll.poll(left_ns // NS_PER_MS + 1)
+                heard = source.take()
+                raw += heard.raw[: RAW_BYTES_MAX - len(raw)]
+                readings += [one for one in heard.said if isinstance(one, Reading)]
+                refusals += [one for one in heard.said if isinstance(one, Refusal)]
+                del readings[:-_MESSAGES_MAX], refusals[:-_MESSAGES_MAX]
+                time.sleep(GATHER_S)
+        now_ns = time.monotonic_ns()
+        look = Look(
+            str(self.config.source["driver"]),
+            (now_ns - began_ns) // NS_PER_MS,
+            readings,
+            refusals,
+            bytes(raw),
+            now_ns,
+            int(time.time()),
+        )
+        return judge_look(look, settings.register, settings.identity, self.enrolment)
 
     def _watch(self) -> LineLook:
         """Takes what comes over the line; nobody else reads it now."""

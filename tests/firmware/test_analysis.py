@@ -215,7 +215,7 @@ def tape_of(
 ) -> Recording:
     written: list[bytes] = []
     tape = Tape(written.append)
-    head = cbor.encode({3: json.dumps({"source": source})})
+    head = cbor.encode({2: json.dumps({"source": source})})
     for number, (raw, said) in enumerate(looks):
         tape.put_machine((number + 1) * NS_PER_S)
         tape.put(Answer.SPOKE, raw, *map(encode_said, said))
