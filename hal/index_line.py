@@ -25,7 +25,7 @@ from cryptometer.errors import ConfigurationError
 from cryptometer.steps import NS_PER_MS
 from hal.index.reading import Conversation, LineForm, Parity, Remembering
 from hal.ports import Heard, LineLost
-from hal.terminal import why_unopened
+from hal.terminal import read_waiting, why_unopened
 
 SPEEDS = {
     300: termios.B300,
@@ -257,23 +257,7 @@ class SerialPort:
             raise LineLost(f"{self._device} is gone: {why_unopened(error)}") from None
 
     def read(self) -> bytes:
-        data = bytearray()
-        while len(data) < LOOK_MAX:
-            try:
-                chunk = os.read(self._port, LOOK_MAX - len(data))
-            except BlockingIOError:
-                break
-            except OSError as error:
-                why = f"{self._device} is gone: {error.strerror}"
-            else:
-                if chunk:
-                    data += chunk
-                    continue
-                why = f"{self._device} has hung up"
-            if not data:
-                raise LineLost(why)
-            break  # what was read counts; the next look says that the line is gone
-        return bytes(data)
+        return read_waiting(self._port, self._device, LOOK_MAX)
 
     def write(self, data: bytes) -> int:
         try:

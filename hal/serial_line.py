@@ -19,11 +19,10 @@ from cryptometer.errors import ConfigurationError
 from cryptometer.settings import setting
 from cryptometer.steps import NS_PER_MS, NS_PER_S
 from hal.ports import LineLost, Taken
-from hal.terminal import why_unopened
+from hal.terminal import read_waiting, why_unopened
 from hal.uart import S0_BAUD, S0_BOUNCE_NS, s0_pulses
 
 BAUD_MIN, BAUD_MAX = 300, 115_200
-_READ_MAX = 65_536
 # A look ends here on a line that never falls silent. The kernel holds at most 640 KiB for a line
 # (tty_buffer.c), so that what comes behind it came after the look began.
 _LOOK_MAX = 2**20
@@ -103,31 +102,11 @@ class SerialLine:
         return int(self._port.fileno())
 
     def take(self) -> Taken:
-        data = self._read_waiting()
+        data = read_waiting(self._port.fileno(), self._device, _LOOK_MAX)
         pulses = s0_pulses(data) if self._is_s0 else len(data)
         overruns = self._count_overruns()
         lost, self._overruns = max(0, overruns - self._overruns), overruns
         return Taken(pulses, noise=len(data) - pulses, lost=lost, raw=data)
-
-    def _read_waiting(self) -> bytes:
-        # One read brings at most the 4,095 bytes of the terminal's buffer; more may wait behind it.
-        data = bytearray()
-        while len(data) < _LOOK_MAX:
-            try:
-                chunk = os.read(self._port.fileno(), _READ_MAX)
-            except BlockingIOError:
-                break
-            except OSError as error:
-                why = f"{self._device} is gone: {error.strerror}"
-            else:
-                if chunk:
-                    data += chunk
-                    continue
-                why = f"{self._device} has hung up"
-            if not data:
-                raise LineLost(why)
-            break  # what was read counts; the next look says that the line is gone
-        return bytes(data)
 
     def close(self) -> None:
         self._port.close()

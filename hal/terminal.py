@@ -1,7 +1,10 @@
-"""What it means, in plain words, that a serial port cannot be opened."""
+"""Serial ports, whatever is read from them: why one cannot be opened, and all that waits on one."""
 
 import errno
+import os
 import termios
+
+from hal.ports import LineLost
 
 
 def why_unopened(error: BaseException) -> str:
@@ -20,3 +23,29 @@ def why_unopened(error: BaseException) -> str:
     if number in (errno.ENOTTY, errno.EISDIR, errno.EINVAL, errno.EIO):
         return "it is no serial line"
     return str(error)
+
+
+def read_waiting(port: int, device: str, most: int) -> bytes:
+    """All that waits on a port that is opened not to block, up to `most` bytes. One read brings at
+    most the 4,095 bytes of the terminal's buffer; more may wait behind it.
+
+    Raises:
+        LineLost: the port is gone, and nothing waited before.
+    """
+    data = bytearray()
+    while len(data) < most:
+        try:
+            chunk = os.read(port, most - len(data))
+        except BlockingIOError:
+            break
+        except OSError as error:
+            why = f"{device} is gone: {error.strerror}"
+        else:
+            if chunk:
+                data += chunk
+                continue
+            why = f"{device} has hung up"
+        if not data:
+            raise LineLost(why)
+        break  # what was read counts; the next look says that the line is gone
+    return bytes(data)
