@@ -40,7 +40,7 @@ from hal.index.reading import (
 )
 from hal.index.sml import SmlDecoder
 
-LINE_BYTES_MAX = 2**20  # 18 minutes of 9600 baud: half a minute of a slow board
+LINE_BYTES_MAX = 4 * 2**20  # over an hour of 9600 baud: some seconds of a processor
 TELL_BYTES = 65_536  # by which the protocol is told
 TAPE_BYTES_MAX = 64 * 2**20  # of a tape, whatever of it is the line
 SAID_MAX = 10_000  # readings and refusals of a tape

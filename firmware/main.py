@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         help="say what a recorded line says: which protocol, which meter, what is wrong",
         description="Reads FILE, the bytes of a meter's line as any logger wrote them or a"
         " recording of `capture` or `run --capture`, and says which protocol it is, what the meter"
-        " says, what of it was refused and why, and what to do. Of a line the first MiB is read.",
+        " says, what of it was refused and why, and what to do. Of a line the first 4 MiB are read.",
     )
     analyze.add_argument("recording", type=Path, metavar="FILE")
     analyze.add_argument("--json", action="store_true", help="for programs")

@@ -55,13 +55,14 @@ class Board:
     def state(self) -> Path:
         return self.path / "state"
 
-    def configure(self, driver: str = "sml", more: str = "") -> None:
+    def configure(self, driver: str = "sml", more: str = "", speed: int = 1) -> None:
         # The chain begins with the registration's first step, whatever the test's clock says.
         origin_ms = step_start_ms(FIRST_STEP + 1, STEP_S)
         self.config.write_text(
             f'state = "state"\n[source]\ndriver = "{driver}"\ndevice = "{self.meter.link}"\n'
-            f'register = "import"\n{more}\n[clock]\ndriver = "scaled"\nspeed = 1\n'
+            f'register = "import"\n{more}\n[clock]\ndriver = "scaled"\nspeed = {speed}\n'
             f"origin_ms = {origin_ms}\nanchor_ms = {time.monotonic_ns() // 10**6}\n"
+            "[journal]\nwatch_machine_ms = 300\n"  # how often a reading is kept within a step
         )
 
     def enrol(self, details: MeterDetails = INDEX) -> Enrolment:
@@ -240,6 +241,8 @@ def test_a_meter_that_is_asked_is_captured_too(tmp_path: Path) -> None:
 
 
 def test_what_a_run_recorded_of_a_meter_that_speaks_comes_again_byte_for_byte(board: Board) -> None:
+    """In scaled time, in which the meter gives fifty times its power."""
+    board.configure(speed=50)
     board.enrol()
     tape, log = board.path / "run.tape", board.path / "run.log"
     with log.open("w") as output:
@@ -252,5 +255,8 @@ def test_what_a_run_recorded_of_a_meter_that_speaks_comes_again_byte_for_byte(bo
     again = run("replay", tape, "--key", board.state / "device.key", "--out", board.path / "again")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "the same, byte for byte" in again.stdout
+    [register] = re.findall(r"index ([0-9]+),", again.stdout)  # in tenths of a watt-hour
+    shown = [imported for imported, _ in board.meter.shown()]
+    assert shown[0] + 50 < int(register) // 10 <= shown[-1]
     told = json.loads(run("analyze", "--json", tape).stdout)
     assert (told["driver"], told["identities"]) == ("sml", [SERIAL])

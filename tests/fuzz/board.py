@@ -3,15 +3,17 @@
 from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
+from json import dumps
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from cryptometer import cbor, records
-from cryptometer.errors import ConfigurationError
+from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.records import Record
 from cryptometer.steps import ClockSource
 from cryptometer.wire import decode_map, encode_map
 from firmware import enrolment, outbox
+from firmware.analysis import analyse, recording_of
 from firmware.capture import life_of
 from firmware.config import Config
 from firmware.counter import BLANK_SNAPSHOT, Snapshot
@@ -32,9 +34,11 @@ from firmware.outbox import Outbox
 from firmware.replay import frames, replay
 from firmware.segments import SegmentedLog
 from firmware.series import pulse_count, read_series
+from firmware.speaking import Kind, Plan, message_of
 from firmware.tape import Tape, TapedDevice
 from firmware.timekeeping import Dating
 from hal.files import SimulatedDirectory
+from hal.index.dlms_meter import Told
 from hal.keyfile import create_key, load_key
 from hal.keyplace import FilePlace, TpmPlace, read_place
 from hal.uart import IS_S0_PULSE
@@ -335,7 +339,33 @@ def _key_files() -> list[bytes]:
         return [(Path(folder) / "key").read_bytes()]
 
 
+def _read_recorded_line(data: bytes) -> None:
+    """What is said of any bytes has a bound, and no message is counted that no decoder read."""
+    found = analyse(recording_of(data))
+    if len(found.findings) > 120 or any(len(one.says) > 400 for one in found.findings):
+        raise FalseAcceptance("more words than there is to say")
+    places = [one.place for one in found.refused.values()]
+    if any(not 0 <= place <= found.size for place in places):
+        raise FalseAcceptance("a place outside of the line")
+    dumps(found.as_json())
+    if not found.driver:
+        raise Rejected(Reason.MALFORMED, "no meter")
+
+
+def _recorded_lines() -> list[bytes]:
+    told = Told(1_234_000, 5_000, 700, 1_790_000_000)
+    plans = [Plan(kind, []) for kind in Kind]
+    lines = [message_of(plan, told, 1) + message_of(plan, told, 2) for plan in plans]
+    return [one for one in lines if one]
+
+
 BOARD: tuple[Target, ...] = (
+    Target(
+        "recorded-line",
+        ("firmware.analysis.analyse", "firmware.analysis.recording_of"),
+        _read_recorded_line,
+        _recorded_lines,
+    ),
     Target("event", ("firmware.events.decode_event",), _read_event, _events),
     Target("snapshot", ("firmware.journal.Journal.recover",), _read_snapshot, _snapshots),
     Target(
