@@ -481,7 +481,7 @@ def analyse(recording: Recording) -> Analysis:
     # Of two that cover as much the first one: what is in frames may be read without them, too.
     best = max(heard, key=lambda one: heard[one].covered)
     if heard[best].covered:
-        return _of_candidate(best, recording)
+        return _of_candidate(best, recording, heard[best])
     if any(isinstance(one, Reading) for one in recording.said):
         return _of_said(recording)
     bus = _modbus(told)
@@ -493,15 +493,20 @@ def analyse(recording: Recording) -> Analysis:
         return _of_frames(frames, recording)
     driver, many = _marks(told)
     if push and (frames or not many):
-        return _of_candidate(push[0], recording)
-    by_driver = {one.driver: one for one in _CANDIDATES}
+        return _of_candidate(push[0], recording, heard[push[0]])
     if many:
-        return _of_candidate(by_driver[driver], recording)
+        [marked] = [one for one in _CANDIDATES if one.driver == driver]
+        return _of_candidate(marked, recording, heard[marked])
     return _of_nobody(recording)
 
 
-def _of_candidate(candidate: _Candidate, recording: Recording) -> Analysis:
-    heard = _listen(candidate, recording, len(recording.data))
+def _of_candidate(candidate: _Candidate, recording: Recording, heard: _Heard) -> Analysis:
+    """
+    Args:
+        heard: what it made of the first TELL_BYTES.
+    """
+    if len(recording.data) > TELL_BYTES:
+        heard = _listen(candidate, recording, len(recording.data))
     protocol = candidate.protocol
     if candidate.driver == "linky":
         protocol += ", standard mode" if b"\t" in recording.data else ", historic mode"

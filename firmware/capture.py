@@ -146,7 +146,7 @@ def payloads_in(path: Path) -> Iterator[bytes]:
             yield payload
 
 
-def read_recording(path: Path) -> Recording:
+def load_recording(path: Path) -> Recording:
     """A recorded line: a tape, or its bytes as any logger wrote them.
 
     Raises:

@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         help="say what a recorded line says: which protocol, which meter, what is wrong",
         description="Reads FILE, the bytes of a meter's line as any logger wrote them or a"
         " recording of `capture` or `run --capture`, and says which protocol it is, what the meter"
-        " says, what of it was refused and why, and what to do. Of a line the first 4 MiB are read.",
+        " says, what of it was refused and why, and what to do. It reads 4 MiB of a line at most.",
     )
     analyze.add_argument("recording", type=Path, metavar="FILE")
     analyze.add_argument("--json", action="store_true", help="for programs")
@@ -299,10 +299,10 @@ def _capture(arguments: argparse.Namespace) -> int:
 
 def _analyze(arguments: argparse.Namespace) -> int:
     from firmware.analysis import analyse  # noqa: PLC0415
-    from firmware.capture import read_recording  # noqa: PLC0415
+    from firmware.capture import load_recording  # noqa: PLC0415
     from firmware.checkup import Verdict, as_lines, worst  # noqa: PLC0415
 
-    analysis = analyse(read_recording(arguments.recording))
+    analysis = analyse(load_recording(arguments.recording))
     verdict = worst(analysis.findings)
     if arguments.json:
         findings = [asdict(one) for one in analysis.findings]

@@ -50,11 +50,13 @@ _NO_DECODERS = {
     "hal.clock.read_boot_id": "the kernel's word",
     "hal.drivers.open_clock": "settings reads its table",
     "hal.drivers.open_guard": "key-place reads what it brings",
+    "hal.drivers.open_index": "settings reads its table",
     "hal.drivers.open_key": "key-place and key-file read what it brings",
     "hal.drivers.open_source": "settings reads its table",
     "hal.files.read_file": "bytes as they are",
     "hal.index.choice.split_settings": "settings reads its table",
     "hal.secret.read_secret": "text as it is",
+    "hal.terminal.read_waiting": "bytes as they are",
 }
 
 by_name = pytest.mark.parametrize("target", TARGETS, ids=lambda target: str(target.name))
