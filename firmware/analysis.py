@@ -329,7 +329,11 @@ class _Heard:
 
 
 def _is_less(index: Index | None, before: Index | None) -> bool:
-    return index is not None and before is not None and index.uwh < before.uwh
+    return index is not None and before is not None and _wh(index) < _wh(before)
+
+
+def _wh(index: Index) -> Fraction:
+    return index.value * Fraction(10) ** index.exponent
 
 
 def _listen(candidate: _Candidate, recording: Recording, most: int) -> _Heard:
@@ -638,8 +642,7 @@ def _of_meter(candidate: _Candidate, heard: _Heard) -> list[Finding]:
             grown = f", {_grown(began, index)}" if began is not None and heard.good > 1 else ""
             found.append(fine("index", f"{register} {kwh_text(index)}{grown}"))
     if newest.meter_time_s is not None:
-        at = datetime.fromtimestamp(newest.meter_time_s, UTC)
-        found.append(fine("clock", f"the meter's own: {at:%Y-%m-%d %H:%M:%S}Z"))
+        found.append(fine("clock", f"the meter's own: {_moment(newest.meter_time_s)}"))
     if heard.backwards:
         says = f"{heard.backwards} messages have a smaller index than the one before"
         do = "weakly checked ones may be damaged; otherwise two meters, or a meter that was reset"
@@ -736,6 +739,13 @@ def _of_fields(newest: Reading | None) -> list[Finding]:
     return [*found, *([fine("says", f"and {more} more")] if more else [])]
 
 
+def _moment(at_s: int) -> str:
+    try:
+        return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M:%S}Z"
+    except (ValueError, OverflowError, OSError):
+        return f"{at_s} s of unix time"
+
+
 def kwh_text(index: Index) -> str:
     """An index for people, with the digits that the meter gave."""
     decimals = max(0, 3 - index.exponent)
@@ -751,4 +761,4 @@ def _kwh_or_none(index: Index | None) -> str | None:
 
 
 def _grown(before: Index, index: Index) -> str:
-    return f"{number(Fraction(index.uwh - before.uwh, 10**6))} Wh more than in the first message"
+    return f"{number(_wh(index) - _wh(before))} Wh more than in the first message"

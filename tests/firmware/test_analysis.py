@@ -244,6 +244,16 @@ def test_a_tape_of_a_line_without_bytes_gives_what_was_said() -> None:
     assert says(found, "1 refused, silent")
 
 
+def test_what_a_tape_says_may_be_beyond_what_any_meter_counts() -> None:
+    odd = [
+        Reading("1", Index(5, -18), Index(7, 18), 0, 0, meter_time_s=2**62),
+        Reading("1", Index(4, -18), Index(7, 18), 0, 0, meter_time_s=-(10**12)),
+    ]
+    found = analyse(tape_of({"driver": "modbus"}, [(b"", [*odd])]))
+    assert found.good == 2
+    assert says(found, "wrong", "smaller index")
+
+
 @given(st.lists(st.binary(max_size=64), max_size=6))
 def test_no_payload_of_a_tape_ends_it_otherwise_than_in_order(payloads: list[bytes]) -> None:
     analyse(recording_of_tape(payloads))
