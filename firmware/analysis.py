@@ -20,6 +20,7 @@ from cryptometer.metrology import number
 from cryptometer.steps import NS_PER_S
 from firmware.checkup import Finding, fine, note, wrong
 from firmware.tape import Answer, decode_said
+from hal.index.choice import is_index_source
 from hal.index.ciphering import GENERAL_GLO, TITLE_SIZE, Keys
 from hal.index.d0 import D0Decoder
 from hal.index.dlms_push import Framing, PushDecoder, PushSettings, framing_of
@@ -576,6 +577,10 @@ def _of_frames(frames: Sequence[Frame], recording: Recording) -> Analysis:
 def _of_nobody(recording: Recording) -> Analysis:
     data = recording.data
     size = len(data)
+    if recording.source and not is_index_source(recording.source):
+        says = f"{size} characters of a pulse line: no meter speaks there"
+        do = "cryptometer-firmware replay says what was counted of them"
+        return Analysis("", "", size, 0, {}, (), None, (wrong(_ABOUT, says, do),))
     marks = sum(byte in (0x00, 0xFF) for byte in data)
     high = sum(byte > 0x7F for byte in data)
     says = f"{size} bytes, and no message of any protocol that is known here"

@@ -244,6 +244,13 @@ def test_a_tape_of_a_line_without_bytes_gives_what_was_said() -> None:
     assert says(found, "1 refused, silent")
 
 
+def test_a_tape_of_a_pulse_line_is_told_as_one() -> None:
+    found = analyse(tape_of({"driver": "serial"}, [(b"\0\0\0", [])]))
+    assert found.driver == ""
+    assert says(found, "wrong", "pulse line")
+    assert says(found, "replay")
+
+
 def test_what_a_tape_says_may_be_beyond_what_any_meter_counts() -> None:
     odd = [
         Reading("1", Index(5, -18), Index(7, 18), 0, 0, meter_time_s=2**62),
