@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 JOBS = 4
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: demo test check test-captures test-deep simulate test-faults test-kernel year fuzz fuzz-keep mutation \
+.PHONY: demo test check test-captures test-deep simulate test-faults test-kernel year hour fuzz fuzz-keep mutation \
 	bench vectors clean
 
 demo:
@@ -82,6 +82,13 @@ test-kernel:
 year:
 	@sh scripts/environment.sh test
 	$(BIN)/python -m tests.simulation.year
+
+# An hour of one board with four pulse lines, five Modbus meters on a bus and a Linky, real processes
+# on a clock six times faster: every step is closed, and what the board's process costs.
+MINUTES = 60
+hour:
+	@sh scripts/environment.sh test
+	$(BIN)/python -m tests.system.hour --minutes $(MINUTES)
 
 # One thing at a time is changed in the pure modules, or in MODULES only: does a test notice? Takes an
 # hour of a free machine; what survives stands in docs/mutation.md.
