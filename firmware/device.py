@@ -274,7 +274,8 @@ class Device:
         if self._line is not None:
             self._look()
         if self._line is not None:  # the last look may have found it gone
-            self._give([Ended(self._looked_ns, Ending.STOPPED)])
+            newest = [] if self._listening is None else self._listening.give()
+            self._give([*newest, Ended(self._looked_ns, Ending.STOPPED)])
             self.abandon()
         self._sign()
         self._journal.sync()

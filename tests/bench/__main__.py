@@ -21,6 +21,7 @@ from tests.bench import (
     punctuality,
     rivals,
     signing,
+    speaking,
     web,
 )
 from tests.bench.figures import Figure
@@ -33,6 +34,7 @@ AREAS: dict[str, ModuleType] = {
     "rivals": rivals,
     "card": card,
     "signing": signing,
+    "speaking": speaking,
     "ingest": ingest,
     "blocks": blocks,
     "audit": audits,
