@@ -406,7 +406,8 @@ class Proposal:
         newest = meter.in_force(body.step)
         if newest is None or body.step < made_under.from_step:
             return Reason.NOT_VALID_AT_STEP
-        if (made_under.latch_ms is not None) is not isinstance(body, Reading):
+        # By the newest as well: once the index counts, pulses of the same energy must not.
+        if {made_under.is_index, newest.is_index} != {isinstance(body, Reading)}:
             return Reason.WRONG_SOURCE
         if isinstance(body, Batch):
             reason = self._judge_lots(body, made_under.lot_limit(newest))

@@ -101,6 +101,11 @@ class Terms:
     valid_to: int | None = wire_optional(7, Uint())
     latch_ms: int | None = wire_optional(8, MS)
 
+    @property
+    def is_index(self) -> bool:
+        """Whether the meter's own index counts, and not its pulses."""
+        return self.latch_ms is not None
+
     def energy_uwh(self, before: int, after: int) -> int:
         """Energy between two registers in µWh: the difference of what `register_uwh` says of each,
         so that rounding never adds up."""

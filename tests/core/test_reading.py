@@ -149,6 +149,25 @@ def test_each_source_has_its_records(speaking: Speaking) -> None:
     assert wrong == [Reason.WRONG_SOURCE, Reason.WRONG_SOURCE]
 
 
+def test_what_counted_before_counts_no_more_once_the_other_source_is_in_force() -> None:
+    # Or the same energy could come twice: as pulses, and with an index a re-anchor begins with.
+    village = Village()
+    device, step = village.device, village.next_step
+    pulses = device.registration
+    village.send(device.run_start(step), *device.step(step, 3))
+    record = village.authority.register(
+        Role.METER, device.name, device.signer.public, INDEX, step + 1
+    )
+    village.govern(record)
+    assert not [one.reason for one in village.block().verdicts if one.reason]
+    late, lots = device.batch(step, 2), device.batch(step + 1, 3)
+    reading = device.reading(step + 1, 10, registration=record.identity)
+    wrong = device.reading(step + 1, 11, registration=pulses)
+    village.send(late, lots, reading, wrong)
+    reasons = [one.reason for one in village.block().verdicts]
+    assert reasons == [Reason.STEP_CLOSED, Reason.WRONG_SOURCE, None, Reason.WRONG_SOURCE]
+
+
 def test_an_unknown_registration_does_not_count(speaking: Speaking) -> None:
     speaking.village.send(speaking.device.reading(speaking.step, 5_001, registration=bytes(32)))
     assert speaking.block() == [None, Reason.UNKNOWN_REGISTRATION]

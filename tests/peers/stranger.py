@@ -623,7 +623,8 @@ class Ledger:
         if not in_force or step < named[0].from_step:
             return "not-valid-at-step"
         newest = in_force[-1]
-        if named[0].says[2] != ("pulses" if record.kind == "batch" else "index"):
+        sources = {named[0].says[2], newest.says[2]}
+        if sources != {"pulses" if record.kind == "batch" else "index"}:
             return "wrong-source"
         if record.kind == "reading":
             into_ms = record.says[9] - step * self.step_s * 1000
