@@ -71,7 +71,7 @@ class Snapshot:
         datings: of earlier boots whose events wait.
         end: where the signed chain stands, for an outbox that damage takes.
         ahead: as in `Aligned`, in the boot of the newest run.
-        base: as in `Rebased`.
+        base, less: as in `Rebased`.
     """
 
     register: int = wire(0, REGISTER)
@@ -85,6 +85,7 @@ class Snapshot:
     end: End | None = wire_optional(8, Map(End))
     ahead: int | None = wire_optional(9, Uint(0, BESIDE_MODULUS - 1))
     base: int | None = wire_optional(10, REGISTER)
+    less: int | None = wire_optional(11, REGISTER)
 
 
 BLANK_SNAPSHOT = Snapshot(0, bytes(16), 0, Ending.FIRST, BLANK, (), ())
@@ -97,7 +98,9 @@ class Counter:
         self.register = snapshot.register
         self.dating = snapshot.dating
         self.ahead = snapshot.ahead  # of another counter; None in a boot that has not told yet
-        self.base = snapshot.base or 0  # what is added to a meter's own index
+        self.base = (snapshot.base or 0) - (
+            snapshot.less or 0
+        )  # what is added to a meter's own index
         self.limits = limits
         self._boot = snapshot.boot
         self._mono_ns = snapshot.mono_ns
@@ -153,7 +156,8 @@ class Counter:
             self.dating,
             end,
             self.ahead,
-            self.base or None,
+            max(self.base, 0) or None,
+            max(-self.base, 0) or None,
         )
 
     def take_drafts(self) -> list[Draft]:
@@ -194,8 +198,8 @@ class Counter:
             case Read(register=register, at_ns=at_ns):
                 self.register = max(self.register, register)
                 self._mono_ns = max(self._mono_ns, at_ns)
-            case Rebased(base=base):
-                self.base = base
+            case Rebased(base=base, less=less):
+                self.base = base - less
                 return
             case Recalled(register=register, at_ms=at_ms, error_ms=error_ms):
                 if isinstance(self._lots, Latch) and self.dating is not None:

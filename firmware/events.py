@@ -134,9 +134,11 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Rebased:
-    """The meter's index begins elsewhere, with the authority's leave: so much is added to it."""
+    """The meter's index begins elsewhere, with the authority's leave: so much is added to it, or
+    taken off."""
 
     base: int = wire(0, REGISTER)
+    less: int = wire(1, REGISTER)
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,9 @@ class Listening:
         self._keep_ns = keep_ns
         self._kept_ns = -keep_ns  # machine time of the newest one that was journalled
         self._plausible = Plausible(self._limits, before)
-        self._is_excused = False  # the authority has re-anchored the chain: the index may differ
+        self._excused: Plausible | None = (
+            None  # before a re-anchor, from which the index may differ
+        )
         self._held: Read | None = None  # believed, not journalled yet
         self._newest: Reading | None = None  # believed
         self._asked_step = -1  # the newest step that its memory was asked for
@@ -119,7 +121,8 @@ class Listening:
 
     def excuse(self) -> None:
         """The authority has the chain go on: whatever the meter says next is believed."""
-        self._is_excused = True
+        # Of two re-anchors without a reading in between, the first knew what was believed.
+        self._excused = self._excused or self._plausible
         self._plausible = Plausible(self._limits)
 
     def hear(
@@ -199,6 +202,8 @@ class Listening:
             index = row.index_of(self._spoken.register)
             if index is not None and not row.caveats:
                 units = int(index.uwh / self._spoken.unit_uwh) + self._base
+                if units < 0:  # of a time before the index was moved
+                    continue
                 events.append(Recalled(units, row.at_s * MS_PER_S, bound_ms))
         return events
 
@@ -209,14 +214,16 @@ class Listening:
         self.said = f"{refusal.reason}: {refusal.detail}"
 
     def _rebased(self, reading: Reading, register: int) -> list[Event]:
-        """An index that begins elsewhere goes on from where the counter stands."""
-        if not self._is_excused:
+        """An index that begins elsewhere goes on from where the counter stands: what another meter
+        shows when it comes is no energy of this one."""
+        excused, self._excused = self._excused, None
+        if excused is None:
             return []
-        self._is_excused = False
-        if self._units(reading) + self._base >= register:
+        units = self._units(reading)
+        if excused.can_follow(reading) and units + self._base >= register:
             return []
-        self._base = register - self._units(reading)
-        return [Rebased(self._base)]
+        self._base = base = register - units
+        return [Rebased(max(base, 0), max(-base, 0))]
 
     def _units(self, reading: Reading) -> int:
         index = reading.index_of(self._spoken.register)

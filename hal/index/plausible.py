@@ -93,6 +93,10 @@ class Plausible:
             return [Refusal(Refused.UNCONFIRMED, detail, reading.ended_ns)]
         return [self._believe(awaiting)]
 
+    def can_follow(self, reading: Reading) -> bool:
+        """Whether a reading can be the next by what was believed so far, and by its number."""
+        return self._refuse(reading) is None
+
     def _refuse(self, reading: Reading) -> Refusal | None:
         limits, at_ns = self._limits, reading.ended_ns
         if limits.identity and not reading.identity:

@@ -230,6 +230,23 @@ def test_a_new_meter_on_the_wall_goes_on_behind_a_re_anchor(site: Site) -> None:
     assert not site.world.audit().quarantined
 
 
+def test_what_a_used_meter_shows_when_it_comes_is_no_energy(site: Site) -> None:
+    site.steps(2)
+    site.meter.wh += 3_000_000  # exchanged
+    site.steps(1)
+    meter = site.world.audit().state.meters["m0"]
+    anchor = site.world.authority.re_anchor("m0", meter.head.sequence, meter.head.register or 0)
+    assert site.world.node is not None
+    site.world.node.take_authority([anchor.raw])
+    counted_wh = site.transferred_wh
+    site.steps(4)
+    site.board.stop()
+    site.board.start()  # what was moved is remembered
+    site.steps(2)
+    site.run(60, 0, 5.0)
+    assert 4 * STEP_S // 5 <= site.transferred_wh - counted_wh <= 7 * STEP_S // 5
+
+
 def test_refused_messages_are_declared_and_another_meter_is_not_counted(site: Site) -> None:
     site.meter.says = [Refusal(Refused.CHECKSUM, "damaged", 0)] * 3
     site.steps(1)
