@@ -115,6 +115,7 @@ def signed_so_far(end: End) -> Signed:
         max(0, end.closed_from - end.offset),
         end.run_ms,
         end.step,
+        end.read_step,
     )
 
 

@@ -28,8 +28,8 @@ class Latch(Lots):
     def resume(self, signed: Signed) -> None:
         """Drops what is signed already; before journalled events are applied again."""
         super().resume(signed)
-        if signed.closed_step is not None:
-            self._read_step = max(self._read_step or 0, signed.closed_step)
+        if signed.read_step is not None:
+            self._read_step = max(self._read_step or 0, signed.read_step)
 
     def begin_run(self, utc_ms: int, software: str, ending: Ending, clock: ClockReading) -> None:
         """The program began to watch at `utc_ms`. A chain begins with the first index it knows."""

@@ -198,6 +198,7 @@ class Signed:
         closed_from: the register at that close, or at the chain's start.
         run_ms: when the newest signed run began.
         step: of the newest record, or None.
+        read_step: of the newest reading of an index, or None.
     """
 
     register: int
@@ -205,6 +206,7 @@ class Signed:
     closed_from: int
     run_ms: int
     step: int | None = None
+    read_step: int | None = None
 
 
 class Lots:

@@ -86,6 +86,7 @@ class End:
             both logs' word on it; a suspicion, void once the gateway has acknowledged it.
         forked: the first record that the gateway's signed word shows to be none of its own.
         step: of the newest record.
+        read_step: of the newest reading; no step before it is told behind it.
         guarded: what the guard's count becomes before more is signed: `firmware.rollback`; None
             without a guard.
     """
@@ -105,6 +106,7 @@ class End:
     forked: int | None = wire_optional(12, Uint())
     step: int | None = wire_optional(13, STEP)
     guarded: int | None = wire_optional(14, Uint())
+    read_step: int | None = wire_optional(15, STEP)
 
     @property
     def offset(self) -> int:
@@ -129,6 +131,7 @@ def follow(end: End, record: Record) -> End:
     """The end of the chain with one more record of ours."""
     anew = None if end.anew is None else end.anew.after(end.anew.first + 1)
     run_ms, closed_from, closed_step = end.run_ms, end.closed_from, end.closed_step
+    read_step = end.read_step
     match record.body:
         case RunStart() as body:
             register = body.register
@@ -140,7 +143,9 @@ def follow(end: End, record: Record) -> End:
         case StepClose() as body:
             register = closed_from = body.register_after
             closed_step = body.step
-        case Batch() | Reading() as body:
+        case Reading() as body:
+            register, read_step = body.register_after, body.step
+        case Batch() as body:
             register = body.register_after
         case other:
             raise TypeError(f"no {other.KIND} stands in a meter's chain")
@@ -154,6 +159,7 @@ def follow(end: End, record: Record) -> End:
         closed_step=closed_step,
         anew=anew,
         step=body.step,
+        read_step=read_step,
     )
 
 
