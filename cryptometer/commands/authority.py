@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from fractions import Fraction
 from pathlib import Path
 from typing import TypeAlias
 
@@ -27,11 +28,18 @@ from cryptometer.commands.folder import (
 )
 from cryptometer.commands.meters import read_meters
 from cryptometer.commands.quantities import duration_ms, energy_uwh, moment_ms
-from cryptometer.commands.roll import Roll
+from cryptometer.commands.roll import Roll, Standing
 from cryptometer.cose import RECORD_MAX
 from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.keys import PublicKey
-from cryptometer.records import DIGEST, ChainPlace, EnrolmentRequest, Genesis, Role
+from cryptometer.records import (
+    DIGEST,
+    ChainPlace,
+    CountingSource,
+    EnrolmentRequest,
+    Genesis,
+    Role,
+)
 from cryptometer.request_text import decode_request_text, is_request_text
 from cryptometer.steps import MS_PER_S, step_of
 from hal import faults
@@ -155,8 +163,8 @@ def register_meters(
             for entry in entries
         ]
         names = [entry.name for entry in entries]
-        keys = _about_keys(path, folder.roll, extended, names)
-        return said + _registered(folder, extended, names, kind, now_ms) + keys
+        chains = _about_chains(path, folder.roll, extended, names)
+        return said + _registered(folder, extended, names, kind, now_ms) + chains
 
 
 def revoke(path: Path, name: str, reason: str, last: ChainPlace | None, now_ms: int) -> list[str]:
@@ -310,19 +318,36 @@ def _registered(
     return [*lines, *_next(after), *said]
 
 
-def _about_keys(path: Path, before: Roll, after: Roll, names: list[str]) -> list[str]:
-    """Which meters speak with a new key, and whether their chain can go on with it. Where that
-    stands in the ledger, the authority cannot know from its folder."""
+def _unit(standing: Standing) -> tuple[CountingSource, Fraction] | None:
+    """What a meter's register counts: its source and, of an index, what a digit is worth. A new
+    constant of pulses says nothing of those that were counted."""
+    details = standing.details
+    if details is None:
+        return None
+    is_index = details.source is CountingSource.INDEX
+    return details.source, details.constant if is_index else Fraction(0)
+
+
+def _about_chains(path: Path, before: Roll, after: Roll, names: list[str]) -> list[str]:
+    """Which meters have a new key or another register, and whether their chain can go on with it.
+    Where that stands in the ledger, the authority cannot know from its folder."""
     known, standings = before.standings(), after.standings()
     lines = []
     for name in names:
-        if name not in known or standings[name].key in known[name].keys:
+        if name not in known:
             continue
         anchor = (
             f"cryptometer authority re-anchor {path} {name}, with the record and the register that"
             " cryptometer-gateway status shows"
         )
-        if known[name].revoked:
+        if _unit(known[name]) != _unit(standings[name]):
+            lines.append(
+                f"{name} has another register than before: its chain goes on rightly only behind a"
+                f" re-anchor, given in the same sitting. next: {anchor}"
+            )
+        elif standings[name].key in known[name].keys:
+            continue
+        elif known[name].revoked:
             lines.append(
                 f"{name} has a new key, and its old one is revoked: what that has signed and no"
                 f" block holds yet goes in only behind a re-anchor. next: {anchor}"

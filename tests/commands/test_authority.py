@@ -547,6 +547,27 @@ def test_of_a_new_key_for_a_known_meter_it_is_said_when_it_needs_a_re_anchor(
     assert f"cryptometer authority re-anchor {folder} pv-1" in line
 
 
+def test_another_register_of_a_known_meter_is_said_to_need_a_re_anchor(tmp_path: Path) -> None:
+    folder = found(tmp_path)
+    listing = tmp_path / "meters.toml"
+    request(tmp_path / "pv-1.request", Role.METER, 3)
+    pulses = METER.format(name="pv-1")
+    [constant] = [line for line in pulses.splitlines() if line.startswith("constant")]
+    index = pulses.replace(constant, "source = 'index'\nresolution_wh = {}")
+
+    def register(text: str) -> list[str]:
+        listing.write_text(text)
+        said = authority.register_meters(folder, listing, None, NOW_MS)
+        return [line for line in said if "re-anchor" in line]
+
+    assert register(pulses) == []
+    assert register(pulses.replace(constant, "constant = 20_000")) == []
+    for text in (index.format(1), index.format("0.1"), pulses):
+        [line] = register(text)
+        assert line.startswith("pv-1 has another register than before: ")
+    assert register(pulses) == []
+
+
 def test_a_registration_counts_from_the_step_it_was_made_in(tmp_path: Path) -> None:
     folder = found(tmp_path)
     meter(folder, "pv-1", 3)
