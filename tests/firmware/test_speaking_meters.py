@@ -81,14 +81,18 @@ def simulate(tmp_path: Path) -> Iterator[Callable[..., Meter]]:
 def listen(
     meter: Meter, kind: Kind, least: int, seconds: float = PATIENCE_S
 ) -> tuple[list[Reading], list[Refusal], bytes]:
-    """Readings until there are so many, what was refused, and the bytes of the line."""
+    """Readings until there are so many, and two that differ; what was refused; and the bytes of the
+    line."""
     readings: list[Reading] = []
     refusals: list[Refusal] = []
     raw = b""
     until_s = time.monotonic() + seconds
     table = {"device": str(meter.link), "register": Register.IMPORT, **SOURCES[kind]}
     with closing(open_index(table, Buses())) as source:
-        while len(readings) < least and time.monotonic() < until_s:
+        while time.monotonic() < until_s:
+            seen = {(one.imported, one.exported) for one in readings}
+            if len(readings) >= least and len(seen) > 1:
+                break
             due_ns = source.due_ns
             wait_s = 0.2 if due_ns is None else (due_ns - time.monotonic_ns()) / 1e9
             select.select([source.fileno()], [], [], min(0.2, max(0.002, wait_s)))
