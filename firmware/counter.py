@@ -98,9 +98,8 @@ class Counter:
         self.register = snapshot.register
         self.dating = snapshot.dating
         self.ahead = snapshot.ahead  # of another counter; None in a boot that has not told yet
-        self.base = (snapshot.base or 0) - (
-            snapshot.less or 0
-        )  # what is added to a meter's own index
+        # What is added to a meter's own index.
+        self.base = (snapshot.base or 0) - (snapshot.less or 0)
         self.limits = limits
         self._boot = snapshot.boot
         self._mono_ns = snapshot.mono_ns

@@ -255,9 +255,10 @@ class Device:
         if draft_ns is not None and self._line is not None:
             wait_ns = min(wait_ns, draft_ns + self._line.latency_ns)
             rest_ns = min(rest_ns, draft_ns - ALERT_NS)
-        line_ns = _due_ns(self._line)
-        if line_ns is not None:
-            wait_ns = min(wait_ns, max(0, line_ns - now_ns))
+        if self._listening is not None:
+            line_ns = _due_ns(self._line)
+            if line_ns is not None:
+                wait_ns = min(wait_ns, max(0, line_ns - now_ns))
         resend_ns = self._outbox.next_due_ns()
         if resend_ns is not None:
             wait_ns = min(wait_ns, resend_ns - now_ns)
@@ -564,11 +565,12 @@ class Device:
 
     def _ask_past(self, listening: Listening) -> None:
         """Asks the meter for its indexes at the ends of steps that nobody read."""
+        steps, enrolment = self._counter.missed_steps, self._parts.enrolment
         line: object = self._line
-        enrolment = self._parts.enrolment
-        if enrolment is None or not isinstance(line, Recalling):
+        # Whether a line is of a kind is dear to ask, and few looks have a reason to.
+        if not steps or enrolment is None or not isinstance(line, Recalling):
             return
-        steps = listening.missed(self._counter.missed_steps)
+        steps = listening.missed(steps)
         if steps:
             step_s = enrolment.terms.step_s
             line.ask_past((steps.start + 1) * step_s, steps.stop * step_s)

@@ -101,14 +101,12 @@ class Listening:
         self._keep_ns = keep_ns
         self._kept_ns = -keep_ns  # machine time of the newest one that was journalled
         self._plausible = Plausible(self._limits, before)
-        self._excused: Plausible | None = (
-            None  # before a re-anchor, from which the index may differ
-        )
+        # What was believed before a re-anchor, behind which the index may differ.
+        self._excused: Plausible | None = None
         self._held: Read | None = None  # believed, not journalled yet
         self._newest: Reading | None = None  # believed
         self._asked_step = -1  # the newest step that its memory was asked for
         self._noticed: dict[Mark, int] = {}
-        self.said = ""  # the newest refusal, for people
 
     @property
     def _limits(self) -> Limits:
@@ -211,7 +209,6 @@ class Listening:
         mark = Mark.INDEX_FAULT if refusal.reason in _FAULTS else Mark.REFUSED
         if refusal.reason is not Refused.SILENT:  # nothing was said that could be refused
             self._noticed[mark] = self._noticed.get(mark, 0) + 1
-        self.said = f"{refusal.reason}: {refusal.detail}"
 
     def _rebased(self, reading: Reading, register: int) -> list[Event]:
         """An index that begins elsewhere goes on from where the counter stands: what another meter

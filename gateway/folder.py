@@ -15,7 +15,7 @@ from gateway.config import Config, read_config
 from gateway.node import whole_chain
 from gateway.sqlite_store import SqliteStore, create_store
 from hal.broker import install_broker
-from hal.files import MISPLACED, put_file
+from hal.files import MISPLACED, put_file, read_file
 from hal.keyfile import FileKey, create_key, load_key
 
 SOFTWARE = f"cryptometer-gateway {__version__}"
@@ -182,10 +182,7 @@ def import_file(folder: Folder, source: Path) -> str:
         ConfigurationError: the file cannot be read.
         Rejected: it is not signed by this community's authority.
     """
-    try:
-        data = source.read_bytes()
-    except MISPLACED as error:
-        raise ConfigurationError(f"cannot read {source}: {error.strerror}") from None
+    data = read_file(source)
     bundle = _bundle(data)
     raws = [bundle.genesis, *bundle.records] if bundle is not None else _raws(data)
     if not raws:

@@ -20,7 +20,7 @@ from hal.index.dlms_client import ClientSettings, DlmsClient, Transport
 from hal.index.dlms_link import Patience
 from hal.index.dlms_push import QUIET_NS, Framing, PushDecoder, PushSettings
 from hal.index.linky import LinkyDecoder
-from hal.index.listening import Listening
+from hal.index.listener import Listener
 from hal.index.reading import Conversation, LineForm, Past, Reading, Refusal, Remembering
 from hal.index_line import SPEEDS, IndexLine, Port, SerialPort, TcpPort, Wiring
 from hal.keyplace import secret_source
@@ -188,7 +188,7 @@ def p1_line(settings: P1Settings) -> IndexLine:
     Raises:
         ConfigurationError, LineLost: as `hal.drivers.open_index`.
     """
-    return _line(settings, Listening(p1.P1Decoder(), p1.FORM, p1.TELEGRAM_NS_MAX))
+    return _line(settings, Listener(p1.P1Decoder(), p1.FORM, p1.TELEGRAM_NS_MAX))
 
 
 def sml_line(settings: SmlSettings) -> IndexLine:
@@ -198,7 +198,7 @@ def sml_line(settings: SmlSettings) -> IndexLine:
     """
     _check_baud("baud", settings.baud)
     form = LineForm(settings.baud)
-    return _line(settings, Listening(sml.SmlDecoder(), form, sml.SILENCE_NS))
+    return _line(settings, Listener(sml.SmlDecoder(), form, sml.SILENCE_NS))
 
 
 def d0_line(settings: D0Settings) -> IndexLine:
@@ -209,7 +209,7 @@ def d0_line(settings: D0Settings) -> IndexLine:
     _check_baud("baud", settings.baud)
     if settings.mode is D0Mode.PUSHED:
         form = LineForm(settings.baud)
-        conversation: Conversation = Listening(d0.D0Decoder(), form, d0.SILENCE_NS)
+        conversation: Conversation = Listener(d0.D0Decoder(), form, d0.SILENCE_NS)
         return _line(settings, conversation, rs485=settings.rs485)
     _check_range("period_machine_ms", settings.period_machine_ms, 1_000, PERIOD_MAX_MS)
     if settings.baud_max:
@@ -246,7 +246,7 @@ def dlms_push_line(settings: DlmsPushSettings) -> IndexLine:
             ),
         )
     )
-    conversation = Listening(decoder, LineForm(settings.baud), QUIET_NS)
+    conversation = Listener(decoder, LineForm(settings.baud), QUIET_NS)
     return _line(settings, conversation, rs485=settings.rs485)
 
 

@@ -4,7 +4,7 @@ knows one kind."""
 from hal.index.reading import IndexDecoder, LineForm, Reading, Refusal
 
 
-class Listening:
+class Listener:
     """See `Conversation`. It wants a look once nothing has come for as long as ends a message."""
 
     def __init__(self, decoder: IndexDecoder, form: LineForm, silence_ns: int) -> None:
