@@ -1,0 +1,293 @@
+"""What an agreement gives to whom. Integers and rationals only; knows no record but the agreement.
+
+Of the energy of a step, losses are taken first, then the fee; the rest is shared by the rule, and
+what nobody gets is surplus. Energy that comes later is shared as if it had come with the rest, as
+far as that takes nothing back.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from cryptometer.records import Agreement, Method
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Where energy goes, µWh: `given`, losses, fee and surplus add up to what was shared.
+
+    Attributes:
+        given: of each member, in the order of `agreement.members`.
+        from_surplus_uwh: of a correction: what it takes back from the step's surplus, and shares
+            in place of new energy.
+    """
+
+    given: tuple[int, ...]
+    losses_uwh: int
+    fee_uwh: int
+    surplus_uwh: int
+    from_surplus_uwh: int = 0
+
+    @property
+    def energy_uwh(self) -> int:
+        """All of it."""
+        return sum(self.given) + self.losses_uwh + self.fee_uwh + self.surplus_uwh
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One time that energy is shared among the members of one priority.
+
+    Attributes:
+        producer: whose energy; None: all of it, whoever produced it.
+        number: 1 for the first of this priority and producer.
+        energy_uwh: what was left to share.
+        members: who takes part, in the order of names.
+        weights: of each of them.
+        parts: of each: the energy apportioned by the weights, before any cap.
+        given: of each: his part, but no more than he could use.
+    """
+
+    producer: str | None
+    priority: int
+    number: int
+    energy_uwh: int
+    members: tuple[str, ...]
+    weights: tuple[int, ...]
+    parts: tuple[int, ...]
+    given: tuple[int, ...]
+
+
+def apportion(total: int, weights: Sequence[int]) -> list[int]:
+    """`total` in whole parts that are to each other as the weights, by largest remainder.
+
+    Each has his exact part rounded down; what that leaves goes, one each, to the greatest
+    remainders, and among equal ones to the earlier place. Weights that are all zero get nothing.
+    Neither `total` nor a weight is negative.
+    """
+    whole = sum(weights)
+    if whole == 0:
+        return [0] * len(weights)
+    parts = [total * weight // whole for weight in weights]
+    missing = total - sum(parts)
+    if missing:
+        places = sorted(range(len(weights)), key=lambda place: -(total * weights[place] % whole))
+        for place in places[:missing]:
+            parts[place] += 1
+    return parts
+
+
+def share(
+    agreement: Agreement,
+    energy: Mapping[str, int],
+    needs: Mapping[str, int] | None = None,
+    coefficients: Sequence[int] = (),
+    losses_uwh: int | None = None,
+) -> Outcome:
+    """What the agreement gives of a step's energy.
+
+    Args:
+        energy: µWh of the step by the meter that produced it.
+        needs: µWh that each member consumed in the step, where `agreement.needs_consumption`.
+        coefficients: one for each claim, in the agreement's order, by `Method.COEFFICIENTS`.
+        losses_uwh: of the whole energy, where `agreement.are_losses_stated`.
+
+    Raises:
+        ValueError: something of this is missing, too much or negative; or losses and fee are
+            more than there is.
+    """
+    losses, fee = _taken_first(agreement, energy, losses_uwh)
+    given = dict.fromkeys(agreement.members, 0)
+    for each in rounds(agreement, energy, needs, coefficients, losses_uwh):
+        for member, part in zip(each.members, each.given, strict=True):
+            given[member] += part
+    surplus = sum(energy.values()) - losses - fee - sum(given.values())
+    return Outcome(tuple(given.values()), losses, fee, surplus)
+
+
+def entitlements(
+    agreement: Agreement,
+    energy: Mapping[str, int],
+    needs: Mapping[str, int] | None = None,
+    coefficients: Sequence[int] = (),
+    losses_uwh: int | None = None,
+) -> dict[str, int]:
+    """What each member would get if nobody's consumption were a limit: as `share`, without caps.
+    By `Method.PRO_RATA`, in proportion to what each consumed."""
+    given = dict.fromkeys(agreement.members, 0)
+    for each in rounds(agreement, energy, needs, coefficients, losses_uwh, without_caps=True):
+        for member, part in zip(each.members, each.given, strict=True):
+            given[member] += part
+    return given
+
+
+def supplement(before: Outcome, whole: Outcome, energy_uwh: int) -> Outcome:
+    """What a further distribution of a step gives: nothing given before is taken back.
+
+    New energy goes to those who have less than the rule gives them of the whole: losses first, then
+    the fee, then members and surplus in proportion to what each lacks. A correction, without new
+    energy, may only take from the surplus, and only what the rule no longer leaves there.
+
+    Args:
+        before: what the step's distributions gave so far, added up.
+        whole: what the rule gives of all the step's energy, the new one included.
+        energy_uwh: the new energy; 0 for a correction.
+
+    Raises:
+        ValueError: `whole` is not of the energy before and the new one.
+    """
+    if whole.energy_uwh != before.energy_uwh + energy_uwh or energy_uwh < 0:
+        raise ValueError("the whole is not what was shared before and the new energy")
+    taken = 0 if energy_uwh else max(0, before.surplus_uwh - whole.surplus_uwh)
+    left = energy_uwh + taken
+    losses = min(left, max(0, whole.losses_uwh - before.losses_uwh))
+    left -= losses
+    fee = min(left, max(0, whole.fee_uwh - before.fee_uwh))
+    left -= fee
+    lacking = [
+        max(0, rule - given)
+        for rule, given in zip(
+            (*whole.given, whole.surplus_uwh), (*before.given, before.surplus_uwh), strict=True
+        )
+    ]
+    *given, surplus = apportion(left, lacking)
+    return Outcome(tuple(given), losses, fee, surplus, taken)
+
+
+def rounds(
+    agreement: Agreement,
+    energy: Mapping[str, int],
+    needs: Mapping[str, int] | None = None,
+    coefficients: Sequence[int] = (),
+    losses_uwh: int | None = None,
+    *,
+    without_caps: bool = False,
+) -> Iterator[Round]:
+    """How `share` comes to its outcome, round by round; arguments and errors as there."""
+    rest = _rest(agreement, energy, losses_uwh)
+    used = _needs(agreement, needs)
+    weights = _weights(agreement, used, coefficients)
+    room = dict(used) if agreement.needs_consumption and not without_caps else None
+    for producer, part in _by_producer(agreement, energy, rest):
+        left = part
+        for priority, members in _priorities(agreement, weights, producer):
+            for one in _of_priority(agreement, producer, priority, left, members, room):
+                yield one
+                left -= sum(one.given)
+
+
+def _of_priority(
+    agreement: Agreement,
+    producer: str | None,
+    priority: int,
+    left: int,
+    weights: Mapping[str, int],
+    room: dict[str, int] | None,
+) -> Iterator[Round]:
+    """The rounds of one priority, until nothing is left or nobody can use it."""
+    for number in range(1, 2 if room is None else agreement.rounds + 1):
+        by = weights
+        if room is not None and agreement.method is Method.PRO_RATA:
+            by = {member: room[member] for member in weights}
+        one = _round(producer, priority, number, left, by, room)
+        if not any(one.given):
+            return
+        yield one
+        left -= sum(one.given)
+
+
+def _round(
+    producer: str | None,
+    priority: int,
+    number: int,
+    left: int,
+    weights: Mapping[str, int],
+    room: dict[str, int] | None,
+) -> Round:
+    """One round among those who can still use energy; `room` shrinks by what they get."""
+    names = tuple(name for name in weights if room is None or room[name])
+    by = tuple(weights[name] for name in names)
+    parts = tuple(apportion(left, by))
+    if room is None:
+        return Round(producer, priority, number, left, names, by, parts, parts)
+    given = tuple(min(part, room[name]) for name, part in zip(names, parts, strict=True))
+    for name, part in zip(names, given, strict=True):
+        room[name] -= part
+    return Round(producer, priority, number, left, names, by, parts, given)
+
+
+def _rest(agreement: Agreement, energy: Mapping[str, int], losses_uwh: int | None) -> int:
+    """What members share."""
+    losses, fee = _taken_first(agreement, energy, losses_uwh)
+    return sum(energy.values()) - losses - fee
+
+
+def _taken_first(
+    agreement: Agreement, energy: Mapping[str, int], losses_uwh: int | None
+) -> tuple[int, int]:
+    """Losses and fee, each a part of the whole energy and rounded down."""
+    if any(amount < 0 for amount in energy.values()):
+        raise ValueError("energy below zero")
+    if agreement.are_losses_stated != (losses_uwh is not None):
+        raise ValueError("losses are stated if, and only if, the agreement says so")
+    total = sum(energy.values())
+    losses = _part(agreement.losses, total) if losses_uwh is None else losses_uwh
+    fee = _part(agreement.fee, total)
+    if losses < 0 or losses + fee > total:
+        raise ValueError("losses and fee are more than the energy, or below zero")
+    return losses, fee
+
+
+def _part(factor: Fraction | None, total: int) -> int:
+    return 0 if factor is None else total * factor.numerator // factor.denominator
+
+
+def _needs(agreement: Agreement, needs: Mapping[str, int] | None) -> Mapping[str, int]:
+    """What members consumed, if the rule asks for it."""
+    if not agreement.needs_consumption:
+        return {}
+    if needs is None or any(needs.get(member, -1) < 0 for member in agreement.members):
+        raise ValueError("the consumption of a member is missing, or below zero")
+    return {member: needs[member] for member in agreement.members}
+
+
+def _weights(
+    agreement: Agreement, used: Mapping[str, int], coefficients: Sequence[int]
+) -> Sequence[int]:
+    """The weight of each claim."""
+    expected = len(agreement.claims) if agreement.method is Method.COEFFICIENTS else 0
+    if len(coefficients) != expected or any(weight < 0 for weight in coefficients):
+        raise ValueError(f"{expected} coefficients, none below zero, belong to this agreement")
+    match agreement.method:
+        case Method.COEFFICIENTS:
+            return coefficients
+        case Method.KEYS:
+            return [claim.weight for claim in agreement.claims]
+        case Method.PRO_RATA:
+            return [used[claim.member] for claim in agreement.claims]
+        case Method.EQUAL:
+            return [1] * len(agreement.claims)
+
+
+def _by_producer(
+    agreement: Agreement, energy: Mapping[str, int], rest: int
+) -> list[tuple[str | None, int]]:
+    """What is shared at once: all energy, or each producer's where claims name some."""
+    if not agreement.asks_who_produced:
+        return [(None, rest)]
+    names = sorted(energy)
+    return list(zip(names, apportion(rest, [energy[name] for name in names]), strict=True))
+
+
+def _priorities(
+    agreement: Agreement, weights: Sequence[int], producer: str | None
+) -> list[tuple[int, dict[str, int]]]:
+    """Who shares a producer's energy: by priority, the weights of members in order of names."""
+    adds_up = agreement.method in {Method.KEYS, Method.COEFFICIENTS}
+    found: dict[int, dict[str, int]] = {}
+    for claim, weight in zip(agreement.claims, weights, strict=True):
+        if claim.producer in {None, producer}:
+            members = found.setdefault(claim.priority, {})
+            already = members.get(claim.member, 0) if adds_up else 0
+            members[claim.member] = already + weight
+    return [(priority, dict(sorted(found[priority].items()))) for priority in sorted(found)]
