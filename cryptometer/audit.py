@@ -20,6 +20,7 @@ from cryptometer.records import (
     Batch,
     ChainRecord,
     Checkpoint,
+    Distribution,
     Genesis,
     Header,
     Reading,
@@ -27,6 +28,7 @@ from cryptometer.records import (
     Registration,
     StepClose,
 )
+from cryptometer.settlement import is_recomputed
 from cryptometer.state import State
 from cryptometer.tiles import CHECKPOINT_PATH, TILE_HEIGHT, TILE_WIDTH, Read, Tile
 
@@ -56,6 +58,8 @@ class Report:
         late: number of records that came after their step's block.
         caught_up: number of blocks made late after a restart.
         unsynchronised: number of blocks made without a synchronised clock.
+        sums_only: number of distributions whose sums are proven, and whose rule asks what the
+            ledger does not show; of all others the rule was recomputed, too.
         energy_uwh: where all energy is, summed leaf by leaf (promise F).
         shown: what devices were shown that is not this ledger, one sentence each.
         kept_back: sequence numbers of authority records known from outside that no block holds.
@@ -71,6 +75,7 @@ class Report:
     late: int = 0
     caught_up: int = 0
     unsynchronised: int = 0
+    sums_only: int = 0
     energy_uwh: Counter[str] = field(default_factory=Counter)
     shown: list[str] = field(default_factory=list)
     kept_back: list[int] = field(default_factory=list)
@@ -330,6 +335,8 @@ def _note_block(report: Report, checked: Checked, header: Header) -> None:
         elif isinstance(body, StepClose):
             report.energy_uwh["untransferred"] -= verdict.energy_uwh
             report.energy_uwh["waiting"] += verdict.energy_uwh
+        elif isinstance(body, Distribution) and verdict.reason is None:
+            _note_distribution(report, checked.state, body)
         if isinstance(body, StepClose) and body.checkpoint is not None:
             seen = body.checkpoint
             if report.heads.get(seen.size) != seen.root:
@@ -340,6 +347,18 @@ def _note_block(report: Report, checked: Checked, header: Header) -> None:
     _check_conservation(report, checked, header.step)
     head = checked.state.checkpoint
     report.heads[head.size] = head.root
+
+
+def _note_distribution(report: Report, state: State, part: Distribution) -> None:
+    report.energy_uwh["waiting"] -= sum(one.energy_uwh for one in part.inputs)
+    report.energy_uwh["allocated"] += sum(one.energy_uwh for one in part.outputs)
+    report.energy_uwh["losses"] += part.losses_uwh
+    report.energy_uwh["fees"] += part.fee_uwh
+    report.energy_uwh["surplus"] += part.surplus_uwh - part.from_surplus_uwh
+    agreed = state.agreed(part.step)
+    is_last = part.part.number == part.part.parts
+    if is_last and agreed is not None and not is_recomputed(agreed.agreement):
+        report.sums_only += 1
 
 
 def _check_conservation(report: Report, checked: Checked, step: int) -> None:

@@ -15,10 +15,17 @@ from cryptometer.community import Community
 from cryptometer.errors import Reason, Rejected
 from cryptometer.merkle import HASH_BYTES
 from cryptometer.records import DIGEST
-from cryptometer.snapshot import decode_state, encode_common, encode_meter
+from cryptometer.snapshot import (
+    Rows,
+    decode_state,
+    encode_agreement,
+    encode_common,
+    encode_meter,
+    encode_settlement,
+)
 from cryptometer.wire import Bytes, Many, Row, Text, Uint, decode_map, encode_map, wire
 
-_MARK = b"cryptometer-audit 1\n"
+_MARK = b"cryptometer-audit 2\n"
 _MOST = 2**24
 _SIZE_BYTES = 8
 _HEAD_BYTES = _SIZE_BYTES + HASH_BYTES
@@ -48,6 +55,9 @@ class _Kept:
     quarantined: tuple[_Count, ...] = wire(10, Many(Row(_Count), 0, _MOST))
     energy_uwh: tuple[_Count, ...] = wire(11, Many(Row(_Count), 0, _MOST))
     shown: tuple[str, ...] = wire(12, Many(Text(1_000), 0, _MOST))
+    agreements: tuple[bytes, ...] = wire(13, Many(Bytes(0, _MOST), 0, _MOST))
+    settlements: tuple[bytes, ...] = wire(14, Many(Bytes(0, _MOST), 0, _MOST))
+    sums_only: int = wire(15, Uint())
 
 
 def encode_report(report: Report) -> bytes:
@@ -68,6 +78,9 @@ def encode_report(report: Report) -> bytes:
         quarantined=_counts(report.quarantined),
         energy_uwh=_counts(report.energy_uwh),
         shown=tuple(report.shown),
+        agreements=tuple(map(encode_agreement, report.state.agreements)),
+        settlements=tuple(map(encode_settlement, report.state.settlements.values())),
+        sums_only=report.sums_only,
     )
     content = _MARK + cbor.encode(encode_map(kept))
     return content + sha256(content).digest()
@@ -87,7 +100,8 @@ def decode_report(data: bytes, community: Community) -> Report:
     kept = decode_map(_Kept, cbor.decode(content[len(_MARK) :]))
     if kept.community != community.id:
         raise Rejected(Reason.OTHER_COMMUNITY, "kept from an audit of another community")
-    state = decode_state(community.genesis.raw, kept.common, kept.meters)
+    rows = Rows(kept.common, kept.meters, kept.agreements, kept.settlements)
+    state = decode_state(community.genesis.raw, rows)
     report = Report(
         checkpoint=state.checkpoint,
         state=state,
@@ -97,6 +111,7 @@ def decode_report(data: bytes, community: Community) -> Report:
         late=kept.late,
         caught_up=kept.caught_up,
         unsynchronised=kept.unsynchronised,
+        sums_only=kept.sums_only,
         energy_uwh=_counter(kept.energy_uwh),
         shown=list(kept.shown),
         heads={

@@ -11,6 +11,7 @@ from fractions import Fraction
 
 from cryptometer import cose, records
 from cryptometer.chain import follow
+from cryptometer.distribution import distribute, distributor
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey
 from cryptometer.merkle import leaf_hash
@@ -18,6 +19,7 @@ from cryptometer.records import (
     Batch,
     ChainRecord,
     ClockReading,
+    Distribution,
     Flow,
     Genesis,
     Header,
@@ -26,7 +28,9 @@ from cryptometer.records import (
     Record,
     Role,
     StepClose,
+    Use,
 )
+from cryptometer.settlement import Settlement, Waiting, opened
 from cryptometer.state import Meter, State, act, govern
 from cryptometer.steps import MS_PER_S, step_start_ms
 
@@ -216,6 +220,11 @@ def _faults(
     key: PublicKey | None = None
     for index, record in enumerate(leaves):
         body, envelope = record.body, record.envelope
+        if isinstance(body, Distribution):
+            try:
+                envelope.verify(distributor(state, record, body).key)
+            except Rejected as refused:
+                faults[index] = refused
         if not isinstance(body, ChainRecord):
             continue
         try:
@@ -293,11 +302,33 @@ class Proposal:
         account = self._accounts.get(meter)
         return 0 if account is None else len(account.verdicts)
 
-    def finish(self, authority: Sequence[Record] = ()) -> Applied:
-        """What all of them come to, behind these records of the authority.
+    def settlements(self) -> dict[int, Settlement]:
+        """The virtual power plant's accounts with all that closes have brought it so far, those
+        left out of which nothing is expected any more."""
+        oldest = self.step - self._state.genesis.late_steps
+        found = {
+            step: settlement
+            for step, settlement in self._state.settlements.items()
+            if settlement.waiting or step >= oldest
+        }
+        brought: dict[int, list[Waiting]] = {}
+        for name in sorted(self._accounts):
+            for step, waiting in self._accounts[name].brought:
+                brought.setdefault(step, []).append(waiting)
+        for step, some in brought.items():
+            before = found.get(step) or opened(step)
+            found[step] = replace(before, waiting=(*before.waiting, *some))
+        return found
+
+    def finish(
+        self, authority: Sequence[Record] = (), distributions: Sequence[Record] = ()
+    ) -> Applied:
+        """What all of them come to, behind these records of the authority and before these of
+        virtual power plants.
 
         Raises:
-            Rejected: the authority's records are not the next of its chain.
+            Rejected: the authority's records are not the next of its chain, or a distribution not
+                of its plant's.
         """
         registered, counted, quarantined, transferred, _ = self._flow
         before = self._state.balance
@@ -306,6 +337,7 @@ class Proposal:
             self._state,
             step=self.step,
             meters={**self._state.meters, **settled},
+            settlements=self.settlements(),
             balance=replace(
                 before,
                 registered=before.registered + registered,
@@ -314,6 +346,7 @@ class Proposal:
                 quarantined=before.quarantined + quarantined,
             ),
         )
+        state, judged = distribute(state, distributions)
         verdicts: list[Verdict] = []
         hashes = [leaf_hash(record.raw) for record in authority]
         # Authority records act from the next block on, hence after everything else.
@@ -331,6 +364,11 @@ class Proposal:
         for name in sorted(self._accounts):
             verdicts += self._accounts[name].verdicts
             hashes += self._accounts[name].leaf_hashes
+        verdicts += [
+            Verdict(record, reason, energy)
+            for record, (reason, energy) in zip(distributions, judged, strict=True)
+        ]
+        hashes += [leaf_hash(record.raw) for record in distributions]
         return Applied(
             self._state,
             self.step,
@@ -365,7 +403,7 @@ class Proposal:
             energy = before.allowance_uwh - account.head.allowance_uwh
             reason = self._count(account, body, energy)
         elif isinstance(body, StepClose):
-            reason, energy = self._transfer(account, body)
+            reason, energy = self._transfer(account, record, body)
         else:
             reason = Reason.FAR_FUTURE if body.step > self.step else None
             if before.register is None:
@@ -424,7 +462,9 @@ class Proposal:
             return Reason.LOTS_OUT_OF_ORDER
         return None
 
-    def _transfer(self, account: "_Account", close: StepClose) -> tuple[Reason | None, int]:
+    def _transfer(
+        self, account: "_Account", record: Record, close: StepClose
+    ) -> tuple[Reason | None, int]:
         reason = self._judge_step(account, close.step)
         if reason is None and close.register != account.closed_register:
             reason = Reason.REGISTER_MISMATCH
@@ -436,13 +476,24 @@ class Proposal:
             return reason, 0
         energy = account.open_uwh if close.step == account.last_step else 0
         before, token = account.transferred_uwh, self._state.genesis.token_uwh
+        tokens = (before + energy) // token - before // token
         self._flow[3] += energy
-        self._flow[4] += (before + energy) // token - before // token
+        self._flow[4] += tokens
+        if energy and self._is_shared(account.meter, close.step):
+            waiting = Waiting(record.identity, close.meter, energy, tokens)
+            account.brought.append((close.step, waiting))
         account.last_step = account.closed_step = close.step
         account.open_uwh = 0
         account.untransferred_uwh -= energy
         account.transferred_uwh = before + energy
         return None, energy
+
+    def _is_shared(self, meter: Meter, step: int) -> bool:
+        """Whether an agreement says what becomes of a meter's energy; else it waits at the plant,
+        and of no one's account."""
+        terms = meter.in_force(step)
+        is_produced = terms is not None and terms.use is not Use.CONSUMPTION
+        return is_produced and self._state.agreed(step) is not None
 
     def _is_stale(self, account: "_Account", close: StepClose) -> bool:
         """Whether an index was read too long before the step's end to tell its energy."""
@@ -471,6 +522,7 @@ class _Ordered:
     def __init__(self, state: State, step: int) -> None:
         self._proposal = Proposal(state, step)
         self._authority: list[Record] = []
+        self._distributions: list[Record] = []
         self._place: tuple[int, str, int] | None = None
 
     def add(self, record: Record) -> None:
@@ -482,18 +534,21 @@ class _Ordered:
         body = record.body
         if isinstance(body, ChainRecord):
             self._proposal.add(record, body)
+        elif isinstance(body, Distribution):
+            self._distributions.append(record)
         else:
             self._authority.append(record)
 
     def finish(self) -> Applied:
         """What all of them come to."""
-        return self._proposal.finish(self._authority)
+        return self._proposal.finish(self._authority, self._distributions)
 
 
 class _Account:
     """What changes of a meter while the leaves of one block are applied; see `Meter`."""
 
     __slots__ = (
+        "brought",
         "closed_register",
         "closed_step",
         "head",
@@ -519,6 +574,7 @@ class _Account:
         self.transferred_uwh = meter.transferred_uwh
         self.quarantined_uwh = meter.quarantined_uwh
         self.read_ms = meter.read_ms
+        self.brought: list[tuple[int, Waiting]] = []
         self.verdicts: list[Verdict] = []
         self.leaf_hashes: list[bytes] = []
 
@@ -539,11 +595,14 @@ class _Account:
 
 
 def _place(record: Record) -> tuple[int, str, int]:
-    """Where a leaf stands in a block: authority, then each meter's chain, the header last."""
+    """Where a leaf stands in a block: authority, then each meter's chain, then each virtual power
+    plant's, the header last."""
     body = record.body
     match body:
         case ChainRecord():
             return (1, body.meter, body.sequence)
+        case Distribution():
+            return (2, body.vpp, body.sequence)
         case Genesis():
             return (0, "", 0)
         case records.AuthorityRecord():

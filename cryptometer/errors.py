@@ -36,6 +36,12 @@ class Reason(StrEnum):
     STEP_WENT_BACK = "step-went-back"
     STEP_CLOSED = "step-closed"
     STALE_READING = "stale-reading"
+    # A distribution: it stays in its plant's chain, and moves nothing.
+    INCOMPLETE = "incomplete"
+    WRONG_AGREEMENT = "wrong-agreement"
+    NO_SUCH_INPUT = "no-such-input"
+    WRONG_SUMS = "wrong-sums"
+    NOT_AS_AGREED = "not-as-agreed"
     # A block or the ledger does not hold.
     WRONG_ORDER = "wrong-order"
     WRONG_STEP = "wrong-step"

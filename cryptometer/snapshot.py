@@ -11,8 +11,18 @@ from cryptometer import cbor, records
 from cryptometer.errors import Reason, Rejected
 from cryptometer.merkle import Frontier
 from cryptometer.records import DIGEST, NAME, STEP, Balance, Role
+from cryptometer.settlement import Agreed, Plant, Settlement
 from cryptometer.state import Meter, Party, Place, State, found
-from cryptometer.wire import Choice, Many, Row, Uint, decode_map, encode_map, wire
+from cryptometer.wire import (
+    Choice,
+    Many,
+    Row,
+    Uint,
+    decode_map,
+    encode_map,
+    wire,
+    wire_optional,
+)
 
 _MOST = 2**24
 
@@ -25,8 +35,14 @@ class _Owner:
 
 
 @dataclass(frozen=True, slots=True)
+class _Account:
+    member: str = wire(0, NAME)
+    energy_uwh: int = wire(1, Uint())
+
+
+@dataclass(frozen=True, slots=True)
 class _Common:
-    """All of a state but its meters, which have a row each."""
+    """All of a state but its meters, agreements and settlements, which have a row each."""
 
     step: int = wire(0, STEP)
     authority: Place = wire(1, Row(Place))
@@ -35,6 +51,25 @@ class _Common:
     balance: Balance = wire(4, Row(Balance))
     parties: tuple[Party, ...] = wire(5, Many(Row(Party), 0, _MOST))
     owners: tuple[_Owner, ...] = wire(6, Many(Row(_Owner), 0, _MOST))
+    plants: tuple[Plant, ...] | None = wire_optional(7, Many(Row(Plant), 1, _MOST))
+    accounts: tuple[_Account, ...] | None = wire_optional(8, Many(Row(_Account), 1, _MOST))
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A state as rows.
+
+    Attributes:
+        common: what every block changes; None before the first.
+        meters: one for each.
+        agreements: likewise, in their order.
+        settlements: likewise.
+    """
+
+    common: bytes | None
+    meters: Iterable[bytes] = ()
+    agreements: Iterable[bytes] = ()
+    settlements: Iterable[bytes] = ()
 
 
 def encode_common(state: State) -> bytes:
@@ -48,6 +83,8 @@ def encode_common(state: State) -> bytes:
         state.balance,
         tuple(state.parties.values()),
         owners,
+        tuple(state.plants.values()) or None,
+        tuple(_Account(*one) for one in state.accounts.items()) or None,
     )
     return cbor.encode(encode_map(common))
 
@@ -57,17 +94,29 @@ def encode_meter(meter: Meter) -> bytes:
     return cbor.encode(encode_map(meter))
 
 
-def decode_state(genesis: bytes, common: bytes | None, meters: Iterable[bytes]) -> State:
-    """The state that the rows hold, one for each meter; as the genesis founds it where there is no
-    block yet.
+def encode_agreement(agreed: Agreed) -> bytes:
+    """An agreement's row."""
+    return cbor.encode(encode_map(agreed))
+
+
+def encode_settlement(settlement: Settlement) -> bytes:
+    """A settlement's row."""
+    return cbor.encode(encode_map(settlement))
+
+
+def decode_state(genesis: bytes, rows: Rows) -> State:
+    """The state that the rows hold; as the genesis founds it where there is no block yet.
 
     Raises:
         Rejected: they are not what a state was written as: they are damaged.
     """
     state = found(records.decode(genesis))
+    common = rows.common
     if common is None:
         return state
     row = decode_map(_Common, cbor.decode(common))
+    agreements = [decode_map(Agreed, cbor.decode(raw)) for raw in rows.agreements]
+    settlements = [decode_map(Settlement, cbor.decode(raw)) for raw in rows.settlements]
     state = State(
         community=state.community,
         genesis=state.genesis,
@@ -76,8 +125,12 @@ def decode_state(genesis: bytes, common: bytes | None, meters: Iterable[bytes]) 
         frontier=Frontier(row.size, row.peaks),
         balance=row.balance,
         parties={(party.role, party.name): party for party in row.parties},
-        meters={meter.name: meter for meter in map(_decode_meter, meters)},
+        meters={meter.name: meter for meter in map(_decode_meter, rows.meters)},
         keys={owner.key_id: (owner.role, owner.name) for owner in row.owners},
+        agreements=tuple(agreements),
+        settlements={settlement.step: settlement for settlement in settlements},
+        plants={plant.name: plant for plant in row.plants or ()},
+        accounts={account.member: account.energy_uwh for account in row.accounts or ()},
     )
     # A party or an owner that stands there twice, or a tree without all its peaks, would be found
     # only where a block goes wrong.

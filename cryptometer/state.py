@@ -17,6 +17,7 @@ from cryptometer.records import (
     MS,
     NAME,
     STEP,
+    Agreement,
     Balance,
     Batch,
     Checkpoint,
@@ -28,6 +29,7 @@ from cryptometer.records import (
     Role,
     Use,
 )
+from cryptometer.settlement import Agreed, Plant, Settlement, in_force
 from cryptometer.wire import (
     UINT_MAX,
     Choice,
@@ -238,6 +240,12 @@ class State:
         parties: by role and name; meters are in `meters`.
         meters: by name.
         keys: key id to role and name, for parties and meters.
+        agreements: those that act, in the order of the authority's chain.
+        settlements: the virtual power plant's account of each step whose energy waits there, or
+            may still be followed by some.
+        plants: where the chain of each virtual power plant stands that has written one.
+        accounts: all energy that members were ever given, µWh: the registers of their virtual
+            generation meters.
     """
 
     community: bytes
@@ -249,6 +257,10 @@ class State:
     parties: Mapping[tuple[Role, str], Party] = field(default_factory=dict)
     meters: Mapping[str, Meter] = field(default_factory=dict)
     keys: Mapping[bytes, tuple[Role, str]] = field(default_factory=dict)
+    agreements: tuple[Agreed, ...] = ()
+    settlements: Mapping[int, Settlement] = field(default_factory=dict)
+    plants: Mapping[str, Plant] = field(default_factory=dict)
+    accounts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -278,6 +290,14 @@ class State:
         if party.revoked or party.key.thumbprint != key_id:
             raise Rejected(Reason.REVOKED, f"the key of the {role} {name} is no longer valid")
         return party
+
+    def agreed(self, step: int) -> Agreed | None:
+        """The agreement that holds in a step."""
+        return in_force(self.agreements, step)
+
+    def plant(self, name: str) -> Plant:
+        """Where the chain of a virtual power plant stands; it begins behind the genesis."""
+        return self.plants.get(name) or Plant(name, 0, self.community)
 
     def _owner(self, key_id: bytes) -> tuple[Role, str]:
         owner = self.keys.get(key_id)
@@ -351,6 +371,8 @@ def act(state: State, record: Record) -> State:
             return _revoke(state, body)
         case records.ReAnchor() as body:
             return _re_anchor(state, body, record.identity)
+        case Agreement() as body:
+            return _agree(state, body, record.identity)
         case _:
             return state
 
@@ -456,6 +478,32 @@ def _re_anchor(state: State, body: records.ReAnchor, identity: bytes) -> State:
     # A register that was set anew must not be taken for energy by the next close.
     anchored = replace(meter, head=head, closed_register=body.register)
     return replace(state, meters={**state.meters, meter.name: anchored})
+
+
+def _agree(state: State, body: Agreement, identity: bytes) -> State:
+    if body.from_step <= state.step:
+        raise Rejected(
+            Reason.NOT_VALID_AT_STEP,
+            f"an agreement from step {body.from_step} on, in the block of step {state.step}: it may"
+            " be of steps to come only",
+        )
+    parts = [part for part in (body.losses, body.fee) if part is not None]
+    if sum(parts) > 1 or (body.fee is None) != (body.fee_to is None):
+        raise Rejected(Reason.MALFORMED, "losses and fee are more than all, or the fee is nobody's")
+    if body.are_losses_stated and body.losses is not None:
+        raise Rejected(Reason.MALFORMED, "losses are stated in each step, or a factor, not both")
+    claims = {(claim.member, claim.priority, claim.producer) for claim in body.claims}
+    if len(claims) < len(body.claims):
+        raise Rejected(Reason.MALFORMED, "it holds a claim twice")
+    owners = {(Role.VPP, body.vpp), *((Role.MEMBER, claim.member) for claim in body.claims)}
+    for role, name in sorted(owners):
+        party = state.parties.get((role, name))
+        if party is None or party.revoked:
+            raise Rejected(Reason.UNKNOWN_KEY, f"no {role} {name} is registered")
+    for claim in body.claims:
+        if claim.producer is not None:
+            _known_meter(state, claim.producer)
+    return replace(state, agreements=(*state.agreements, Agreed(identity, body)))
 
 
 def _known_meter(state: State, name: str) -> Meter:

@@ -34,6 +34,12 @@ def file_block(
     """
     after = checked.state.meters
     changed = frozenset(name for name in after if after[name] is not before.meters.get(name))
+    settled, settlements = before.settlements, checked.state.settlements
+    moved = frozenset(
+        step
+        for step in settled.keys() | settlements.keys()
+        if settlements.get(step) is not settled.get(step)
+    )
     row = _block_row(before, checked, signed)
     set_aside = tuple(
         (leaf, verdict.reason)
@@ -41,7 +47,9 @@ def file_block(
         if verdict.reason is not None
     )
     tallies = tally(checked, row.step)
-    return NewBlock(row, checked.state, changed, tuple(block), tallies, set_aside, made_here)
+    return NewBlock(
+        row, checked.state, changed, moved, tuple(block), tallies, set_aside, made_here
+    )
 
 
 def tally(checked: Checked, step: int) -> tuple[Tally, ...]:

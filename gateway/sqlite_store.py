@@ -10,7 +10,14 @@ from typing import Any
 
 from cryptometer.errors import ConfigurationError, Reason
 from cryptometer.records import ChainRecord, Genesis, Record
-from cryptometer.snapshot import decode_state, encode_common, encode_meter
+from cryptometer.snapshot import (
+    Rows,
+    decode_state,
+    encode_agreement,
+    encode_common,
+    encode_meter,
+    encode_settlement,
+)
 from cryptometer.state import State
 from gateway.store import (
     EVIDENCE_MAX,
@@ -30,10 +37,10 @@ from hal.faults import Point, passing
 from hal.files import sync_folder
 
 APPLICATION_ID = 0x43727970  # "Cryp": tells our database from any other (PRAGMA application_id)
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 # Its group may read it: `serve` runs as another user, which no key is readable for.
 STORE_MODE = 0o640
-_READABLE = (1, 2, 3, SCHEMA_VERSION)
+_READABLE = (1, 2, 3, 4, SCHEMA_VERSION)
 _LEAVES_MAX = 2**63 - 1  # what an integer of a row holds
 _STEPS_BETWEEN_LOOKS = 10_000  # of SQLite's machine; less than a millisecond
 # So long, in pages of 4 KiB, the write-ahead log may grow before a commit has to copy it into the
@@ -79,6 +86,11 @@ _SET_ASIDE = "CREATE TABLE set_aside (leaf INTEGER PRIMARY KEY, reason TEXT NOT 
 _FILED = (
     "CREATE TABLE filed (leaf INTEGER PRIMARY KEY, meter TEXT NOT NULL, first INTEGER NOT NULL,"
     " last INTEGER NOT NULL)"
+)
+# Since format 5: what virtual power plants share by, and their account of each step.
+_SHARED = (
+    "CREATE TABLE agreements (number INTEGER PRIMARY KEY, state BLOB NOT NULL)",
+    "CREATE TABLE settlements (step INTEGER PRIMARY KEY, state BLOB NOT NULL)",
 )
 _RUN = "meter = ? AND sequence BETWEEN ? AND ?"
 _UNFILE = f"DELETE FROM pending WHERE {_RUN}"  # noqa: S608
@@ -144,8 +156,14 @@ class SqliteStore:
         genesis = self._meta("genesis")
         if genesis is None:
             return None
-        meters = self._connection.execute("SELECT state FROM meters ORDER BY name")
-        return decode_state(genesis, self._meta("state"), (raw for (raw,) in meters))
+        rows = [self._states("meters", "name")]
+        if self._format >= 5:
+            rows += [self._states("agreements", "number"), self._states("settlements", "step")]
+        return decode_state(genesis, Rows(self._meta("state"), *rows))
+
+    def _states(self, table: str, key: str) -> Iterator[bytes]:
+        rows = self._connection.execute(f"SELECT state FROM {table} ORDER BY {key}")  # noqa: S608
+        return (raw for (raw,) in rows)
 
     def authority(self) -> list[bytes]:
         rows = self._connection.execute("SELECT raw FROM authority ORDER BY sequence")
@@ -458,6 +476,7 @@ class SqliteStore:
             "INSERT INTO set_aside VALUES (?, ?)",
             [(leaf, reason.value) for leaf, reason in block.set_aside],
         )
+        self._add_shared(block)
         self._set_meta("state", encode_common(block.state))
         self._connection.execute(
             "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -477,6 +496,27 @@ class SqliteStore:
         )
 
 
+    def _add_shared(self, block: NewBlock) -> None:
+        agreements = block.state.agreements
+        (known,) = self._connection.execute("SELECT count(*) FROM agreements").fetchone()
+        self._connection.executemany(
+            "INSERT INTO agreements VALUES (?, ?)",
+            [(at, encode_agreement(agreements[at])) for at in range(known, len(agreements))],
+        )
+        settlements = block.state.settlements
+        self._connection.executemany(
+            "DELETE FROM settlements WHERE step = ?",
+            [(step,) for step in block.settlements - settlements.keys()],
+        )
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO settlements VALUES (?, ?)",
+            [
+                (step, encode_settlement(settlements[step]))
+                for step in block.settlements & settlements.keys()
+            ],
+        )
+
+
 def create_store(path: Path, epoch: int) -> None:
     """Makes an empty database; it is there whole, or not at all.
 
@@ -492,7 +532,7 @@ def create_store(path: Path, epoch: int) -> None:
     with closing(connect(beside)) as connection:
         _make_durable(connection, beside)
         connection.executescript(
-            f"BEGIN; {_SCHEMA} {_SET_ASIDE}; {_FILED}; PRAGMA application_id = {APPLICATION_ID};"
+            f"BEGIN; {_SCHEMA} {_SET_ASIDE}; {_FILED}; {'; '.join(_SHARED)}; PRAGMA application_id = {APPLICATION_ID};"
             f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         )
         set_epoch(connection, epoch)
@@ -538,9 +578,11 @@ def _bring_up(connection: sqlite3.Connection) -> None:
         (size,) = connection.execute("SELECT coalesce(max(size), 0) FROM blocks").fetchone()
         connection.execute(_SET_ASIDE)
         connection.execute("INSERT INTO meta VALUES ('verdicts_from', ?)", (str(size).encode(),))
+    for statement in _SHARED:
+        connection.execute(statement)
     if version < 3:
         connection.execute(_FILED)
-    else:
+    elif version < 4:
         # By the index: a look at each leaf of years takes longer than a start may.
         filed = connection.execute("SELECT meter, first, last FROM filed").fetchall()
         connection.executemany(f"DELETE FROM leaves WHERE {_RUN}", filed)  # noqa: S608

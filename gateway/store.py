@@ -94,6 +94,7 @@ class NewBlock:
         tallies: of the meters that have records in it.
         state: the community after it.
         meters: names of the meters whose state it changed.
+        settlements: steps whose settlement it changed, or let go.
         leaves: its records, header last, in the ledger's order. Those of meters leave the pending
             ones.
         made_here: every leaf of a meter is pending here, with just these bytes. A block brought
@@ -104,6 +105,7 @@ class NewBlock:
     row: BlockRow
     state: State
     meters: frozenset[str]
+    settlements: frozenset[int]
     leaves: tuple[Record, ...]
     tallies: tuple[Tally, ...]
     set_aside: tuple[tuple[int, Reason], ...] = ()

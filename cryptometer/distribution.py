@@ -1,0 +1,113 @@
+"""Distributions in a block: whether they continue their plant's chain, and what they move."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from cryptometer.errors import Reason, Rejected
+from cryptometer.records import Balance, Distribution, Record, Role
+from cryptometer.settlement import Plant, join, judge
+from cryptometer.state import Party, State
+
+
+def distributor(state: State, record: Record, body: Distribution) -> Party:
+    """The virtual power plant that signed a distribution, if it may speak for the one it names.
+
+    The signature itself is for the caller to verify.
+
+    Raises:
+        Rejected: OTHER_COMMUNITY, UNKNOWN_KEY, WRONG_ROLE or REVOKED.
+    """
+    if record.community != state.community:
+        raise Rejected(Reason.OTHER_COMMUNITY, "a record of another community")
+    party = state.party_of(record.key_id, Role.VPP)
+    if party.name != body.vpp:
+        raise Rejected(Reason.WRONG_ROLE, f"the key of {party.name} does not speak for others")
+    return party
+
+
+def distribute(
+    state: State, distributions: Sequence[Record]
+) -> tuple[State, list[tuple[Reason | None, int]]]:
+    """The state once distributions have moved what they may; and for each record why its
+    distribution moves nothing, None where it does, with the energy of its own inputs, uWh.
+
+    As a record of a meter, one that is set aside stays in its chain: the plant need not sign
+    another one in its place, and whoever signs two for one place is found by it.
+
+    Raises:
+        Rejected: one does not continue its plant's chain.
+    """
+    state = replace(state, plants=_followed(state, distributions))
+    verdicts: list[tuple[Reason | None, int]] = []
+    for bodies in _wholes(distributions):
+        try:
+            state = _apply(state, join(bodies))
+        except Rejected as refused:
+            verdicts += [(refused.reason, 0) for _ in bodies]
+        else:
+            verdicts += [(None, sum(one.energy_uwh for one in body.inputs)) for body in bodies]
+    return state, verdicts
+
+
+def follow(plant: Plant, record: Record, body: Distribution) -> Plant:
+    """Where a plant's chain stands once `record` has been added to it.
+
+    Raises:
+        Rejected: GAP, or FORK where its place is taken or it names another record as the one
+            before.
+    """
+    if body.sequence != plant.sequence or body.previous != plant.previous:
+        raise Rejected(
+            Reason.GAP if body.sequence > plant.sequence else Reason.FORK,
+            f"record {body.sequence} of {body.vpp} where {plant.sequence} is expected",
+        )
+    return Plant(body.vpp, body.sequence + 1, record.identity)
+
+
+def _followed(state: State, distributions: Sequence[Record]) -> dict[str, Plant]:
+    plants = dict(state.plants)
+    for record in distributions:
+        body = record.body
+        assert isinstance(body, Distribution)  # noqa: S101 - the caller has sorted the leaves
+        distributor(state, record, body)
+        plants[body.vpp] = follow(plants.get(body.vpp) or state.plant(body.vpp), record, body)
+    return plants
+
+
+def _wholes(distributions: Sequence[Record]) -> Iterator[list[Distribution]]:
+    """Distributions with all their parts: each begins with a part 1."""
+    parts: list[Distribution] = []
+    for record in distributions:
+        body = record.body
+        assert isinstance(body, Distribution)  # noqa: S101 - the caller has sorted the leaves
+        if parts and (body.part.number == 1 or body.vpp != parts[0].vpp):
+            yield parts
+            parts = []
+        parts.append(body)
+    if parts:
+        yield parts
+
+
+def _apply(state: State, whole: Distribution) -> State:
+    step = whole.step
+    settled = judge(state.agreed(step), state.settlements.get(step), whole)
+    accounts = dict(state.accounts)
+    for output in whole.outputs:
+        accounts[output.member] = accounts.get(output.member, 0) + output.energy_uwh
+    return replace(
+        state,
+        settlements={**state.settlements, step: settled},
+        accounts=accounts,
+        balance=_moved(state.balance, whole),
+    )
+
+
+def _moved(balance: Balance, whole: Distribution) -> Balance:
+    return replace(
+        balance,
+        waiting=balance.waiting - sum(one.energy_uwh for one in whole.inputs),
+        allocated=balance.allocated + sum(one.energy_uwh for one in whole.outputs),
+        losses=balance.losses + whole.losses_uwh,
+        fees=balance.fees + whole.fee_uwh,
+        surplus=balance.surplus + whole.surplus_uwh - whole.from_surplus_uwh,
+    )
