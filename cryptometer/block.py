@@ -222,7 +222,9 @@ def _faults(
         body, envelope = record.body, record.envelope
         if isinstance(body, Distribution):
             try:
-                envelope.verify(distributor(state, record, body).key)
+                party = distributor(state, record, body)
+                if envelope.raw not in verified:
+                    envelope.verify(party.key)
             except Rejected as refused:
                 faults[index] = refused
         if not isinstance(body, ChainRecord):

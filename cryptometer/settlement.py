@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import pairwise
 from struct import pack, unpack
+from typing import Any
 
 from cryptometer import cbor
 from cryptometer.errors import Reason, Rejected
@@ -234,7 +235,7 @@ class _Piece:
 
     def __init__(self) -> None:
         self.size = 0
-        self.lists: dict[str, list] = {name: [] for name in _LISTS}
+        self.lists: dict[str, list[Any]] = {name: [] for name in _LISTS}
 
     def add(self, name: str, item: object, size: int) -> None:
         self.lists[name].append(item)
@@ -317,7 +318,10 @@ def judge(
     spent = _spent(settlement, whole.inputs)
     _check_sums(settlement, whole)
     _check_form(agreement, whole)
-    _check_rule(agreement, settlement, whole, spent, needs)
+    try:
+        _check_rule(agreement, settlement, whole, spent, needs)
+    except ValueError as error:  # stated losses that, with the fee, are more than there is
+        raise Rejected(Reason.NOT_AS_AGREED, str(error)) from None
     return _moved_on(agreement, settlement, whole, spent)
 
 
@@ -396,8 +400,9 @@ def _check_rule(
         by_rule = (moved.losses_uwh, moved.fee_uwh, moved.surplus_uwh, moved.from_surplus_uwh)
         outputs = _outputs(agreement, moved, spent)
     else:
-        total_uwh = _total(settlement, spent)
-        losses_uwh, fee_uwh = deductions(agreement, total_uwh, losses_uwh)
+        stated = losses_uwh if agreement.are_losses_stated else None
+        energy = {"": sum(one.energy_uwh for one in (*settlement.brought, *spent))}
+        losses_uwh, fee_uwh = deductions(agreement, energy, stated)
         by_rule = (
             losses_uwh - settlement.losses_uwh,
             fee_uwh - settlement.fee_uwh,
@@ -475,10 +480,6 @@ def _brought(
         meter = one.meter if agreement.asks_who_produced else ""
         energy[meter] = energy.get(meter, 0) + one.energy_uwh
     return tuple(Brought(*one) for one in sorted(energy.items()))
-
-
-def _total(settlement: Settlement, spent: Sequence[Waiting]) -> int:
-    return sum(one.energy_uwh for one in (*settlement.brought, *spent))
 
 
 def _outputs(agreement: Agreement, moved: Outcome, spent: Sequence[Waiting]) -> tuple[Output, ...]:

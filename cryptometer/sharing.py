@@ -96,7 +96,7 @@ def share(
         ValueError: something of this is missing, too much or negative; or losses and fee are
             more than there is.
     """
-    losses, fee = _taken_first(agreement, energy, losses_uwh)
+    losses, fee = deductions(agreement, energy, losses_uwh)
     given = dict.fromkeys(agreement.members, 0)
     for each in rounds(agreement, energy, needs, coefficients, losses_uwh):
         for member, part in zip(each.members, each.given, strict=True):
@@ -218,11 +218,11 @@ def _round(
 
 def _rest(agreement: Agreement, energy: Mapping[str, int], losses_uwh: int | None) -> int:
     """What members share."""
-    losses, fee = _taken_first(agreement, energy, losses_uwh)
+    losses, fee = deductions(agreement, energy, losses_uwh)
     return sum(energy.values()) - losses - fee
 
 
-def _taken_first(
+def deductions(
     agreement: Agreement, energy: Mapping[str, int], losses_uwh: int | None
 ) -> tuple[int, int]:
     """Losses and fee, each a part of the whole energy and rounded down."""

@@ -47,9 +47,7 @@ def file_block(
         if verdict.reason is not None
     )
     tallies = tally(checked, row.step)
-    return NewBlock(
-        row, checked.state, changed, moved, tuple(block), tallies, set_aside, made_here
-    )
+    return NewBlock(row, checked.state, changed, moved, tuple(block), tallies, set_aside, made_here)
 
 
 def tally(checked: Checked, step: int) -> tuple[Tally, ...]:

@@ -495,7 +495,6 @@ class SqliteStore:
             ),
         )
 
-
     def _add_shared(self, block: NewBlock) -> None:
         agreements = block.state.agreements
         (known,) = self._connection.execute("SELECT count(*) FROM agreements").fetchone()
