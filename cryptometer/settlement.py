@@ -1,5 +1,5 @@
-"""The virtual power plant's account of each step: what step closes brought it, what it gave to whom,
-and whether a distribution may move any of it. The same functions draft a distribution and judge it.
+"""The virtual power plant's account of each step: what step closes brought it and what it gave to
+whom; and whether a distribution may move any of it. Drafting and judging share their functions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -141,7 +141,7 @@ def commitment(community: bytes, step: int, member: str, need_uwh: int, salt: by
     tells nobody anything who is not given the salt (32 bytes, random, of this member and step)."""
     if len(salt) != SALT_BYTES:
         raise ValueError(f"a salt has {SALT_BYTES} bytes")
-    said = ["cryptometer consumption", community, step, member, need_uwh, salt]
+    said: list[cbor.Value] = ["cryptometer consumption", community, step, member, need_uwh, salt]
     return sha256(cbor.encode(said)).digest()
 
 
@@ -400,21 +400,20 @@ def _check_rule(
         by_rule = (moved.losses_uwh, moved.fee_uwh, moved.surplus_uwh, moved.from_surplus_uwh)
         outputs = _outputs(agreement, moved, spent)
     else:
+        # Who gets how much is hidden; what is taken before that is not.
+        new_uwh = sum(one.energy_uwh for one in spent)
+        energy = {"": new_uwh + sum(one.energy_uwh for one in settlement.brought)}
         stated = losses_uwh if agreement.are_losses_stated else None
-        energy = {"": sum(one.energy_uwh for one in (*settlement.brought, *spent))}
-        losses_uwh, fee_uwh = deductions(agreement, energy, stated)
-        by_rule = (
-            losses_uwh - settlement.losses_uwh,
-            fee_uwh - settlement.fee_uwh,
-            whole.surplus_uwh,
-            whole.from_surplus_uwh,
-        )
+        whole_losses, whole_fee = deductions(agreement, energy, stated)
+        lost = min(new_uwh, whole_losses - settlement.losses_uwh)
+        fee = min(new_uwh - lost, whole_fee - settlement.fee_uwh)
+        by_rule = (lost, fee, whole.surplus_uwh, whole.from_surplus_uwh)
         outputs = _with_tokens(whole.outputs, spent)
     said = (whole.losses_uwh, whole.fee_uwh, whole.surplus_uwh, whole.from_surplus_uwh)
     if said != by_rule:
         raise Rejected(
             Reason.NOT_AS_AGREED,
-            f"losses, fee, surplus and what is taken from it are {said}, by the agreement {by_rule}",
+            f"losses, fee, surplus and what is taken from that are {said}, by rule {by_rule}",
         )
     if whole.outputs != outputs:
         theirs = {one.member: one for one in outputs}

@@ -531,7 +531,8 @@ def create_store(path: Path, epoch: int) -> None:
     with closing(connect(beside)) as connection:
         _make_durable(connection, beside)
         connection.executescript(
-            f"BEGIN; {_SCHEMA} {_SET_ASIDE}; {_FILED}; {'; '.join(_SHARED)}; PRAGMA application_id = {APPLICATION_ID};"
+            f"BEGIN; {_SCHEMA} {_SET_ASIDE}; {_FILED}; {'; '.join(_SHARED)};"
+            f" PRAGMA application_id = {APPLICATION_ID};"
             f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         )
         set_epoch(connection, epoch)

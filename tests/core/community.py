@@ -3,13 +3,13 @@
 Keys are those of `tests.keys`, so the same calls give the same bytes on every run. No clock.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 from cryptometer import note, proof, records
-from cryptometer.block import FUTURE_STEPS, Checked, Slot, check_block, propose
+from cryptometer.block import FUTURE_STEPS, Checked, Proposal, Slot, check_block, propose
 from cryptometer.chain import follow, open_record, register_after
 from cryptometer.community import Community, trust
 from cryptometer.errors import Rejected
@@ -17,18 +17,22 @@ from cryptometer.keys import PublicKey, Signer
 from cryptometer.merkle import Frontier, inclusion_proof, leaf_hash
 from cryptometer.metrology import Side
 from cryptometer.records import (
+    Agreement,
     AuthorityRecord,
     Batch,
     Body,
     ChainPlace,
     ChainRecord,
     Checkpoint,
+    Claim,
     ClockReading,
     CountingSource,
+    Distribution,
     Ending,
     Genesis,
     Header,
     MeterDetails,
+    Method,
     Reading,
     ReAnchor,
     Record,
@@ -39,6 +43,7 @@ from cryptometer.records import (
     StepClose,
     Use,
 )
+from cryptometer.settlement import Plant, commitment, draft, split
 from cryptometer.state import Head, State, found
 from cryptometer.steps import ClockSource, ClockState, step_start_ms
 from cryptometer.tiles import (
@@ -124,7 +129,28 @@ class Authority:
     def re_anchor(self, meter: str, at: int, register: int) -> Record:
         return self.sign(ReAnchor(self.next, self.previous, meter, at, register, "board lost"))
 
-    def sign(self, body: Registration | Revocation | ReAnchor) -> Record:
+    def agree(
+        self,
+        from_step: int,
+        claims: Iterable[Claim | str],
+        method: Method = Method.EQUAL,
+        **changes: Any,
+    ) -> Record:
+        """An agreement; a member's name alone is a claim of weight 1. `changes` replace its other
+        fields."""
+        fields: dict[str, Any] = {
+            "vpp": "vpp",
+            "from_step": from_step,
+            "method": method,
+            "capped": False,
+            "rounds": 1,
+            "claims": tuple(Claim(one, 1, 0) if isinstance(one, str) else one for one in claims),
+            "surplus_to": "grid",
+            "are_losses_stated": False,
+        }
+        return self.sign(Agreement(self.next, self.previous, **fields | changes))
+
+    def sign(self, body: Registration | Revocation | ReAnchor | Agreement) -> Record:
         """Signs `body` as it is; the chain goes on behind it."""
         record = records.seal(body, self.genesis.identity, self.signer)
         self.next, self.previous = body.sequence + 1, record.identity
@@ -236,6 +262,8 @@ def _place(record: Record) -> tuple[int, str, int]:
     body = record.body
     if isinstance(body, ChainRecord):
         return (1, body.meter, body.sequence)
+    if isinstance(body, Distribution):
+        return (2, body.vpp, body.sequence)
     return (0, "", body.sequence if isinstance(body, AuthorityRecord) else 0)
 
 
@@ -246,13 +274,17 @@ class Village:
     `vpp` and meters `m0`, `m1`, ...; so the meters may speak from the second block on.
     """
 
+    salt = bytes(range(32))  # of every commitment
+
     def __init__(self, meters: int = 1, *, keys: int = 0, **parameters: Any) -> None:
         """`keys` moves on to other keys than the usual ones; `parameters` replace those of the
         genesis."""
         self._keys = keys
         self.authority = Authority(signer(keys + 1), **parameters)
         self.gateway = signer(keys + 2)
+        self.vpp = signer(keys + 3)
         self.state: State = found(self.authority.genesis)
+        self.plant = self.state.plant("vpp")
         self.blocks: list[list[Record]] = []
         self.checked: list[Checked] = []
         self.pending: list[Record] = []
@@ -260,7 +292,7 @@ class Village:
         self.devices: list[Device] = []
         self.govern(self.authority.genesis)
         self.gateway_registration = self.authority.register(Role.GATEWAY, "gw", self.gateway.public)
-        self.vpp_registration = self.authority.register(Role.VPP, "vpp", signer(keys + 3).public)
+        self.vpp_registration = self.authority.register(Role.VPP, "vpp", self.vpp.public)
         self.govern(self.gateway_registration, self.vpp_registration)
         for number in range(meters):
             self.add_meter(f"m{number}")
@@ -309,6 +341,56 @@ class Village:
             head = self.heads.get(meter.name, meter.head)
             self.heads[meter.name] = follow(meter, head, record, body)
             self.pending.append(record)
+
+    def add_members(self, *names: str) -> None:
+        """Registers members; an agreement may name them from the next block on."""
+        for name in names:
+            key = signer(self._keys + 100 + len(self.state.parties) + len(self.pending)).public
+            self.govern(self.authority.register(Role.MEMBER, name, key))
+
+    def agree(self, *claims: Claim | str, **changes: Any) -> Record:
+        """An agreement from the step after the next block's on, which that block holds."""
+        record = self.authority.agree(self.next_step + 1, claims, **changes)
+        self.govern(record)
+        return record
+
+    def share(
+        self, needs: Mapping[int, Mapping[str, int]] | None = None, **changes: Any
+    ) -> list[Record]:
+        """The plant's distributions of what waits and of what closes bring in the next block, in
+        which they are to stand. `needs`: by step and member, µWh; `changes`: as for `draft`."""
+        step = self.next_step
+        proposal = Proposal(self.state, step)
+        leaves, _ = due(self.state, step, self.pending)
+        for record in leaves:
+            if isinstance(record.body, ChainRecord):
+                proposal.add(record, record.body)
+        plant = self.state.plant("vpp")
+        made: list[Record] = []
+        for at, settlement in sorted(proposal.settlements().items()):
+            agreed = self.state.agreed(at)
+            assert agreed is not None
+            used = (needs or {}).get(at)
+            commitments = {
+                name: commitment(self.id, at, name, amount, self.salt)
+                for name, amount in (used or {}).items()
+            }
+            whole = draft(agreed, settlement, needs=used, commitments=commitments, **changes)
+            if whole is not None:
+                made += self.distribute(*split(whole, plant))
+                plant = self.plant
+        return made
+
+    def distribute(self, *parts: Distribution) -> list[Record]:
+        """The plant signs these one behind another, whatever they say; they go into the next
+        block."""
+        made: list[Record] = []
+        for part in parts:
+            body = replace(part, sequence=self.plant.sequence, previous=self.plant.previous)
+            made.append(records.seal(body, self.id, self.vpp))
+            self.plant = Plant("vpp", body.sequence + 1, made[-1].identity)
+        self.pending += made
+        return made
 
     def run(self, *pulses: Sequence[int]) -> None:
         """Every device starts if it has not, and counts these lots in the step of the next block,

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from cryptometer import cbor, records, tiles
 from cryptometer.errors import Reason, Rejected
 from cryptometer.records import Bundle, Record
-from cryptometer.snapshot import decode_state, encode_common, encode_meter
+from cryptometer.snapshot import Rows, decode_state, encode_common, encode_meter
 from gateway import answers
 from gateway.folder import import_file, read_import
 from gateway.node import whole_chain
@@ -102,10 +102,10 @@ def _read_state(data: bytes) -> None:
     common = encode_common(honest().village.state)
     match cbor.decode(data):
         case {0: str()}:
-            state = decode_state(genesis, common, [data])
+            state = decode_state(genesis, Rows(common, [data]))
             same(data, encode_meter(*state.meters.values()))
         case _:
-            state = decode_state(genesis, data, [meter])
+            state = decode_state(genesis, Rows(data, [meter]))
             same(data, encode_common(state))
 
 
