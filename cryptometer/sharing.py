@@ -8,8 +8,12 @@ far as that takes nothing back.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeAlias
 
 from cryptometer.records import Agreement, Method
+
+# By the producer claimed (None: every one), then by priority: the weights of members.
+_Claimed: TypeAlias = dict[str | None, dict[int, dict[str, int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,20 @@ class Outcome:
     def energy_uwh(self) -> int:
         """All of it."""
         return sum(self.given) + self.losses_uwh + self.fee_uwh + self.surplus_uwh
+
+    def plus(self, more: "Outcome") -> "Outcome":
+        """This and a further distribution of the same step, added up."""
+        return Outcome(
+            tuple(a + b for a, b in zip(self.given, more.given, strict=True)),
+            self.losses_uwh + more.losses_uwh,
+            self.fee_uwh + more.fee_uwh,
+            self.surplus_uwh + more.surplus_uwh - more.from_surplus_uwh,
+        )
+
+
+def nothing(agreement: Agreement) -> Outcome:
+    """What a step has given before its first distribution."""
+    return Outcome((0,) * len(agreement.members), 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +130,8 @@ def entitlements(
     coefficients: Sequence[int] = (),
     losses_uwh: int | None = None,
 ) -> dict[str, int]:
-    """What each member would get if nobody's consumption were a limit: as `share`, without caps.
-    By `Method.PRO_RATA`, in proportion to what each consumed."""
+    """What each member would get if nobody's consumption were a limit. As `share`; `needs` only by
+    `Method.PRO_RATA`, where they are weights still."""
     given = dict.fromkeys(agreement.members, 0)
     for each in rounds(agreement, energy, needs, coefficients, losses_uwh, without_caps=True):
         for member, part in zip(each.members, each.given, strict=True):
@@ -165,12 +183,13 @@ def rounds(
 ) -> Iterator[Round]:
     """How `share` comes to its outcome, round by round; arguments and errors as there."""
     rest = _rest(agreement, energy, losses_uwh)
-    used = _needs(agreement, needs)
-    weights = _weights(agreement, used, coefficients)
-    room = dict(used) if agreement.needs_consumption and not without_caps else None
+    capped = agreement.needs_consumption and not without_caps
+    used = _needs(agreement, needs) if capped or agreement.method is Method.PRO_RATA else {}
+    claimed = _claimed(agreement, _weights(agreement, used, coefficients))
+    room = used if capped else None
     for producer, part in _by_producer(agreement, energy, rest):
         left = part
-        for priority, members in _priorities(agreement, weights, producer):
+        for priority, members in _priorities(agreement, claimed, producer):
             for one in _of_priority(agreement, producer, priority, left, members, room):
                 yield one
                 left -= sum(one.given)
@@ -242,10 +261,8 @@ def _part(factor: Fraction | None, total: int) -> int:
     return 0 if factor is None else total * factor.numerator // factor.denominator
 
 
-def _needs(agreement: Agreement, needs: Mapping[str, int] | None) -> Mapping[str, int]:
-    """What members consumed, if the rule asks for it."""
-    if not agreement.needs_consumption:
-        return {}
+def _needs(agreement: Agreement, needs: Mapping[str, int] | None) -> dict[str, int]:
+    """What members consumed."""
     if needs is None or any(needs.get(member, -1) < 0 for member in agreement.members):
         raise ValueError("the consumption of a member is missing, or below zero")
     return {member: needs[member] for member in agreement.members}
@@ -279,15 +296,31 @@ def _by_producer(
     return list(zip(names, apportion(rest, [energy[name] for name in names]), strict=True))
 
 
-def _priorities(
-    agreement: Agreement, weights: Sequence[int], producer: str | None
-) -> list[tuple[int, dict[str, int]]]:
-    """Who shares a producer's energy: by priority, the weights of members in order of names."""
-    adds_up = agreement.method in {Method.KEYS, Method.COEFFICIENTS}
-    found: dict[int, dict[str, int]] = {}
+def _claimed(agreement: Agreement, weights: Sequence[int]) -> _Claimed:
+    """Who claims what: members with their weights, by the producer claimed and the priority."""
+    claimed: _Claimed = {}
     for claim, weight in zip(agreement.claims, weights, strict=True):
-        if claim.producer in {None, producer}:
-            members = found.setdefault(claim.priority, {})
-            already = members.get(claim.member, 0) if adds_up else 0
-            members[claim.member] = already + weight
-    return [(priority, dict(sorted(found[priority].items()))) for priority in sorted(found)]
+        members = claimed.setdefault(claim.producer, {}).setdefault(claim.priority, {})
+        _claim(agreement, members, claim.member, weight)
+    return claimed
+
+
+def _priorities(
+    agreement: Agreement, claimed: _Claimed, producer: str | None
+) -> list[tuple[int, dict[str, int]]]:
+    """Who shares a producer's energy, by priority: claims of it, and those of every one's."""
+    of_all, own = claimed.get(None, {}), claimed.get(producer, {}) if producer else {}
+    found = []
+    for priority in sorted({*of_all, *own}):
+        members = dict(of_all.get(priority, {}))
+        for member, weight in own.get(priority, {}).items():
+            _claim(agreement, members, member, weight)
+        found.append((priority, dict(sorted(members.items()))))
+    return found
+
+
+def _claim(agreement: Agreement, members: dict[str, int], member: str, weight: int) -> None:
+    """Several claims of a member in one priority add up, where their weights are the member's own;
+    not his consumption, and not that everyone has the same."""
+    adds_up = agreement.method in {Method.KEYS, Method.COEFFICIENTS}
+    members[member] = weight + (members.get(member, 0) if adds_up else 0)

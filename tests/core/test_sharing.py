@@ -3,13 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from random import Random
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer.records import Agreement, Claim, Method
-from cryptometer.sharing import Outcome, apportion, share
+from cryptometer.sharing import Outcome, apportion, entitlements, nothing, share, supplement
 from tests.core.strategies import examples
 
 KWH = 10**9
@@ -24,8 +27,12 @@ def agreement(method: Method, *claims: Claim, capped: bool = False, times: int =
     )
 
 
+def claim(member: str, weight: int = 1, priority: int = 0, producer: str | None = None) -> Claim:
+    return Claim(member, weight, priority, producer)
+
+
 def keys(**weights: int) -> tuple[Claim, ...]:
-    return tuple(Claim(name, weight, 0) for name, weight in weights.items())
+    return tuple(claim(name, weight) for name, weight in weights.items())
 
 
 @dataclass(frozen=True)
@@ -138,3 +145,300 @@ def test_the_order_of_claims_and_of_what_is_handed_in_changes_nothing(
         coefficients=tuple(case.coefficients[place] for place in order if case.coefficients),
     )
     assert other.outcome() == case.outcome()
+
+
+# --- Rules that people know, with their numbers. -------------------------------------------------
+
+
+def test_paper_a_two_producers_two_members_by_keys() -> None:
+    """Section IV-B2: A creates 15 kWh, B 10; X receives 8, Y 17."""
+    terms = agreement(Method.KEYS, *keys(x=8, y=17))
+    outcome = share(terms, {"a": 15 * KWH, "b": 10 * KWH})
+    assert outcome == Outcome((8 * KWH, 17 * KWH), 0, 0, 0)
+
+
+def test_the_french_default_covers_the_same_part_of_everyone_and_no_more_than_all() -> None:
+    """Code de l'énergie D.315-6: in proportion to consumption, capped by it."""
+    terms = agreement(Method.PRO_RATA, *keys(ana=0, bob=0, cleo=0))
+    needs = {"ana": 3 * KWH, "bob": KWH, "cleo": 0}
+    assert share(terms, {"roof": 2 * KWH}, needs).given == (1_500_000_000, 500_000_000, 0)
+    assert share(terms, {"roof": 9 * KWH}, needs) == Outcome((3 * KWH, KWH, 0), 0, 0, 5 * KWH)
+
+
+def test_fixed_keys_in_one_round_leave_what_a_member_cannot_use() -> None:
+    terms = agreement(Method.KEYS, *keys(ana=1, bob=1, cleo=2), capped=True)
+    needs = {"ana": 100, "bob": 1_000, "cleo": 1_000}
+    assert share(terms, {"roof": 1_200}, needs) == Outcome((100, 300, 600), 0, 0, 200)
+
+
+def test_fixed_keys_in_two_rounds_share_it_anew_among_those_who_can() -> None:
+    terms = agreement(Method.KEYS, *keys(ana=1, bob=1, cleo=2), capped=True, times=2)
+    needs = {"ana": 100, "bob": 1_000, "cleo": 1_000}
+    assert share(terms, {"roof": 1_200}, needs) == Outcome((100, 367, 733), 0, 0, 0)
+
+
+def test_a_later_priority_has_what_the_first_cannot_use() -> None:
+    terms = agreement(
+        Method.EQUAL, claim("school"), claim("ana", 1, 1), claim("bob", 1, 1), capped=True
+    )
+    needs = {"school": 700, "ana": 1_000, "bob": 100}
+    assert share(terms, {"roof": 600}, needs).given == (0, 0, 600)
+    assert share(terms, {"roof": 1_000}, needs) == Outcome((150, 100, 700), 0, 0, 50)
+
+
+def test_a_first_priority_without_a_cap_has_it_all() -> None:
+    terms = agreement(Method.EQUAL, claim("school"), claim("ana", 1, 1))
+    assert share(terms, {"roof": 600}).given == (0, 600)
+
+
+def test_energy_of_each_producer_goes_to_those_who_claim_it() -> None:
+    """Full dynamic keys: each producer has its own."""
+    terms = agreement(
+        Method.KEYS,
+        claim("ana", 3, producer="barn"),
+        claim("bob", 1, producer="barn"),
+        claim("ana", 1, producer="roof"),
+        claim("bob", 1, producer="roof"),
+    )
+    outcome = share(terms, {"roof": 100, "barn": 1_000, "wind": 7})
+    assert outcome == Outcome((800, 300), 0, 0, 7)
+
+
+def test_a_cap_is_carried_from_one_producer_to_the_next() -> None:
+    terms = agreement(
+        Method.EQUAL, claim("ana"), claim("bob", producer="roof"), capped=True, times=2
+    )
+    needs = {"ana": 150, "bob": 150}
+    outcome = share(terms, {"roof": 100, "barn": 100}, needs)
+    assert outcome == Outcome((150, 50), 0, 0, 0)
+
+
+def test_coefficients_belong_to_claims_and_add_up() -> None:
+    terms = agreement(Method.COEFFICIENTS, claim("ana", 9), claim("bob", 9), claim("ana", 9))
+    assert share(terms, {"roof": 100}, coefficients=(1, 2, 1)).given == (50, 50)
+
+
+def test_several_claims_do_not_make_a_member_more_equal_or_hungrier() -> None:
+    several = (claim("ana"), claim("ana", 5), claim("bob"))
+    assert share(agreement(Method.EQUAL, *several), {"roof": 100}).given == (50, 50)
+    needs = {"ana": 100, "bob": 100}
+    assert share(agreement(Method.PRO_RATA, *several), {"roof": 100}, needs).given == (50, 50)
+
+
+def test_losses_and_fee_are_parts_of_the_whole_rounded_down() -> None:
+    terms = replace(
+        agreement(Method.KEYS, *keys(ana=1)), losses=Fraction(1, 10), fee=Fraction(1, 3)
+    )
+    assert share(terms, {"roof": 99, "barn": 10}) == Outcome((63,), 10, 36, 0)
+
+
+def test_losses_that_were_measured_are_stated() -> None:
+    terms = replace(agreement(Method.KEYS, *keys(ana=1)), are_losses_stated=True)
+    assert share(terms, {"roof": 100}, losses_uwh=7) == Outcome((93,), 7, 0, 0)
+
+
+def test_nobody_with_a_weight_means_surplus() -> None:
+    terms = agreement(Method.KEYS, *keys(ana=0, bob=0))
+    assert share(terms, {"roof": 100}) == Outcome((0, 0), 0, 0, 100)
+
+
+def test_a_step_without_energy_gives_nothing() -> None:
+    terms = agreement(Method.PRO_RATA, *keys(ana=0, bob=0))
+    assert share(terms, {}, {"ana": 5, "bob": 5}) == nothing(terms)
+
+
+STATED = replace(agreement(Method.KEYS, *keys(ana=1)), are_losses_stated=True, fee=Fraction(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("terms", "arguments"),
+    [
+        (agreement(Method.PRO_RATA, *keys(ana=1)), {}),
+        (agreement(Method.KEYS, *keys(ana=1, bob=1), capped=True), {"needs": {"ana": 1}}),
+        (agreement(Method.PRO_RATA, *keys(ana=1)), {"needs": {"ana": -1}}),
+        (agreement(Method.COEFFICIENTS, *keys(ana=1, bob=1)), {"coefficients": (1,)}),
+        (agreement(Method.COEFFICIENTS, *keys(ana=1)), {"coefficients": (-1,)}),
+        (agreement(Method.KEYS, *keys(ana=1)), {"coefficients": (1,)}),
+        (agreement(Method.KEYS, *keys(ana=1)), {"losses_uwh": 0}),
+        (STATED, {}),
+        (STATED, {"losses_uwh": 51}),
+        (STATED, {"losses_uwh": -1}),
+        (agreement(Method.KEYS, *keys(ana=1)), {"energy": {"roof": 101, "barn": -1}}),
+    ],
+)
+def test_what_the_rule_asks_for_must_be_there_and_possible(
+    terms: Agreement, arguments: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=r"consumption|coefficients|losses|energy"):
+        share(terms, **{"energy": {"roof": 100}, **arguments})
+
+
+@given(cases((Method.EQUAL, Method.KEYS, Method.COEFFICIENTS)))
+@examples(200)
+def test_entitlements_are_the_rule_without_its_caps(case: Case) -> None:
+    without = replace(case, agreement=replace(case.agreement, capped=False), needs=None)
+    assert without.given() == entitlements(
+        case.agreement, case.energy, None, case.coefficients, case.losses_uwh
+    )
+
+
+# --- Proportions. --------------------------------------------------------------------------------
+
+# Where all energy is shared in one pool and without rounds, more of it never means less for anyone,
+# but for rounding: 1 for largest remainder, and 2 where losses and fee both come up by one.
+ROUNDING = 3
+
+
+@st.composite
+def pools(draw: st.DrawFn) -> Case:
+    """Cases of rules that are monotone in the energy: no producer named, and no limit of rounds."""
+    case = draw(cases())
+    claims = tuple(replace(each, producer=None) for each in case.agreement.claims)
+    capped = case.agreement.method is Method.PRO_RATA
+    terms = replace(
+        case.agreement,
+        claims=claims,
+        capped=False,
+        are_losses_stated=False,
+        losses=draw(st.sampled_from(SHARES)),
+    )
+    return replace(case, agreement=terms, needs=case.needs if capped else None, losses_uwh=None)
+
+
+@given(pools(), st.sampled_from(METERS), AMOUNTS)
+@examples(400)
+def test_more_energy_means_no_less_for_anyone(case: Case, meter: str, more: int) -> None:
+    after = replace(case, energy={**case.energy, meter: case.energy.get(meter, 0) + more})
+    for member, part in case.given().items():
+        assert after.given()[member] >= part - ROUNDING
+
+
+@given(cases((Method.PRO_RATA,)), st.data())
+@examples(300)
+def test_pro_rata_covers_the_same_part_of_each_of_a_pool(case: Case, data: st.DataObject) -> None:
+    claims = tuple(claim(each.member) for each in case.agreement.claims)
+    case = replace(case, agreement=replace(case.agreement, claims=claims))
+    outcome, needs = case.outcome(), case.needs
+    assert needs is not None
+    rest = outcome.energy_uwh - outcome.losses_uwh - outcome.fee_uwh
+    covered = min(Fraction(1), Fraction(rest, sum(needs.values()) or 1))
+    for member, part in case.given().items():
+        assert abs(part - needs[member] * covered) < 1
+
+
+# --- Energy that comes later. --------------------------------------------------------------------
+
+
+def arrive(case: Case, arrivals: list[dict[str, int]]) -> list[Outcome]:
+    """What a step has given after each arrival, distributed as it came."""
+    came: dict[str, int] = {}
+    given = nothing(case.agreement)
+    after = [given]
+    for arrival in arrivals:
+        for meter, amount in arrival.items():
+            came[meter] = came.get(meter, 0) + amount
+        new = sum(arrival.values())
+        more = supplement(given, replace(case, energy=came).outcome(), new)
+        assert more.energy_uwh == new + more.from_surplus_uwh
+        assert not (new and more.from_surplus_uwh)
+        given = given.plus(more)
+        after.append(given)
+    return after
+
+
+@st.composite
+def splits(draw: st.DrawFn, energy: Mapping[str, int]) -> list[dict[str, int]]:
+    """The energy of a step in up to five arrivals."""
+    arrivals: list[dict[str, int]] = [{} for _ in range(draw(st.integers(1, 5)))]
+    for meter, amount in energy.items():
+        places = sorted(draw(st.integers(0, amount)) for _ in arrivals[1:])
+        for arrival, low, high in zip(arrivals, [0, *places], [*places, amount], strict=True):
+            arrival[meter] = high - low
+    return arrivals
+
+
+@given(cases(), st.data())
+@examples(500)
+def test_no_arrival_takes_back_what_was_given_and_each_gives_exactly_what_came(
+    case: Case, data: st.DataObject
+) -> None:
+    if case.losses_uwh is not None:
+        case = replace(case, losses_uwh=0)
+    after = arrive(case, data.draw(splits(case.energy)))
+    for before, then in pairwise(after):
+        for part, later in zip(parts(before), parts(then), strict=True):
+            assert later >= part
+    assert after[-1].energy_uwh == sum(case.energy.values())
+    if case.needs is not None:
+        for member, part in zip(case.agreement.members, after[-1].given, strict=True):
+            assert part <= case.needs[member]
+
+
+@given(pools(), st.data())
+@examples(500)
+def test_arrivals_in_any_split_end_where_one_distribution_would(
+    case: Case, data: st.DataObject
+) -> None:
+    """Nobody ends more than 3 µWh above the rule, hence nobody further below than all others
+    together can be above."""
+    after = arrive(case, data.draw(splits(case.energy)))[-1]
+    sinks = len(case.agreement.members) + 3
+    for part, rule in zip(parts(after), parts(case.outcome()), strict=True):
+        assert part <= rule + ROUNDING
+        assert part >= rule - ROUNDING * (sinks - 1)
+
+
+def parts(outcome: Outcome) -> tuple[int, ...]:
+    return (*outcome.given, outcome.losses_uwh, outcome.fee_uwh, outcome.surplus_uwh)
+
+
+@given(cases())
+@examples(200)
+def test_a_first_distribution_is_the_rule_itself(case: Case) -> None:
+    whole = case.outcome()
+    assert supplement(nothing(case.agreement), whole, whole.energy_uwh) == whole
+    assert supplement(whole, whole, 0) == nothing(case.agreement)
+
+
+@given(cases(), st.data())
+@examples(300)
+def test_a_correction_moves_surplus_and_nothing_else(case: Case, data: st.DataObject) -> None:
+    before = case.outcome()
+    needs = case.needs and {member: data.draw(AMOUNTS) for member in case.agreement.members}
+    whole = replace(case, needs=needs).outcome()
+    more = supplement(before, whole, 0)
+    assert more.energy_uwh == more.from_surplus_uwh <= before.surplus_uwh
+    assert more.surplus_uwh == 0
+    after = before.plus(more)
+    assert after.energy_uwh == before.energy_uwh
+    for was, part, rule in zip(before.given, after.given, whole.given, strict=True):
+        assert was <= part <= max(was, rule)
+
+
+def test_consumption_found_later_takes_from_the_surplus_what_the_rule_no_longer_leaves_there() -> (
+    None
+):
+    terms = agreement(Method.PRO_RATA, *keys(ana=1, bob=1))
+    before = share(terms, {"roof": 100}, {"ana": 10, "bob": 20})
+    assert before == Outcome((10, 20), 0, 0, 70)
+    more = supplement(before, share(terms, {"roof": 100}, {"ana": 40, "bob": 20}), 0)
+    assert more == Outcome((30, 0), 0, 0, 0, from_surplus_uwh=30)
+    assert before.plus(more) == Outcome((40, 20), 0, 0, 40)
+
+
+def test_consumption_found_too_high_takes_nothing_back() -> None:
+    terms = agreement(Method.PRO_RATA, *keys(ana=1, bob=1))
+    before = share(terms, {"roof": 100}, {"ana": 100, "bob": 100})
+    assert before == Outcome((50, 50), 0, 0, 0)
+    whole = share(terms, {"roof": 100}, {"ana": 20, "bob": 100})
+    assert supplement(before, whole, 0) == nothing(terms)
+    later = share(terms, {"roof": 130}, {"ana": 20, "bob": 100})
+    assert supplement(before, later, 30) == Outcome((0, 25), 0, 0, 5)
+
+
+def test_a_whole_that_is_not_what_was_and_what_came_is_refused() -> None:
+    terms = agreement(Method.KEYS, *keys(ana=1))
+    before = share(terms, {"roof": 100})
+    for energy in (1, -1):
+        with pytest.raises(ValueError, match="whole"):
+            supplement(before, before, energy)
