@@ -81,6 +81,9 @@ class Folder:
     def load_key(self) -> FileKey:
         return load_key(self.key)
 
+    def load_vpp_key(self) -> FileKey:
+        return load_key(self.vpp_key)
+
     def load_next_key(self) -> FileKey | None:
         return load_key(self.next_key) if self.next_key.exists() else None
 

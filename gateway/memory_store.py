@@ -19,6 +19,7 @@ from gateway.store import (
     RefusalCount,
     StoreFailed,
     Tally,
+    distributions_of,
 )
 
 
@@ -38,6 +39,7 @@ class MemoryStore:
         self._contacts: dict[str, Contact] = {}
         self._tallies: dict[str, Tally] = {}
         self._set_aside: dict[int, Reason] = {}
+        self._distributions: dict[int, list[int]] = {}
 
     def commit(self, changes: Changes) -> None:
         # All that can refuse it is asked before the first write: all or none, and no copy.
@@ -127,6 +129,9 @@ class MemoryStore:
                 return meter, sequence, None
         return None
 
+    def distributions(self, step: int) -> list[int]:
+        return list(self._distributions.get(step, ()))
+
     def verdict(self, leaf: int) -> Reason | None:
         return self._set_aside.get(leaf)
 
@@ -177,6 +182,8 @@ class MemoryStore:
         for tally in block.tallies:
             before = self._tallies.get(tally.meter)
             self._tallies[tally.meter] = tally if before is None else _added(before, tally)
+        for step, leaf in distributions_of(block):
+            self._distributions.setdefault(step, []).append(leaf)
         self._set_aside.update(block.set_aside)
         self._state = block.state
         self._blocks[block.row.step] = block.row

@@ -34,6 +34,7 @@ from gateway.filing import file_block, meter_of
 from gateway.ledger import Ledger
 from gateway.present import Present
 from gateway.store import Changes, Refusal, Store
+from gateway.vpp import Vpp
 from gateway.waiting import Waiting
 from hal.ports import Message
 
@@ -82,6 +83,7 @@ class Node:
         policy: Policy,
         successor: Signer | None = None,
         verify: Verify = verify_each,
+        vpp: Vpp | None = None,
     ) -> None:
         """Recovers from whatever the last run left.
 
@@ -90,6 +92,7 @@ class Node:
             successor: the key that takes its place from the block on after the one that holds its
                 registration under the same name.
             verify: as for `Door`.
+            vpp: the virtual power plant that works beside this gateway, if one does.
 
         Raises:
             Behind: the published ledger is newer than the store.
@@ -103,6 +106,7 @@ class Node:
         self._signer = signer
         self._successor = successor
         self._policy = policy
+        self._vpp = vpp
         self._state = state
         self._authority = [records.decode(raw) for raw in store.authority()]
         self._community: Community = trust(
@@ -393,7 +397,8 @@ class Node:
         reading = ClockReading(now.source, now.state, -(-now.error_ns // NS_PER_MS))
         slot = Slot(step, now_ms, reading, caught_up=step <= self._missed_step)
         self._waiting.offer(self._proposal, step_of(now_ms, before.genesis.step_s))
-        applied = self._proposal.finish(self._authority[before.authority.sequence :])
+        shared, said = self._share()
+        applied = self._proposal.finish(self._authority[before.authority.sequence :], shared)
         header = records.seal(applied.header(slot), before.community, self._signer)
         block = [*applied.leaves, header]
         checked = check_block(before, block, verified=_ALL, applied=applied)
@@ -433,7 +438,17 @@ class Node:
             for meter in checked.state.meters.values():
                 stop = self._door.stops.get(meter.name)
                 effects += [self._tell_registration(meter.name), self._acknowledge(meter, stop)]
-        return effects + self._say_refusals(list(changes.refusals))
+        return effects + self._say_refusals(list(changes.refusals)) + said
+
+    def _share(self) -> tuple[list[Record], list[Effect]]:
+        """The distributions that go into the next block. What keeps the plant from its facts keeps
+        no block from being sealed: the energy waits."""
+        if self._vpp is None:
+            return [], []
+        try:
+            return self._vpp.distribute(self._state, self._proposal.settlements()), []
+        except OSError as error:
+            return [], [Say(f"nothing is distributed now: {error}")]
 
     # --- What is sent ----------------------------------------------------------------------------
 

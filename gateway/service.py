@@ -32,6 +32,7 @@ from gateway.node import (
 )
 from gateway.sqlite_store import SqliteStore
 from gateway.verifying import Verifiers
+from gateway.vpp import NoFacts, Vpp
 from hal.broker import broker_settings
 from hal.drivers import open_clock
 from hal.files import DiskTree, hold
@@ -111,6 +112,7 @@ class Service:
             policy,
             folder.load_next_key(),
             self._verifiers,
+            Vpp(folder.load_vpp_key(), NoFacts()) if folder.vpp_key.exists() else None,
         )
         base = f"cryptometer/1/{community.id.hex()}"
         self._link = Link(

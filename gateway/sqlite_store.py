@@ -32,6 +32,7 @@ from gateway.store import (
     SearchTooLong,
     StoreFailed,
     Tally,
+    distributions_of,
 )
 from hal.faults import Point, passing
 from hal.files import sync_folder
@@ -91,6 +92,8 @@ _FILED = (
 _SHARED = (
     "CREATE TABLE agreements (number INTEGER PRIMARY KEY, state BLOB NOT NULL)",
     "CREATE TABLE settlements (step INTEGER PRIMARY KEY, state BLOB NOT NULL)",
+    "CREATE TABLE distributions (step INTEGER NOT NULL, leaf INTEGER NOT NULL,"
+    " PRIMARY KEY (step, leaf)) WITHOUT ROWID",
 )
 _RUN = "meter = ? AND sequence BETWEEN ? AND ?"
 _UNFILE = f"DELETE FROM pending WHERE {_RUN}"  # noqa: S608
@@ -227,6 +230,14 @@ class SqliteStore:
             return None
         meter, sequence, leaf = row
         return meter, sequence, self.leaf_at(meter, sequence) if leaf is None else leaf
+
+    def distributions(self, step: int) -> list[int]:
+        if self._format < 5:
+            return []
+        rows = self._connection.execute(
+            "SELECT leaf FROM distributions WHERE step = ? ORDER BY leaf", (step,)
+        )
+        return [leaf for (leaf,) in rows]
 
     def verdict(self, leaf: int) -> Reason | None:
         if leaf < int(self._meta("verdicts_from") or b"0"):
@@ -501,6 +512,9 @@ class SqliteStore:
         self._connection.executemany(
             "INSERT INTO agreements VALUES (?, ?)",
             [(at, encode_agreement(agreements[at])) for at in range(known, len(agreements))],
+        )
+        self._connection.executemany(
+            "INSERT INTO distributions VALUES (?, ?)", distributions_of(block)
         )
         settlements = block.state.settlements
         self._connection.executemany(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cryptometer.errors import Reason
-from cryptometer.records import Record
+from cryptometer.records import Distribution, Record
 from cryptometer.state import State
 
 # Records kept as evidence: enough to show a fork, too few to fill a disk; and of one meter, so that
@@ -110,6 +110,15 @@ class NewBlock:
     tallies: tuple[Tally, ...]
     set_aside: tuple[tuple[int, Reason], ...] = ()
     made_here: bool = True
+
+
+def distributions_of(block: NewBlock) -> list[tuple[int, int]]:
+    """The distributions in a block: the step of each, and its leaf."""
+    return [
+        (record.body.step, leaf)
+        for leaf, record in enumerate(block.leaves, block.row.first)
+        if isinstance(record.body, Distribution)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +229,10 @@ class Store(Protocol):
         Raises:
             SearchTooLong: not found in the time that this store was opened with.
         """
+        ...
+
+    def distributions(self, step: int) -> list[int]:
+        """The leaves that hold distributions of a step's energy, those without effect included."""
         ...
 
     def verdict(self, leaf: int) -> Reason | None:

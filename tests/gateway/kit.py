@@ -16,6 +16,7 @@ from gateway.ledger import Ledger
 from gateway.memory_store import MemoryStore
 from gateway.node import Confirm, Effect, Node, Policy, Publish, Sealed, found_store
 from gateway.store import Store
+from gateway.vpp import Facts, NoFacts, Vpp
 from hal.clock import SimulatedClock
 from hal.files import DiskTree, SimulatedTree
 from hal.ports import Message, Tree
@@ -61,6 +62,7 @@ class Site:
         store: Store | None = None,
         tree: Tree | None = None,
         policy: Policy = POLICY,
+        facts: Facts | None = None,
         **parameters: Any,
     ) -> None:
         """`parameters` replace those of the genesis."""
@@ -69,6 +71,7 @@ class Site:
         self.topic = f"cryptometer/1/{self.id.hex()}"
         self.key: Signer = signer(2)
         self.policy = policy
+        self.facts: Facts = NoFacts() if facts is None else facts
         self.store: Store = MemoryStore(1) if store is None else store
         self.tree: Tree = SimulatedTree() if tree is None else tree
         self.clock = SimulatedClock(step_start_ms(FIRST_STEP + 1, STEP_S) * NS_PER_MS)
@@ -115,7 +118,8 @@ class Site:
 
     def start(self) -> list[Effect]:
         """Starts the gateway, anew if it ran, from what its store and ledger hold."""
-        self.node = Node(self.store, Ledger(self.tree), self.key, self.policy)
+        vpp = Vpp(signer(3), self.facts)
+        self.node = Node(self.store, Ledger(self.tree), self.key, self.policy, vpp=vpp)
         return self.node.connected(self.clock.now())
 
     def message(self, sent: Record | bytes, name: str | None = None) -> Message:
@@ -281,7 +285,7 @@ class Premises:
         site = Site.__new__(Site)
         site.authority, site.id = self.authority, self.id
         site.topic = f"cryptometer/1/{self.id.hex()}"
-        site.key, site.policy = folder.load_key(), POLICY
+        site.key, site.policy, site.facts = folder.load_key(), POLICY, NoFacts()
         site.store, site.tree = store, DiskTree(folder.ledger)
         site.clock = SimulatedClock(step_start_ms(FIRST_STEP + 1, STEP_S) * NS_PER_MS)
         site.gateway_registration = self.gateway_registration

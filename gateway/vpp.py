@@ -1,0 +1,174 @@
+"""The virtual power plant of a gateway: shares out what waits, as the agreement says. Pure: what is
+known from outside the ledger is asked of `Facts`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from cryptometer import records
+from cryptometer.keys import Signer
+from cryptometer.records import Agreement, Distribution, Method, Record, Role
+from cryptometer.settlement import Plant, Settlement, commitment, draft, split
+from cryptometer.state import State
+
+# In one block: a month of consumption that came at once must not keep a block from being sealed.
+DISTRIBUTIONS_MAX = 200
+
+
+class Facts(Protocol):
+    """What a rule may ask that no ledger holds. Each method reads only."""
+
+    def of(self, step: int) -> Mapping[str, int]:
+        """What is known to have been consumed in a step, µWh, by member.
+
+        Raises:
+            OSError: the machine does not let us; ask again later.
+        """
+        ...
+
+    def salt(self, member: str, step: int) -> bytes:
+        """The salt of the commitment to what a member consumed in a step: the same each time."""
+        ...
+
+    def coefficients(self, step: int) -> Mapping[tuple[str, str], int]:
+        """Weights given from outside for a step, by producer ("" for any) and member."""
+        ...
+
+    def losses_uwh(self, step: int) -> int | None:
+        """Losses of a step as measured; None while they are not known."""
+        ...
+
+    def steps_changed_since(self, mark: int) -> tuple[list[int], int]:
+        """Steps of which something was learnt since, and the mark for the next call; from 0 on,
+        all of them."""
+        ...
+
+
+class Vpp:
+    """Makes the plant's distributions; knows nothing that its chain and `Facts` do not say, but
+    what it has looked at in vain."""
+
+    def __init__(self, signer: Signer, facts: Facts) -> None:
+        """
+        Args:
+            signer: the plant's key.
+        """
+        self._signer = signer
+        self._facts = facts
+        self._mark = 0
+        self._again: set[int] = set()  # steps of which something was learnt
+        self._waited: dict[int, Settlement] = {}  # with what was known, nothing could be moved
+
+    def distribute(self, state: State, settlements: Mapping[int, Settlement]) -> list[Record]:
+        """The distributions that the next block is to hold.
+
+        Args:
+            state: the community after the block before.
+            settlements: the plant's accounts, with what this block's closes bring.
+
+        Raises:
+            OSError: the facts cannot be read now; what waits, waits for the next block.
+        """
+        name = _name_of(state, self._signer)
+        if name is None:
+            return []
+        changed, self._mark = self._facts.steps_changed_since(self._mark)
+        self._again |= settlements.keys() & set(changed)
+        self._waited = {step: one for step, one in self._waited.items() if step in settlements}
+        made: list[Record] = []
+        plant = state.plant(name)
+        looked_at: set[int] = set()
+        count = 0
+        for step in sorted(settlements):
+            settlement = settlements[step]
+            if count == DISTRIBUTIONS_MAX:
+                break
+            if not self._is_to_be_looked_at(settlement):
+                continue
+            whole = self._draft(state, settlement, name)
+            looked_at.add(step)
+            if whole is None:
+                self._waited[step] = settlement
+                continue
+            count += 1
+            for part in split(whole, plant):
+                body = replace(part, previous=plant.previous)
+                made.append(records.seal(body, state.community, self._signer))
+                plant = Plant(name, body.sequence + 1, made[-1].identity)
+        self._again -= looked_at  # all of them or, if something failed above, none
+        return made
+
+    def _is_to_be_looked_at(self, settlement: Settlement) -> bool:
+        if settlement.step in self._again:
+            return True
+        return bool(settlement.waiting) and self._waited.get(settlement.step) is not settlement
+
+    def _draft(self, state: State, settlement: Settlement, name: str) -> Distribution | None:
+        """What may be distributed of a step now; None while a fact is missing."""
+        step = settlement.step
+        agreed = state.agreed(step)
+        if agreed is None or agreed.agreement.vpp != name:
+            return None
+        agreement = agreed.agreement
+        needs: dict[str, int] | None = None
+        commitments: dict[str, bytes] = {}
+        if agreement.needs_consumption:
+            known = self._facts.of(step)
+            if any(member not in known for member in agreement.members):
+                return None
+            needs = {member: known[member] for member in agreement.members}
+            commitments = {
+                member: commitment(
+                    state.community, step, member, amount, self._facts.salt(member, step)
+                )
+                for member, amount in needs.items()
+            }
+        coefficients = self._coefficients(agreement, step)
+        losses = self._facts.losses_uwh(step) if agreement.are_losses_stated else 0
+        if coefficients is None or losses is None:
+            return None
+        return draft(
+            agreed,
+            settlement,
+            needs=needs,
+            commitments=commitments,
+            coefficients=coefficients,
+            losses_uwh=losses - settlement.losses_uwh if agreement.are_losses_stated else 0,
+        )
+
+    def _coefficients(self, agreement: Agreement, step: int) -> Sequence[int] | None:
+        """One for each claim, as an agreement lists them; None while one is missing."""
+        if agreement.method is not Method.COEFFICIENTS:
+            return ()
+        known = self._facts.coefficients(step)
+        asked = [(claim.producer or "", claim.member) for claim in agreement.claims]
+        return [known[one] for one in asked] if all(one in known for one in asked) else None
+
+
+class NoFacts:
+    """Of a community whose rule asks for none."""
+
+    def of(self, step: int) -> Mapping[str, int]:  # noqa: ARG002
+        return {}
+
+    def salt(self, member: str, step: int) -> bytes:
+        raise LookupError(f"nothing is known of {member} in {step}")
+
+    def coefficients(self, step: int) -> Mapping[tuple[str, str], int]:  # noqa: ARG002
+        return {}
+
+    def losses_uwh(self, step: int) -> int | None:  # noqa: ARG002
+        return None
+
+    def steps_changed_since(self, mark: int) -> tuple[list[int], int]:
+        return [], mark
+
+
+def _name_of(state: State, signer: Signer) -> str | None:
+    """The plant that a key speaks for, None while it is registered for none."""
+    role, name = state.keys.get(signer.public.thumbprint, (None, ""))
+    if role is not Role.VPP:
+        return None
+    party = state.parties[role, name]
+    return name if party.key == signer.public and not party.revoked else None

@@ -1,0 +1,244 @@
+"""The virtual power plant of a gateway: what closes bring is shared out in the same block, what
+lacks a fact waits, and what comes late or is corrected is given on top."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from cryptometer.records import Claim, Distribution, Method, Record, Role
+from cryptometer.settlement import commitment
+from gateway.vpp import DISTRIBUTIONS_MAX
+from tests.core.community import FIRST_STEP, PULSE_UWH
+from tests.gateway.kit import Site
+from tests.keys import signer
+
+MEMBERS = ("ada", "bo", "cy")
+
+
+class Known:
+    """Facts that a test knows."""
+
+    def __init__(self) -> None:
+        self.used: dict[int, dict[str, int]] = {}
+        self.weights: dict[int, dict[tuple[str, str], int]] = {}
+        self.lost: dict[int, int] = {}
+        self.changes: list[int] = []
+        self.fails = False
+
+    def learn(self, step: int, **used: int) -> None:
+        self.used.setdefault(step, {}).update(used)
+        self.changes.append(step)
+
+    def of(self, step: int) -> Mapping[str, int]:
+        if self.fails:
+            raise OSError("the disk is away")
+        return self.used.get(step, {})
+
+    def salt(self, member: str, step: int) -> bytes:
+        return f"{member}{step}".encode().ljust(32, b"\0")
+
+    def coefficients(self, step: int) -> Mapping[tuple[str, str], int]:
+        return self.weights.get(step, {})
+
+    def losses_uwh(self, step: int) -> int | None:
+        return self.lost.get(step)
+
+    def steps_changed_since(self, mark: int) -> tuple[list[int], int]:
+        return self.changes[mark:], len(self.changes)
+
+
+class Works:
+    """A gateway with its plant, two meters and three members who have agreed on a rule that acts
+    from the fourth block on."""
+
+    def __init__(self, *claims: Claim, late_steps: int = 35 * 96, **rule: object) -> None:
+        self.facts = Known()
+        self.site = Site(2, facts=self.facts, late_steps=late_steps)
+        self.site.found()
+        self.import_(
+            *(
+                self.site.authority.register(Role.MEMBER, name, signer(100 + at).public)
+                for at, name in enumerate(MEMBERS)
+            )
+        )
+        self.site.seal()
+        self.agree(*(claims or [Claim(name, 1, 0) for name in MEMBERS]), **rule)
+        self.site.run([])
+
+    def agree(self, *claims: Claim, **rule: object) -> None:
+        self.import_(self.site.authority.agree(self.site.next_step + 1, claims, **rule))  # type: ignore[arg-type]
+
+    def import_(self, *added: Record) -> None:
+        self.site.node.take_authority([record.raw for record in added])
+
+    @property
+    def accounts(self) -> dict[str, int]:
+        return dict(self.site.node.state.accounts)
+
+    def distributions(self) -> list[tuple[Distribution, str]]:
+        """Those in the ledger, each with its verdict."""
+        return [
+            (verdict.record.body, str(verdict.reason or ""))
+            for checked in self.site.blocks()
+            for verdict in checked.verdicts
+            if isinstance(verdict.record.body, Distribution)
+        ]
+
+
+def test_what_closes_bring_is_shared_out_in_the_same_block() -> None:
+    works = Works()
+    works.site.run([8, 7])
+    assert works.accounts == dict.fromkeys(MEMBERS, 2 * 15 * PULSE_UWH // 3)
+    ((made, verdict),) = works.distributions()
+    assert (made.step, made.supplement, verdict) == (works.site.node.state.step, 0, "")
+    assert works.site.node.state.balance.waiting == 0
+    assert works.site.store.distributions(made.step) == [works.site.node.state.frontier.size - 2]
+
+
+def test_a_step_without_energy_has_no_distribution() -> None:
+    works = Works()
+    works.site.run([], [])
+    assert works.distributions() == []
+
+
+def test_energy_from_before_the_agreement_waits_and_is_nobodys() -> None:
+    works = Works()
+    site = works.site
+    site.run([3])
+    before = site.node.state.balance
+    assert before.waiting == 0
+    assert site.audit().energy_uwh["allocated"] == before.allocated == 6 * PULSE_UWH
+
+
+def test_late_energy_is_given_on_top() -> None:
+    works = Works(Claim("ada", 2, 0), Claim("bo", 1, 0), method=Method.KEYS)
+    site = works.site
+    step = site.next_step
+    site.send(*site.devices[0].step(step, 6))
+    site.seal()
+    assert works.accounts == {"ada": 400_000, "bo": 200_000}
+    site.send(*site.devices[1].step(step, 3))
+    site.seal()
+    assert works.accounts == {"ada": 600_000, "bo": 300_000}
+    assert [made.supplement for made, _ in works.distributions()] == [0, 1]
+
+
+def test_without_consumption_energy_waits_and_with_it_is_shared() -> None:
+    works = Works(method=Method.PRO_RATA)
+    site = works.site
+    step = site.next_step
+    site.run([8], [8])
+    assert works.accounts == {}
+    assert site.node.state.balance.waiting == 2 * 16 * PULSE_UWH
+    works.facts.learn(step, ada=1_000_000, bo=500_000)
+    site.seal()
+    assert works.accounts == {}, "what cy consumed is not known"
+    works.facts.learn(step, cy=0)
+    site.seal()
+    assert works.accounts == {"ada": 1_000_000, "bo": 500_000}
+    assert site.node.state.balance.surplus == 100_000
+    ((made, verdict),) = works.distributions()
+    assert verdict == ""
+    assert [one.member for one in made.commitments] == list(MEMBERS)
+    bo = made.commitments[1].digest
+    assert bo == commitment(site.id, step, "bo", 500_000, works.facts.salt("bo", step))
+    assert site.audit().sums_only == 1
+
+
+def test_a_corrected_consumption_takes_from_the_surplus_and_from_nobody() -> None:
+    works = Works(method=Method.PRO_RATA)
+    site = works.site
+    step = site.next_step
+    works.facts.learn(step, ada=1_000_000, bo=500_000, cy=0)
+    site.run([8])
+    assert site.node.state.balance.surplus == 100_000
+    works.facts.learn(step, ada=0, cy=70_000)
+    site.seal()
+    assert works.accounts == {"ada": 1_000_000, "bo": 500_000, "cy": 70_000}
+    assert site.node.state.balance.surplus == 30_000
+    correction, verdict = works.distributions()[-1]
+    assert (correction.inputs, correction.from_surplus_uwh, verdict) == ((), 100_000, "")
+    site.seal()
+    assert len(works.distributions()) == 2, "and no other"
+
+
+def test_coefficients_and_losses_come_from_outside() -> None:
+    works = Works(method=Method.COEFFICIENTS, are_losses_stated=True)
+    site = works.site
+    step = site.next_step
+    works.facts.weights[step] = {("", "ada"): 1, ("", "bo"): 1, ("", "cy"): 0}
+    site.run([5])
+    assert works.accounts == {}
+    works.facts.lost[step] = 100_000
+    works.facts.learn(step)
+    site.seal()
+    assert works.accounts == {"ada": 450_000, "bo": 450_000}
+    assert site.node.state.balance.losses == 100_000
+
+
+def test_a_month_of_consumption_at_once_keeps_no_block_from_being_sealed() -> None:
+    works = Works(method=Method.PRO_RATA)
+    site = works.site
+    first = site.next_step
+    site.run(*[[1]] * (DISTRIBUTIONS_MAX + 10))
+    for step in range(first, site.next_step):
+        works.facts.learn(step, ada=50_000, bo=0, cy=0)
+    site.seal()
+    assert len(works.distributions()) == DISTRIBUTIONS_MAX
+    site.seal()
+    assert len(works.distributions()) == DISTRIBUTIONS_MAX + 10
+    assert site.node.state.balance.waiting == 0
+
+
+def test_facts_that_cannot_be_read_hold_up_the_energy_and_no_block() -> None:
+    works = Works(method=Method.PRO_RATA)
+    site = works.site
+    works.facts.learn(site.next_step, ada=10**6, bo=0, cy=0)
+    works.facts.fails = True
+    before = site.node.state.step
+    site.run([8])
+    assert (site.node.state.step, works.accounts) == (before + 1, {})
+    works.facts.fails = False
+    site.seal()
+    assert works.accounts == {"ada": 10**6}
+
+
+def test_a_restarted_gateway_goes_on_where_its_plant_stood() -> None:
+    works = Works(method=Method.PRO_RATA)
+    site = works.site
+    step = site.next_step
+    site.run([8])
+    works.facts.learn(step, ada=10**6, bo=0, cy=0)
+    site.start()
+    site.seal()
+    assert works.accounts == {"ada": 10**6}
+    works.facts.learn(step, bo=10**5)
+    site.start()
+    site.seal()
+    assert works.accounts == {"ada": 10**6, "bo": 10**5}
+    assert [made.sequence for made, _ in works.distributions()] == [0, 1]
+
+
+def test_a_new_agreement_acts_on_steps_to_come_only() -> None:
+    works = Works()
+    works.site.run([3])
+    works.agree(Claim("cy", 1, 0))
+    works.site.run([3], [3])
+    assert works.accounts == {"ada": 400_000, "bo": 400_000, "cy": 400_000 + 600_000}
+
+
+def test_what_is_settled_is_forgotten_when_nothing_more_can_come() -> None:
+    works = Works(late_steps=2)
+    works.site.run([3], [3], [3], [3])
+    newest = works.site.node.state.step
+    assert sorted(works.site.node.state.settlements) == [newest - 2, newest - 1, newest]
+
+
+@pytest.mark.parametrize("role", [Role.VPP])
+def test_a_revoked_plant_distributes_nothing(role: Role) -> None:
+    works = Works()
+    works.import_(works.site.authority.revoke(role, "vpp"))
+    works.site.run([3], [3])
+    assert works.distributions()[1:] == []
+    assert works.site.node.state.balance.waiting == 6 * PULSE_UWH
+    assert FIRST_STEP < works.site.node.state.step
