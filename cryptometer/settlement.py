@@ -402,11 +402,12 @@ def _check_rule(
     else:
         # Who gets how much is hidden; what is taken before that is not.
         new_uwh = sum(one.energy_uwh for one in spent)
+        left_uwh = new_uwh + whole.from_surplus_uwh
         energy = {"": new_uwh + sum(one.energy_uwh for one in settlement.brought)}
         stated = losses_uwh if agreement.are_losses_stated else None
         whole_losses, whole_fee = deductions(agreement, energy, stated)
-        lost = min(new_uwh, whole_losses - settlement.losses_uwh)
-        fee = min(new_uwh - lost, whole_fee - settlement.fee_uwh)
+        lost = min(left_uwh, max(0, whole_losses - settlement.losses_uwh))
+        fee = min(left_uwh - lost, max(0, whole_fee - settlement.fee_uwh))
         by_rule = (lost, fee, whole.surplus_uwh, whole.from_surplus_uwh)
         outputs = _with_tokens(whole.outputs, spent)
     said = (whole.losses_uwh, whole.fee_uwh, whole.surplus_uwh, whole.from_surplus_uwh)

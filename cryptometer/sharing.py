@@ -143,8 +143,9 @@ def supplement(before: Outcome, whole: Outcome, energy_uwh: int) -> Outcome:
     """What a further distribution of a step gives: nothing given before is taken back.
 
     New energy goes to those who have less than the rule gives them of the whole: losses first, then
-    the fee, then members and surplus in proportion to what each lacks. A correction, without new
-    energy, may only take from the surplus, and only what the rule no longer leaves there.
+    the fee, then members, in proportion to what each lacks; what is left is surplus. Where it is
+    not enough, the step's surplus is taken back for them: all that a correction has, which brings
+    no new energy.
 
     Args:
         before: what the step's distributions gave so far, added up.
@@ -156,20 +157,17 @@ def supplement(before: Outcome, whole: Outcome, energy_uwh: int) -> Outcome:
     """
     if whole.energy_uwh != before.energy_uwh + energy_uwh or energy_uwh < 0:
         raise ValueError("the whole is not what was shared before and the new energy")
-    taken = 0 if energy_uwh else max(0, before.surplus_uwh - whole.surplus_uwh)
+    losses = max(0, whole.losses_uwh - before.losses_uwh)
+    fee = max(0, whole.fee_uwh - before.fee_uwh)
+    lacking = [max(0, rule - had) for rule, had in zip(whole.given, before.given, strict=True)]
+    wanted = losses + fee + sum(lacking)
+    taken = min(before.surplus_uwh, max(0, wanted - energy_uwh))
     left = energy_uwh + taken
-    losses = min(left, max(0, whole.losses_uwh - before.losses_uwh))
-    left -= losses
-    fee = min(left, max(0, whole.fee_uwh - before.fee_uwh))
-    left -= fee
-    lacking = [
-        max(0, rule - given)
-        for rule, given in zip(
-            (*whole.given, whole.surplus_uwh), (*before.given, before.surplus_uwh), strict=True
-        )
-    ]
-    *given, surplus = apportion(left, lacking)
-    return Outcome(tuple(given), losses, fee, surplus, taken)
+    losses = min(left, losses)
+    fee = min(left - losses, fee)
+    left -= losses + fee
+    given = apportion(min(left, sum(lacking)), lacking)
+    return Outcome(tuple(given), losses, fee, left - sum(given), taken)
 
 
 def rounds(

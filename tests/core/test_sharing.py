@@ -433,7 +433,7 @@ def test_consumption_found_too_high_takes_nothing_back() -> None:
     whole = share(terms, {"roof": 100}, {"ana": 20, "bob": 100})
     assert supplement(before, whole, 0) == nothing(terms)
     later = share(terms, {"roof": 130}, {"ana": 20, "bob": 100})
-    assert supplement(before, later, 30) == Outcome((0, 25), 0, 0, 5)
+    assert supplement(before, later, 30) == Outcome((0, 30), 0, 0, 0)
 
 
 def test_a_whole_that_is_not_what_was_and_what_came_is_refused() -> None:

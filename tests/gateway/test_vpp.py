@@ -157,7 +157,7 @@ def test_a_corrected_consumption_takes_from_the_surplus_and_from_nobody() -> Non
     assert works.accounts == {"ada": 1_000_000, "bo": 500_000, "cy": 70_000}
     assert site.node.state.balance.surplus == 30_000
     correction, verdict = works.distributions()[-1]
-    assert (correction.inputs, correction.from_surplus_uwh, verdict) == ((), 100_000, "")
+    assert (correction.inputs, correction.from_surplus_uwh, verdict) == ((), 70_000, "")
     site.seal()
     assert len(works.distributions()) == 2, "and no other"
 
