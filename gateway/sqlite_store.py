@@ -592,8 +592,9 @@ def _bring_up(connection: sqlite3.Connection) -> None:
         (size,) = connection.execute("SELECT coalesce(max(size), 0) FROM blocks").fetchone()
         connection.execute(_SET_ASIDE)
         connection.execute("INSERT INTO meta VALUES ('verdicts_from', ?)", (str(size).encode(),))
-    for statement in _SHARED:
-        connection.execute(statement)
+    if version < 5:
+        for statement in _SHARED:
+            connection.execute(statement)
     if version < 3:
         connection.execute(_FILED)
     elif version < 4:

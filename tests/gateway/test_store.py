@@ -740,8 +740,16 @@ def test_what_a_copied_log_holds_is_part_of_the_store(
         assert content(recovered) == content(store)
 
 
+def _make_format_4(connection: sqlite3.Connection) -> None:
+    """Nothing is shared."""
+    for table in ("agreements", "settlements", "distributions"):
+        connection.execute(f"DROP TABLE {table}")
+    connection.execute("PRAGMA user_version = 4")
+
+
 def _make_format_3(connection: sqlite3.Connection) -> None:
     """A block's commit has each of its leaves in the index."""
+    _make_format_4(connection)
     connection.execute(
         "INSERT INTO leaves SELECT pending.meter, sequence, identity, leaf + sequence - first"
         " FROM filed JOIN pending"
@@ -763,6 +771,21 @@ def _make_older(connection: sqlite3.Connection) -> None:
     )
     connection.execute("DROP TABLE filed")
     connection.execute("PRAGMA user_version = 2")
+
+
+def test_a_store_of_format_4_is_brought_up_as_one_that_has_shared_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    create_store(path, EPOCH)
+    with closing(SqliteStore(path)) as store:
+        commit_until(store, SECOND)
+        before = content(store)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        _make_format_4(connection)
+    with closing(SqliteStore(path, read_only=True)) as old:
+        assert (content(old), old.distributions(SECOND)) == (before, [])
+    for _ in range(2):
+        with closing(SqliteStore(path)) as store:
+            assert (content(store), store.distributions(SECOND)) == (before, [])
 
 
 def test_a_store_of_format_3_is_brought_up_with_its_index(tmp_path: Path) -> None:
@@ -808,6 +831,7 @@ def test_a_store_of_years_is_brought_up_without_a_look_at_each_leaf(tmp_path: Pa
             "INSERT INTO filed VALUES (?, ?, 199, 199)",
             [(leaf, f"m{leaf}") for leaf in range(100)],
         )
+        _make_format_4(connection)
         connection.execute("PRAGMA user_version = 3")
         connection.set_progress_handler(lambda: next(steps) < 0, 1)
         _bring_up(connection)
