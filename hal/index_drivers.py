@@ -14,6 +14,7 @@ from cryptometer.steps import NS_PER_MS, NS_PER_S
 from hal.counter_file import CounterFile
 from hal.index import d0, p1, sml
 from hal.index.ciphering import KEY_SIZE, TITLE_SIZE, Keys
+from hal.index.d0_asked import QUIET_NS as D0_GAP_NS
 from hal.index.d0_asked import Asking, D0Asked
 from hal.index.dlms_association import Authentication, Terms
 from hal.index.dlms_client import ClientSettings, DlmsClient, Transport
@@ -21,11 +22,20 @@ from hal.index.dlms_link import Patience
 from hal.index.dlms_push import QUIET_NS, Framing, PushDecoder, PushSettings
 from hal.index.linky import LinkyDecoder
 from hal.index.listener import Listener
-from hal.index.reading import Conversation, LineForm, Past, Reading, Refusal, Remembering
+from hal.index.reading import (
+    Conversation,
+    LineForm,
+    Past,
+    Reading,
+    Refusal,
+    Remembering,
+    TakingTurns,
+)
 from hal.index_line import SPEEDS, IndexLine, Port, SerialPort, TcpPort, Wiring
 from hal.keyplace import secret_source
-from hal.ports import LineLost
+from hal.ports import IndexSource, LineLost
 from hal.secret import read_secret
+from hal.shared_line import SharedForm, SharedLines, SharedMeter
 
 PERIOD_MAX_MS = 900_000  # a meter that is asked more rarely than each step says nothing of it
 ANSWER_MIN_MS, ANSWER_MAX_MS = 100, 60_000
@@ -111,7 +121,10 @@ class DlmsSettings(LineSettings):
     rs485: bool = setting(_RS485, False)
     client: int = setting("the client's address: 16 is the public one", 16)
     logical: int = setting("address of the logical device", 1)
-    physical: int | None = setting("the meter's own address on the bus, where it has one", None)
+    physical: int | None = setting(
+        "the meter's own address on the bus, where it has one; of several meters each has another",
+        None,
+    )
     address_size: int = setting("bytes of both together, 2 or 4", 2)
     authentication: Authentication = setting(
         "none, lls (a password) or hls-gmac (with both keys)", Authentication.NONE
@@ -201,7 +214,7 @@ def sml_line(settings: SmlSettings) -> IndexLine:
     return _line(settings, Listener(sml.SmlDecoder(), form, sml.SILENCE_NS))
 
 
-def d0_line(settings: D0Settings) -> IndexLine:
+def d0_line(settings: D0Settings, shared: SharedLines) -> IndexSource:
     """
     Raises:
         ConfigurationError, LineLost: as `hal.drivers.open_index`.
@@ -209,8 +222,8 @@ def d0_line(settings: D0Settings) -> IndexLine:
     _check_baud("baud", settings.baud)
     if settings.mode is D0Mode.PUSHED:
         form = LineForm(settings.baud)
-        conversation: Conversation = Listener(d0.D0Decoder(), form, d0.SILENCE_NS)
-        return _line(settings, conversation, rs485=settings.rs485)
+        listener = Listener(d0.D0Decoder(), form, d0.SILENCE_NS)
+        return _line(settings, listener, rs485=settings.rs485)
     _check_range("period_machine_ms", settings.period_machine_ms, 1_000, PERIOD_MAX_MS)
     if settings.baud_max:
         _check_baud("baud_max", settings.baud_max)
@@ -222,10 +235,12 @@ def d0_line(settings: D0Settings) -> IndexLine:
         settings.wakes,
     )
     try:
-        conversation = D0Asked(asking)
+        asked = D0Asked(asking)
     except ValueError as error:
         raise ConfigurationError(f"[source] address: {error}") from None
-    return _line(settings, conversation, rs485=settings.rs485, sends=True)
+    if not settings.address:  # the line has one meter, whichever it is
+        return _line(settings, asked, rs485=settings.rs485, sends=True)
+    return _shared_line(settings, "d0", settings.address, asked, shared, gap_ns=D0_GAP_NS)
 
 
 def dlms_push_line(settings: DlmsPushSettings) -> IndexLine:
@@ -250,28 +265,43 @@ def dlms_push_line(settings: DlmsPushSettings) -> IndexLine:
     return _line(settings, conversation, rs485=settings.rs485)
 
 
-def dlms_line(settings: DlmsSettings) -> IndexLine:
+def dlms_line(settings: DlmsSettings, shared: SharedLines) -> IndexSource:
     """
+    Args:
+        settings: of the meter.
+        shared: of this program, for a meter that may be one of several on its line.
+
     Raises:
         ConfigurationError, LineLost: as `hal.drivers.open_index`.
         ImportError: dlms-cosem is not installed.
     """
     asked = _client_settings(settings)
     if asked.terms.keys is None or not settings.counter_file:
-        client = DlmsClient(asked, os.urandom)
-        return _line(settings, client, rs485=settings.rs485, sends=True, memory=client)
+        return _dlms_line(settings, DlmsClient(asked, os.urandom), shared)
     if not settings.counter_file.startswith("/"):
         raise ConfigurationError("[source] counter_file is an absolute path")
     file = CounterFile(Path(settings.counter_file))
     try:
         client = DlmsClient(replace(asked, counter=file.first), os.urandom)
         kept = _Kept(client, file)
-        return _line(
-            settings, kept, rs485=settings.rs485, sends=True, memory=kept, let_go=kept.close
-        )
+        return _dlms_line(settings, kept, shared, kept.close)
     except BaseException:
         file.close(file.first)
         raise
+
+
+def _dlms_line(
+    settings: DlmsSettings,
+    client: "DlmsClient | _Kept",
+    shared: SharedLines,
+    let_go: Callable[[], None] = lambda: None,
+) -> IndexSource:
+    if settings.transport is not Transport.HDLC:  # no others are there, or each has a connection
+        return _line(
+            settings, client, rs485=settings.rs485, sends=True, memory=client, let_go=let_go
+        )
+    address = settings.logical, settings.physical
+    return _shared_line(settings, "dlms", address, client, shared, memory=client, let_go=let_go)
 
 
 class _Kept:
@@ -287,6 +317,10 @@ class _Kept:
     @property
     def due_ns(self) -> int | None:
         return self._client.due_ns
+
+    @property
+    def is_busy(self) -> bool:
+        return self._client.is_busy
 
     def receive(self, data: bytes, at_ns: int) -> list[Reading | Refusal]:
         return self._client.receive(data, at_ns)
@@ -319,15 +353,50 @@ def _line(
     memory: Remembering | None = None,
     let_go: Callable[[], None] = lambda: None,
 ) -> IndexLine:
+    port = _open_port(settings, conversation.form.baud, rs485=rs485, sends=sends)
+    return IndexLine(port, conversation, memory=memory, let_go=let_go)
+
+
+def _shared_line(
+    settings: D0Settings | DlmsSettings,
+    protocol: str,
+    address: object,
+    conversation: TakingTurns,
+    shared: SharedLines,
+    *,
+    gap_ns: int = 0,
+    memory: Remembering | None = None,
+    let_go: Callable[[], None] = lambda: None,
+) -> SharedMeter:
+    """A meter that is asked, where there may be others on its line."""
+    _check_place(settings)
+    device = os.path.realpath(settings.device) if settings.device else ""
+    place = device or f"{settings.host}:{settings.port}"
+    alike = (settings.baud, settings.rts, settings.dtr, settings.rs485)
+    baud = conversation.form.baud
+    return shared.join(
+        SharedForm(place, protocol, alike, gap_ns),
+        address,
+        lambda: _open_port(settings, baud, rs485=settings.rs485, sends=True),
+        conversation,
+        memory,
+        let_go,
+    )
+
+
+def _open_port(settings: LineSettings, baud: int, *, rs485: bool, sends: bool) -> Port:
+    _check_place(settings)
+    if not settings.device:
+        return TcpPort(settings.host, settings.port)
+    wiring = Wiring(settings.rts, settings.dtr, rs485, sends)
+    return SerialPort(settings.device, baud, wiring)
+
+
+def _check_place(settings: LineSettings) -> None:
     if bool(settings.device) == bool(settings.host):
         raise ConfigurationError("[source] needs device or host, and not both")
-    if settings.device:
-        wiring = Wiring(settings.rts, settings.dtr, rs485, sends)
-        port: Port = SerialPort(settings.device, conversation.form.baud, wiring)
-    else:
+    if settings.host:
         _check_range("port", settings.port, 1, 65_535)
-        port = TcpPort(settings.host, settings.port)
-    return IndexLine(port, conversation, memory=memory, let_go=let_go)
 
 
 # --- What settings say. --------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from hal.ports import IndexSource, LineLost
 PATIENCE_S = 15.0
 SPEED = {code: baud for baud, code in SPEEDS.items()}
 KEYS = Keys(bytes(range(16)), bytes(range(16, 32)))
+_APPLICATION_CONTEXT = bytes.fromhex("a109060760857405080103")  # of a request for an association
 
 
 class Wire:
@@ -352,6 +353,12 @@ class Server:
         self.connection.setblocking(False)
         return self.connection
 
+    def break_off(self) -> None:
+        """Closes the connection; the next one is waited for."""
+        assert self.connection is not None
+        self.connection.close()
+        self.connection = None
+
     def close(self) -> None:
         self._listening.close()
         if self.connection is not None:
@@ -380,6 +387,45 @@ def test_a_dlms_meter_is_asked_over_tcp(
     with closing(spoken("dlms", **settings)) as source, behind(live):
         readings = [one for one in listen(source, 3) if isinstance(one, Reading)]
     assert {one.imported for one in readings} == {Index(7_654_321)}
+
+
+@pytest.mark.parametrize("transport", [Transport.WRAPPER, Transport.HDLC])
+@pytest.mark.parametrize("answers", [0, 1, 2, 8])
+def test_after_a_connection_broke_the_association_is_made_anew(
+    server: Server, secrets: dict[str, object], transport: Transport, answers: int
+) -> None:
+    """It breaks after so many answers: before an association stands, while it is made, and after a
+    reading. What has the line closes the source and opens another, as `firmware.device` does."""
+    # One meter behind both connections: it refuses an invocation counter that was used.
+    meter = AnsweringMeter(replace(ASSOCIATED, transport=transport), tell, os.urandom)
+    asked: list[bytes] = []
+    left = answers
+
+    def live() -> None:
+        nonlocal left
+        with suppress(BlockingIOError, OSError):
+            connection = server.connection or server.accept()
+            came = connection.recv(4_096)
+            if came:
+                asked.append(came)
+                if not left:
+                    server.break_off()
+                    asked.append(b"")
+                left -= 1
+                connection.sendall(meter.receive(came, time.monotonic_ns()))
+
+    settings = {**server.place, **secrets, "transport": str(transport)}
+    with behind(live):
+        with (
+            closing(spoken("dlms", **settings)) as source,
+            pytest.raises(LineLost, match=r"closed the connection|is gone"),
+        ):
+            listen(source, 10**6)
+        with closing(spoken("dlms", **settings)) as source:
+            said = listen(source, 2)
+    assert all(isinstance(one, Reading) for one in said)
+    after = b"".join(asked[asked.index(b"") :])
+    assert after.count(_APPLICATION_CONTEXT) == 1
 
 
 def test_a_telegram_with_keys_is_read(wire: Wire, secrets: dict[str, object]) -> None:
