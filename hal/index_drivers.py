@@ -12,6 +12,7 @@ from cryptometer.keys import KeyLost
 from cryptometer.settings import setting
 from cryptometer.steps import NS_PER_MS, NS_PER_S
 from hal.counter_file import CounterFile
+from hal.heard_file import HeardFile
 from hal.index import d0, p1, sml
 from hal.index.ciphering import KEY_SIZE, TITLE_SIZE, Keys
 from hal.index.d0_asked import QUIET_NS as D0_GAP_NS
@@ -177,6 +178,10 @@ class DlmsPushSettings(LineSettings):
         "of the global key, 32 hexadecimal digits: file:/PATH, or credential:NAME", ""
     )
     authentication_key_source: str = setting("likewise, of the authentication key", "")
+    counter_file: str = setting(
+        "with a key: absolute path of a file in which the greatest counter that was heard is kept",
+        "",
+    )
     meter_title: str = setting(
         "the meter's system title, 16 hexadecimal digits, where messages do not carry it", ""
     )
@@ -249,20 +254,58 @@ def dlms_push_line(settings: DlmsPushSettings) -> IndexLine:
         ConfigurationError, LineLost: as `hal.drivers.open_index`.
     """
     _check_baud("baud", settings.baud)
-    decoder = PushDecoder(
-        PushSettings(
-            settings.framing,
-            _keys(settings),
-            _title("meter_title", settings.meter_title) if settings.meter_title else b"",
-            unitless_exponent=(
-                None
-                if settings.unit_assumed is PushUnit.MAKER
-                else _EXPONENTS[UnitAssumed(settings.unit_assumed.value)]
-            ),
-        )
+    keys = _keys(settings)
+    given = PushSettings(
+        settings.framing,
+        keys,
+        _title("meter_title", settings.meter_title) if settings.meter_title else b"",
+        unitless_exponent=(
+            None
+            if settings.unit_assumed is PushUnit.MAKER
+            else _EXPONENTS[UnitAssumed(settings.unit_assumed.value)]
+        ),
     )
-    conversation = Listener(decoder, LineForm(settings.baud), QUIET_NS)
-    return _line(settings, conversation, rs485=settings.rs485)
+    form = LineForm(settings.baud)
+    if keys is None:
+        listener = Listener(PushDecoder(given), form, QUIET_NS)
+        return _line(settings, listener, rs485=settings.rs485)
+    if not settings.counter_file.startswith("/"):
+        raise ConfigurationError(
+            "[source] with a key the greatest counter that was heard must outlast the program:"
+            " counter_file is the absolute path of a file for it"
+        )
+    file = HeardFile(Path(settings.counter_file), keys.encryption)
+    try:
+        decoder = _Fresh(given, file)
+        listener = Listener(decoder, form, QUIET_NS)
+        return _line(settings, listener, rs485=settings.rs485, let_go=file.close)
+    except BaseException:
+        file.close()
+        raise
+
+
+class _Fresh:
+    """A decoder of ciphered telegrams that reads none twice, in this run or in one before."""
+
+    def __init__(self, settings: PushSettings, file: HeardFile) -> None:
+        # A title that the configuration names is that of another meter, if it differs.
+        is_other = settings.title not in (b"", file.title)
+        counter = -1 if is_other else file.counter
+        title = settings.title or file.title
+        self._decoder = PushDecoder(replace(settings, title=title, counter=counter))
+        self._file = file
+
+    def receive(self, data: bytes, at_ns: int) -> list[Reading | Refusal]:
+        before = self._decoder.counter
+        found = self._decoder.receive(data, at_ns)
+        if self._decoder.counter > before:
+            try:
+                self._file.keep(self._decoder.title, self._decoder.counter, at_ns)
+            except OSError as error:
+                raise LineLost(
+                    f"cannot keep the counter that was heard: {error.strerror}"
+                ) from None
+        return found
 
 
 def dlms_line(settings: DlmsSettings, shared: SharedLines) -> IndexSource:
