@@ -409,7 +409,7 @@ class Proposal:
         else:
             reason = Reason.FAR_FUTURE if body.step > self.step else None
             if before.register is None:
-                account.closed_register = body.register
+                account.begin(body)
         account.verdicts.append(Verdict(record, reason, energy))
         account.leaf_hashes.append(leaf_hash(record.raw))
 
@@ -431,8 +431,12 @@ class Proposal:
         same = body.step == account.last_step
         account.last_step = body.step
         if isinstance(body, Reading):
+            # An index holds what the steps without a close have brought, too; but not what pulses
+            # have: that is of their step.
+            same = same or account.read_ms is not None
             account.read_ms = body.at_ms
-            same = True  # an index holds what the steps without a close have brought, too
+        else:
+            account.read_ms = None
         account.open_uwh = (account.open_uwh if same else 0) + energy
         account.untransferred_uwh += energy
         return None
@@ -449,6 +453,10 @@ class Proposal:
         # By the newest as well: once the index counts, pulses of the same energy must not.
         if {made_under.is_index, newest.is_index} != {isinstance(body, Reading)}:
             return Reason.WRONG_SOURCE
+        if newest.is_index and not made_under.is_worth(newest):
+            return Reason.WRONG_UNIT
+        if not meter.may_go_on(made_under, account.anchored):
+            return Reason.NOT_ANCHORED
         if isinstance(body, Batch):
             reason = self._judge_lots(body, made_under.lot_limit(newest))
         else:
@@ -550,6 +558,7 @@ class _Account:
     """What changes of a meter while the leaves of one block are applied; see `Meter`."""
 
     __slots__ = (
+        "anchored",
         "brought",
         "closed_register",
         "closed_step",
@@ -576,9 +585,17 @@ class _Account:
         self.transferred_uwh = meter.transferred_uwh
         self.quarantined_uwh = meter.quarantined_uwh
         self.read_ms = meter.read_ms
+        self.anchored = meter.anchored
         self.brought: list[tuple[int, Waiting]] = []
         self.verdicts: list[Verdict] = []
         self.leaf_hashes: list[bytes] = []
+
+    def begin(self, first: ChainRecord) -> None:
+        """The chain begins with a record that names a registration as the one before."""
+        self.closed_register = first.register
+        began = self.meter.made_under(first.previous)
+        assert began is not None  # noqa: S101 - `follow` has seen to it
+        self.anchored = self.meter.terms.index(began) or None
 
     def settled(self) -> Meter:
         """The meter after the block."""
@@ -593,6 +610,7 @@ class _Account:
             transferred_uwh=self.transferred_uwh,
             quarantined_uwh=self.quarantined_uwh,
             read_ms=self.read_ms,
+            anchored=self.anchored,
         )
 
 

@@ -29,6 +29,8 @@ class Reason(StrEnum):
     UNKNOWN_REGISTRATION = "unknown-registration"
     NOT_VALID_AT_STEP = "not-valid-at-step"
     WRONG_SOURCE = "wrong-source"
+    WRONG_UNIT = "wrong-unit"
+    NOT_ANCHORED = "not-anchored"
     LOT_ABOVE_V = "lot-above-v"
     LOTS_OUT_OF_ORDER = "lots-out-of-order"
     FAR_FUTURE = "far-future"

@@ -118,6 +118,17 @@ class Terms:
     def _pulse_worth(self) -> tuple[int, int]:
         return pulse_worth(self.constant, self.ratio)
 
+    def counts_like(self, other: "Terms") -> bool:
+        """Whether a register goes on from one to the other: both count pulses, of whatever worth,
+        or the same last digit of an index."""
+        if self.is_index or other.is_index:
+            return self.is_index == other.is_index and self.constant == other.constant
+        return True
+
+    def is_worth(self, other: "Terms") -> bool:
+        """Whether a unit of the register holds as much energy as by the other."""
+        return self.constant * other.ratio == other.constant * self.ratio
+
     def lot_limit(self, newest: "Terms") -> Fraction | int:
         """The most pulses of a lot made under these terms that satisfies the newest as well: by
         its energy, since a pulse may be worth less in them."""
@@ -145,7 +156,11 @@ class Meter:
         lifetime_uwh: what its greatest power gives in LIFETIME_H: the most it may ever register.
         index_wh: what the display showed when this device was registered, or read anew, Wh.
         index_from_uwh: what the chain had registered by then.
-        read_ms: when its newest counted reading was taken, ms since the Unix epoch.
+        read_ms: when its newest counted reading was taken, ms since the Unix epoch; None where lots
+            have counted since.
+        anchored: which registration, counted from 0, was the newest when the chain's newest
+            re-anchor acted or, without one, the one that it began with: the register is in that
+            one's unit. None is 0.
     """
 
     name: str = wire(0, NAME)
@@ -163,6 +178,7 @@ class Meter:
     index_from_uwh: int = wire(12, Uint())
     closed_step: int | None = wire_optional(13, STEP)
     read_ms: int | None = wire_optional(14, MS)
+    anchored: int | None = wire_optional(15, Uint(1))
 
     @property
     def registered_uwh(self) -> int:
@@ -193,6 +209,12 @@ class Meter:
             if terms.registration == registration:
                 return terms
         return None
+
+    def may_go_on(self, terms: Terms, anchored: int | None) -> bool:
+        """Whether a chain whose register is in the unit of the registration `anchored` may go on
+        under these terms: in the same unit, or since that registration came behind them."""
+        began = anchored or 0
+        return terms.counts_like(self.terms[began]) or self.terms.index(terms) <= began
 
     def terms_of(self, body: Batch | Reading) -> Terms:
         """What the energy of a batch or a reading is reckoned by: the newest terms, when it names
@@ -476,7 +498,8 @@ def _re_anchor(state: State, body: records.ReAnchor, identity: bytes) -> State:
         raise Rejected(Reason.IMPLAUSIBLE, f"{body.meter} cannot go on from record {body.at}")
     head = replace(meter.head, sequence=body.at, previous=identity, register=body.register)
     # A register that was set anew must not be taken for energy by the next close.
-    anchored = replace(meter, head=head, closed_register=body.register)
+    newest = len(meter.terms) - 1
+    anchored = replace(meter, head=head, closed_register=body.register, anchored=newest or None)
     return replace(state, meters={**state.meters, meter.name: anchored})
 
 

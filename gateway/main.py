@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cryptometer.errors import ConfigurationError
+from gateway import exporting
 from gateway.folder import (
     Folder,
     import_file,
@@ -82,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     prove.add_argument("--out", type=Path, required=True, help="the .tlog-proof file to write")
     _add_config(prove)
     prove.set_defaults(act=_prove)
+
+    exporting.add_commands(commands, DEFAULT)
 
     backup = commands.add_parser("backup", help="write keys, store and ledger to one file")
     backup.add_argument("--out", type=Path, required=True)

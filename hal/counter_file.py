@@ -12,7 +12,8 @@ from pathlib import Path
 from cryptometer.errors import ConfigurationError
 
 BLOCK = 1_000  # a write a quarter of an hour where a meter is asked once a second
-_DIGITS = 10  # of 32 bits; the file never changes its length, and is written in one go
+LINE_MAX = 64  # of a sector's 512 bytes, which a card writes whole or not at all
+_DIGITS = 10  # of 32 bits
 
 
 class CounterFile:
@@ -24,20 +25,7 @@ class CounterFile:
         Raises:
             ConfigurationError: it cannot be used: why, and what to do.
         """
-        self._path = path
-        try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise ConfigurationError(f"cannot open {path}: {error.strerror}") from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            text = os.read(self._file, 64).decode("ascii", "replace").strip()
-            _sync_folder(path.parent)  # the name of a new file must outlast a power cut, too
-        except OSError as error:
-            os.close(self._file)
-            held = isinstance(error, BlockingIOError)
-            why = "another meter counts in it" if held else error.strerror
-            raise ConfigurationError(f"cannot use {path}: {why}") from None
+        self._file, text = open_line_file(path)
         is_number = text.isdecimal() and len(text) <= _DIGITS
         if not is_number and os.fstat(self._file).st_size:
             os.close(self._file)
@@ -69,10 +57,44 @@ class CounterFile:
         os.close(self._file)
 
     def _write(self, unused: int) -> None:
-        os.pwrite(self._file, f"{unused:0{_DIGITS}}\n".encode("ascii"), 0)
-        os.ftruncate(self._file, _DIGITS + 1)
-        os.fsync(self._file)
+        write_line_file(self._file, f"{unused:0{_DIGITS}}")
         self._kept = unused
+
+
+def open_line_file(path: Path) -> tuple[int, str]:
+    """Opens a file of one short line for one run at a time: its descriptor, and the line; made when
+    missing, and empty then.
+
+    Raises:
+        ConfigurationError: it cannot be used.
+    """
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigurationError(f"cannot open {path}: {error.strerror}") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        text = os.read(file, LINE_MAX).decode("ascii", "replace").strip()
+        _sync_folder(path.parent)  # the name of a new file must outlast a power cut, too
+    except OSError as error:
+        os.close(file)
+        held = isinstance(error, BlockingIOError)
+        why = "another meter counts in it" if held else error.strerror
+        raise ConfigurationError(f"cannot use {path}: {why}") from None
+    return file, text
+
+
+def write_line_file(file: int, text: str) -> None:
+    """Writes the line in one go, durably. Lines of one file are all equally long: so a power cut
+    leaves the old one or the new one.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    line = f"{text}\n".encode("ascii")
+    os.pwrite(file, line, 0)
+    os.ftruncate(file, len(line))
+    os.fsync(file)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -16,6 +16,7 @@ from hal.index.choice import INDEX_SOURCES, IndexSettings, is_index_source, spli
 from hal.keyfile import create_key, load_key
 from hal.keyplace import FilePlace, Place, TpmPlace
 from hal.ports import Clock, Guard, IndexSource, PulseSource, StoredKey
+from hal.shared_line import SharedLines
 
 if TYPE_CHECKING:
     from hal.modbus_bus import Buses as ModbusBuses
@@ -103,6 +104,7 @@ class Buses:
 
     def __init__(self) -> None:
         self._modbus: ModbusBuses | None = None
+        self.lines = SharedLines()
 
     def open_modbus(self, rest: Mapping[str, object]) -> IndexSource:
         """
@@ -143,10 +145,10 @@ def open_index(table: Mapping[str, object], buses: Buses) -> IndexSource:
 
                 return SimulatedIndex(read_settings(SimIndexSettings, rest, "[source]"))
             case _:
-                return _open_line_of(driver, rest)
+                return _open_line_of(driver, rest, buses.lines)
 
 
-def _open_line_of(driver: str, rest: Mapping[str, object]) -> IndexSource:
+def _open_line_of(driver: str, rest: Mapping[str, object], lines: SharedLines) -> IndexSource:
     from hal import index_drivers as of  # noqa: PLC0415
 
     match driver:
@@ -155,11 +157,11 @@ def _open_line_of(driver: str, rest: Mapping[str, object]) -> IndexSource:
         case "p1":
             return of.p1_line(read_settings(of.P1Settings, rest, "[source]"))
         case "d0":
-            return of.d0_line(read_settings(of.D0Settings, rest, "[source]"))
+            return of.d0_line(read_settings(of.D0Settings, rest, "[source]"), lines)
         case "sml":
             return of.sml_line(read_settings(of.SmlSettings, rest, "[source]"))
         case "dlms":
-            return of.dlms_line(read_settings(of.DlmsSettings, rest, "[source]"))
+            return of.dlms_line(read_settings(of.DlmsSettings, rest, "[source]"), lines)
         case _:
             return of.dlms_push_line(read_settings(of.DlmsPushSettings, rest, "[source]"))
 

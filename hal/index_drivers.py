@@ -12,8 +12,10 @@ from cryptometer.keys import KeyLost
 from cryptometer.settings import setting
 from cryptometer.steps import NS_PER_MS, NS_PER_S
 from hal.counter_file import CounterFile
+from hal.heard_file import HeardFile
 from hal.index import d0, p1, sml
 from hal.index.ciphering import KEY_SIZE, TITLE_SIZE, Keys
+from hal.index.d0_asked import QUIET_NS as D0_GAP_NS
 from hal.index.d0_asked import Asking, D0Asked
 from hal.index.dlms_association import Authentication, Terms
 from hal.index.dlms_client import ClientSettings, DlmsClient, Transport
@@ -21,11 +23,20 @@ from hal.index.dlms_link import Patience
 from hal.index.dlms_push import QUIET_NS, Framing, PushDecoder, PushSettings
 from hal.index.linky import LinkyDecoder
 from hal.index.listener import Listener
-from hal.index.reading import Conversation, LineForm, Past, Reading, Refusal, Remembering
+from hal.index.reading import (
+    Conversation,
+    LineForm,
+    Past,
+    Reading,
+    Refusal,
+    Remembering,
+    TakingTurns,
+)
 from hal.index_line import SPEEDS, IndexLine, Port, SerialPort, TcpPort, Wiring
 from hal.keyplace import secret_source
-from hal.ports import LineLost
+from hal.ports import IndexSource, LineLost
 from hal.secret import read_secret
+from hal.shared_line import SharedForm, SharedLines, SharedMeter
 
 PERIOD_MAX_MS = 900_000  # a meter that is asked more rarely than each step says nothing of it
 ANSWER_MIN_MS, ANSWER_MAX_MS = 100, 60_000
@@ -111,7 +122,10 @@ class DlmsSettings(LineSettings):
     rs485: bool = setting(_RS485, False)
     client: int = setting("the client's address: 16 is the public one", 16)
     logical: int = setting("address of the logical device", 1)
-    physical: int | None = setting("the meter's own address on the bus, where it has one", None)
+    physical: int | None = setting(
+        "the meter's own address on the bus, where it has one; of several meters each has another",
+        None,
+    )
     address_size: int = setting("bytes of both together, 2 or 4", 2)
     authentication: Authentication = setting(
         "none, lls (a password) or hls-gmac (with both keys)", Authentication.NONE
@@ -164,6 +178,10 @@ class DlmsPushSettings(LineSettings):
         "of the global key, 32 hexadecimal digits: file:/PATH, or credential:NAME", ""
     )
     authentication_key_source: str = setting("likewise, of the authentication key", "")
+    counter_file: str = setting(
+        "with a key: absolute path of a file in which the greatest counter that was heard is kept",
+        "",
+    )
     meter_title: str = setting(
         "the meter's system title, 16 hexadecimal digits, where messages do not carry it", ""
     )
@@ -201,7 +219,7 @@ def sml_line(settings: SmlSettings) -> IndexLine:
     return _line(settings, Listener(sml.SmlDecoder(), form, sml.SILENCE_NS))
 
 
-def d0_line(settings: D0Settings) -> IndexLine:
+def d0_line(settings: D0Settings, shared: SharedLines) -> IndexSource:
     """
     Raises:
         ConfigurationError, LineLost: as `hal.drivers.open_index`.
@@ -209,8 +227,8 @@ def d0_line(settings: D0Settings) -> IndexLine:
     _check_baud("baud", settings.baud)
     if settings.mode is D0Mode.PUSHED:
         form = LineForm(settings.baud)
-        conversation: Conversation = Listener(d0.D0Decoder(), form, d0.SILENCE_NS)
-        return _line(settings, conversation, rs485=settings.rs485)
+        listener = Listener(d0.D0Decoder(), form, d0.SILENCE_NS)
+        return _line(settings, listener, rs485=settings.rs485)
     _check_range("period_machine_ms", settings.period_machine_ms, 1_000, PERIOD_MAX_MS)
     if settings.baud_max:
         _check_baud("baud_max", settings.baud_max)
@@ -222,10 +240,12 @@ def d0_line(settings: D0Settings) -> IndexLine:
         settings.wakes,
     )
     try:
-        conversation = D0Asked(asking)
+        asked = D0Asked(asking)
     except ValueError as error:
         raise ConfigurationError(f"[source] address: {error}") from None
-    return _line(settings, conversation, rs485=settings.rs485, sends=True)
+    if not settings.address:  # the line has one meter, whichever it is
+        return _line(settings, asked, rs485=settings.rs485, sends=True)
+    return _shared_line(settings, "d0", settings.address, asked, shared, gap_ns=D0_GAP_NS)
 
 
 def dlms_push_line(settings: DlmsPushSettings) -> IndexLine:
@@ -234,44 +254,97 @@ def dlms_push_line(settings: DlmsPushSettings) -> IndexLine:
         ConfigurationError, LineLost: as `hal.drivers.open_index`.
     """
     _check_baud("baud", settings.baud)
-    decoder = PushDecoder(
-        PushSettings(
-            settings.framing,
-            _keys(settings),
-            _title("meter_title", settings.meter_title) if settings.meter_title else b"",
-            unitless_exponent=(
-                None
-                if settings.unit_assumed is PushUnit.MAKER
-                else _EXPONENTS[UnitAssumed(settings.unit_assumed.value)]
-            ),
-        )
+    keys = _keys(settings)
+    given = PushSettings(
+        settings.framing,
+        keys,
+        _title("meter_title", settings.meter_title) if settings.meter_title else b"",
+        unitless_exponent=(
+            None
+            if settings.unit_assumed is PushUnit.MAKER
+            else _EXPONENTS[UnitAssumed(settings.unit_assumed.value)]
+        ),
     )
-    conversation = Listener(decoder, LineForm(settings.baud), QUIET_NS)
-    return _line(settings, conversation, rs485=settings.rs485)
+    form = LineForm(settings.baud)
+    if keys is None:
+        listener = Listener(PushDecoder(given), form, QUIET_NS)
+        return _line(settings, listener, rs485=settings.rs485)
+    if not settings.counter_file.startswith("/"):
+        raise ConfigurationError(
+            "[source] with a key the greatest counter that was heard must outlast the program:"
+            " counter_file is the absolute path of a file for it"
+        )
+    file = HeardFile(Path(settings.counter_file), keys.encryption)
+    try:
+        decoder = _Fresh(given, file)
+        listener = Listener(decoder, form, QUIET_NS)
+        return _line(settings, listener, rs485=settings.rs485, let_go=file.close)
+    except BaseException:
+        file.close()
+        raise
 
 
-def dlms_line(settings: DlmsSettings) -> IndexLine:
+class _Fresh:
+    """A decoder of ciphered telegrams that reads none twice, in this run or in one before."""
+
+    def __init__(self, settings: PushSettings, file: HeardFile) -> None:
+        # A title that the configuration names is that of another meter, if it differs.
+        is_other = settings.title not in (b"", file.title)
+        counter = -1 if is_other else file.counter
+        title = settings.title or file.title
+        self._decoder = PushDecoder(replace(settings, title=title, counter=counter))
+        self._file = file
+
+    def receive(self, data: bytes, at_ns: int) -> list[Reading | Refusal]:
+        before = self._decoder.counter
+        found = self._decoder.receive(data, at_ns)
+        if self._decoder.counter > before:
+            try:
+                self._file.keep(self._decoder.title, self._decoder.counter, at_ns)
+            except OSError as error:
+                raise LineLost(
+                    f"cannot keep the counter that was heard: {error.strerror}"
+                ) from None
+        return found
+
+
+def dlms_line(settings: DlmsSettings, shared: SharedLines) -> IndexSource:
     """
+    Args:
+        settings: of the meter.
+        shared: of this program, for a meter that may be one of several on its line.
+
     Raises:
         ConfigurationError, LineLost: as `hal.drivers.open_index`.
         ImportError: dlms-cosem is not installed.
     """
     asked = _client_settings(settings)
     if asked.terms.keys is None or not settings.counter_file:
-        client = DlmsClient(asked, os.urandom)
-        return _line(settings, client, rs485=settings.rs485, sends=True, memory=client)
+        return _dlms_line(settings, DlmsClient(asked, os.urandom), shared)
     if not settings.counter_file.startswith("/"):
         raise ConfigurationError("[source] counter_file is an absolute path")
     file = CounterFile(Path(settings.counter_file))
     try:
         client = DlmsClient(replace(asked, counter=file.first), os.urandom)
         kept = _Kept(client, file)
-        return _line(
-            settings, kept, rs485=settings.rs485, sends=True, memory=kept, let_go=kept.close
-        )
+        return _dlms_line(settings, kept, shared, kept.close)
     except BaseException:
         file.close(file.first)
         raise
+
+
+def _dlms_line(
+    settings: DlmsSettings,
+    client: "DlmsClient | _Kept",
+    shared: SharedLines,
+    let_go: Callable[[], None] = lambda: None,
+) -> IndexSource:
+    if settings.transport is not Transport.HDLC:  # no others are there, or each has a connection
+        return _line(
+            settings, client, rs485=settings.rs485, sends=True, memory=client, let_go=let_go
+        )
+    address = settings.logical, settings.physical
+    return _shared_line(settings, "dlms", address, client, shared, memory=client, let_go=let_go)
 
 
 class _Kept:
@@ -287,6 +360,10 @@ class _Kept:
     @property
     def due_ns(self) -> int | None:
         return self._client.due_ns
+
+    @property
+    def is_busy(self) -> bool:
+        return self._client.is_busy
 
     def receive(self, data: bytes, at_ns: int) -> list[Reading | Refusal]:
         return self._client.receive(data, at_ns)
@@ -319,15 +396,50 @@ def _line(
     memory: Remembering | None = None,
     let_go: Callable[[], None] = lambda: None,
 ) -> IndexLine:
+    port = _open_port(settings, conversation.form.baud, rs485=rs485, sends=sends)
+    return IndexLine(port, conversation, memory=memory, let_go=let_go)
+
+
+def _shared_line(
+    settings: D0Settings | DlmsSettings,
+    protocol: str,
+    address: object,
+    conversation: TakingTurns,
+    shared: SharedLines,
+    *,
+    gap_ns: int = 0,
+    memory: Remembering | None = None,
+    let_go: Callable[[], None] = lambda: None,
+) -> SharedMeter:
+    """A meter that is asked, where there may be others on its line."""
+    _check_place(settings)
+    device = os.path.realpath(settings.device) if settings.device else ""
+    place = device or f"{settings.host}:{settings.port}"
+    alike = (settings.baud, settings.rts, settings.dtr, settings.rs485)
+    baud = conversation.form.baud
+    return shared.join(
+        SharedForm(place, protocol, alike, gap_ns),
+        address,
+        lambda: _open_port(settings, baud, rs485=settings.rs485, sends=True),
+        conversation,
+        memory,
+        let_go,
+    )
+
+
+def _open_port(settings: LineSettings, baud: int, *, rs485: bool, sends: bool) -> Port:
+    _check_place(settings)
+    if not settings.device:
+        return TcpPort(settings.host, settings.port)
+    wiring = Wiring(settings.rts, settings.dtr, rs485, sends)
+    return SerialPort(settings.device, baud, wiring)
+
+
+def _check_place(settings: LineSettings) -> None:
     if bool(settings.device) == bool(settings.host):
         raise ConfigurationError("[source] needs device or host, and not both")
-    if settings.device:
-        wiring = Wiring(settings.rts, settings.dtr, rs485, sends)
-        port: Port = SerialPort(settings.device, conversation.form.baud, wiring)
-    else:
+    if settings.host:
         _check_range("port", settings.port, 1, 65_535)
-        port = TcpPort(settings.host, settings.port)
-    return IndexLine(port, conversation, memory=memory, let_go=let_go)
 
 
 # --- What settings say. --------------------------------------------------------------------------

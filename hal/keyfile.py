@@ -33,6 +33,18 @@ class FileKey:
             return self._private.sign(data)
         return low_s(self._private.sign(data, ec.ECDSA(SHA256())))
 
+    def sign_again(self, data: bytes) -> bytes:
+        """The same signature for the same bytes. Ed25519's always is; ECDSA's where the library
+        can make it so (RFC 6979, OpenSSL 3.2), elsewhere it is an ordinary one.
+        """
+        if isinstance(self._private, Ed25519PrivateKey):
+            return self._private.sign(data)
+        try:
+            algorithm = ec.ECDSA(SHA256(), deterministic_signing=True)
+        except UnsupportedAlgorithm:
+            algorithm = ec.ECDSA(SHA256())
+        return low_s(self._private.sign(data, algorithm))
+
     def trouble(self) -> str:
         return ""  # what was read signs
 

@@ -20,9 +20,10 @@ from cryptometer import merkle, note, records
 from cryptometer.audit import audit
 from cryptometer.community import encode_community
 from cryptometer.errors import Rejected
+from cryptometer.metrology import Side
 from cryptometer.records import CountingSource, Header, Mark, Record, Role, Use
 from cryptometer.tiles import CHECKPOINT_PATH, encode_bundle
-from tests.core.community import Village, flip, lay_out, reseal, sign_head
+from tests.core.community import Device, Village, flip, lay_out, reseal, sign_head
 from tests.keys import p256_signer, signer
 from tests.vectors.generate import FOLDER
 
@@ -170,6 +171,43 @@ def speak(village: Village) -> None:
     village.send(meter.reading(step, 905, -1), meter.reading(step, 3, counting=False))
     village.send(meter.reading(step, 910, 17_980), meter.close(step))
     village.block()
+    change_source(village, meter)
+    change_source(village, pulses)
+
+
+def change_source(village: Village, meter: Device) -> None:
+    """Another unit of the register, or another source, which counts behind a re-anchor; and another
+    ratio of an index, which needs none."""
+    coarser = replace(replace_details(village, "speaks", 1), serial="S", constant=Fraction(100))
+    scaled = replace(coarser, ratio=Fraction(5), constant_side=Side.SECONDARY)
+    pulses = replace_details(village, "m1", 8)
+    step = village.next_step
+    village.send(meter.reading(step, 920) if meter.name == "speaks" else meter.batch(step, 2))
+    for details in (coarser, scaled, pulses):
+        step, old = village.next_step, meter.registration
+        newer = village.authority.register(
+            Role.METER, meter.name, meter.signer.public, details, step + 1
+        )
+        village.govern(newer)
+        village.block()
+        step = village.next_step
+
+        def count(
+            step: int, registration: bytes, *, is_index: bool = details is not pulses
+        ) -> records.Record:
+            if is_index:
+                return meter.reading(step, meter.register + 7, registration=registration)
+            return meter.batch(step, 1, registration=registration)
+
+        new = newer.identity
+        village.send(count(step, old), count(step, new), meter.close(step))
+        anchor = village.authority.re_anchor(meter.name, meter.sequence, meter.register)
+        village.govern(anchor)
+        village.block()
+        meter.go_on_from(anchor)
+        step = village.next_step
+        village.send(count(step - 2, old), count(step, new), meter.close(step))
+        village.block()
 
 
 def replace_details(village: Village, name: str, lot_pulses: int) -> records.MeterDetails:
@@ -232,7 +270,7 @@ def test_the_stranger_agrees_on_every_leaf_of_a_busy_village(tmp_path: Path) -> 
     assert found == {
         "lot-above-v", "unknown-registration", "lots-out-of-order", "step-closed", "far-future",
         "register-mismatch", "not-valid-at-step", "too-late", "step-went-back", "no effect",
-        "stale-reading", "wrong-source", "wrong-step",
+        "stale-reading", "wrong-source", "wrong-step", "wrong-unit", "not-anchored",
     }  # fmt: skip
     for checked in village.checked:
         header = checked.header.body

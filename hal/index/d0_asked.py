@@ -108,6 +108,11 @@ class D0Asked:
     def due_ns(self) -> int | None:
         return self._due_ns
 
+    @property
+    def is_busy(self) -> bool:
+        """See `TakingTurns`."""
+        return self._doing is not _Doing.RESTING
+
     def receive(self, data: bytes, at_ns: int) -> list[Reading | Refusal]:
         if self._doing is _Doing.ASKED:
             return self._receive_identification(data, at_ns)

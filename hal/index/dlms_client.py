@@ -159,7 +159,7 @@ class _Column:
 
 
 class DlmsClient:
-    """Asks one meter; see `Remembering`."""
+    """Asks one meter; see `Remembering` and `TakingTurns`."""
 
     def __init__(self, settings: ClientSettings, draw: Callable[[int], bytes]) -> None:
         """
@@ -181,6 +181,7 @@ class DlmsClient:
         self._bringing: Callable[[], _Script] | None = None  # what runs once the link stands
         self._keys_follow = False  # the public client is done, the one with keys follows
         self._leaving = False  # the association is being released
+        self._was_absent = False  # it did not even answer the call
         self._next_ns: int | None = None  # of the next reading; None: at the first look
         self._failures = 0
         self._found: list[Reading | Refusal] = []
@@ -215,6 +216,11 @@ class DlmsClient:
         return self._counter if standing is None else max(self._counter, standing.counter)
 
     @property
+    def is_busy(self) -> bool:
+        """See `TakingTurns`."""
+        return self._busy or self._link.due_ns is not None
+
+    @property
     def _busy(self) -> bool:
         return self._script is not None or self._bringing is not None
 
@@ -230,16 +236,12 @@ class DlmsClient:
         past, self._past = self._past, []
         return past
 
-    def reconnected(self, at_ns: int) -> None:
-        """Whoever has the line had to open it anew (TCP): nothing agreed on before holds."""
-        self._leaving = False
-        self._fail(Refused.INCOMPLETE, "the connection was lost", at_ns)
-        self._link = link_to(self._settings, self._first_client)
-
     def receive(self, data: bytes, at_ns: int) -> list[Reading | Refusal]:
+        was_busy = self.is_busy
         for event in self._link.receive(data, at_ns):
             self._take(event, at_ns)
-        if not self._busy and (self._next_ns is None or at_ns >= self._next_ns):
+        # What ends here ends the turn, too, however soon the next reading is due.
+        if not was_busy and (self._next_ns is None or at_ns >= self._next_ns):
             self._begin(at_ns)
         found, self._found = self._found, []
         return found
@@ -262,7 +264,11 @@ class DlmsClient:
             self._bring(_PUBLIC_CLIENT, self._counting, at_ns)
 
     def _bring(self, client: int, script: Callable[[], _Script], at_ns: int) -> None:
-        self._link = link_to(self._settings, client)
+        settings = self._settings
+        if self._was_absent:
+            # It may still be away: others on its line do not wait for it three times.
+            settings = replace(settings, patience=replace(settings.patience, calls=1))
+        self._link = link_to(settings, client)
         self._bringing = script
         for event in self._link.bring_up():
             self._take(event, at_ns)
@@ -270,6 +276,7 @@ class DlmsClient:
     def _take(self, event: Event, at_ns: int) -> None:
         match event:
             case Up() if self._bringing is not None:
+                self._was_absent = False
                 script, self._bringing = self._bringing, None
                 self._run(script(), at_ns)
             case Answer() if self._script is not None:
@@ -277,6 +284,7 @@ class DlmsClient:
             case Down():
                 self._fell(at_ns)
             case Lost():
+                self._was_absent = self._bringing is not None and event.reason is Refused.SILENT
                 self._fail(event.reason, event.detail, at_ns)  # nothing is left to take down
 
     def _run(self, script: _Script, at_ns: int) -> None:
@@ -410,7 +418,7 @@ class DlmsClient:
                 unitless_exponent=self._settings.unitless_exponent,
             )
         )
-        while self._questions:
+        if self._questions:  # one a reading: weeks of it would keep others of the line waiting
             span = self._questions.popleft()
             try:
                 rows = yield from self._past_of(association, span, clock)

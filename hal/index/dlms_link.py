@@ -94,11 +94,14 @@ class Patience:
         answer_ns: from the end of what was sent to the first byte of the answer.
         pause_ns: between two bytes of an answer.
         tries: how often a question is sent.
+        calls: how often the meter is called before it has answered at all, at most `tries`; None:
+            as often as that.
     """
 
     answer_ns: int = 3 * NS_PER_S
     pause_ns: int = NS_PER_S
     tries: int = 3
+    calls: int | None = None
 
 
 class _Waiting:
@@ -144,6 +147,13 @@ class _Waiting:
     @property
     def may_try_again(self) -> bool:
         return self.tries < self._patience.tries
+
+    @property
+    def may_call_again(self) -> bool:
+        """Where the meter has not answered at all."""
+        return self.may_try_again and (
+            self._patience.calls is None or self.tries < self._patience.calls
+        )
 
 
 # --- HDLC. ---------------------------------------------------------------------------------------
@@ -257,10 +267,11 @@ class HdlcLink:
         """Nothing came in time."""
         if self._state is _State.FALLING:
             return self._fall()
-        if not self._waiting.may_try_again:
+        is_rising = self._state is _State.RISING
+        if not (self._waiting.may_call_again if is_rising else self._waiting.may_try_again):
             detail = f"no answer to {self._waiting.tries} tries"
             return self._lose(Refused.SILENT, detail)
-        if self._state is _State.RISING:
+        if is_rising:
             self._waiting.put(self._frame(Control.SNRM, self._proposed.encode()), again=True)
         elif self._waiting.tries % 2:
             # What the meter expects next tells whether the question or the answer was lost.
@@ -488,7 +499,7 @@ class OpticalLink:
         if found is not None:
             return self._agree(int(found[1]), found[2])
         if self._waiting.is_over(at_ns):
-            if not self._waiting.may_try_again:
+            if not self._waiting.may_call_again:
                 return self._lose(Refused.SILENT, "the meter does not identify itself")
             self._held.clear()
             self._waiting.put(_REQUEST, again=True)

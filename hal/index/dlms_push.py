@@ -129,6 +129,11 @@ class PushDecoder:
         the next run, so that nothing recorded before counts again."""
         return self._messages.counter
 
+    @property
+    def title(self) -> bytes:
+        """The system title that the counter belongs to; empty: none is known."""
+        return self._messages.title
+
     def receive(self, data: bytes, at_ns: int) -> list[Reading | Refusal]:
         return self._frames.receive(data, at_ns)
 
@@ -138,7 +143,7 @@ class _Messages:
 
     def __init__(self, settings: PushSettings) -> None:
         self._settings = settings
-        self._title = settings.title
+        self.title = settings.title
         self.counter = settings.counter
         self._weak = settings.framing in (Framing.BARE, Framing.MBUS)  # no checksum, or eight bits
         self._blocks = bytearray()
@@ -231,12 +236,12 @@ class _Messages:
         protected, end = decode_protected(data, 1, general=data[0] == GENERAL_GLO)
         if end != len(data):
             raise Malformed(f"{len(data) - end} bytes follow a protected message")
-        title = protected.title or self._title
+        title = protected.title or self.title
         clear = open_protected(protected, title, keys)
         checked = protected.authenticated and keys.authentication is not None
         if not checked and clear[:1] != bytes([DATA_NOTIFICATION]):
             raise NotAuthentic("what the key gives is no notification: altered, or another key")
-        if self._title and title != self._title:
+        if self.title and title != self.title:
             raise _Refuse(Refused.OTHER_METER, f"a message of the system title {title.hex()}")
         if protected.counter <= self.counter:
             detail = f"invocation counter {protected.counter} after {self.counter}: a repetition"
@@ -259,7 +264,7 @@ class _Messages:
 
     def _accept(self, protected: Protected, title: bytes) -> None:
         # Only now: a damaged counter or title must not shut out every message after it.
-        self._title, self.counter = title, protected.counter
+        self.title, self.counter = title, protected.counter
 
     def _notified(self, message: _Message, title: bytes, caveats: frozenset[Caveat]) -> Reading:
         clock, body, end = _notification(message.data)

@@ -197,3 +197,14 @@ class Remembering(Conversation, Protocol):
         """The rows that came since, in order of time; a refusal for each question that gave
         none."""
         ...
+
+
+class TakingTurns(Conversation, Protocol):
+    """A conversation with a meter that may be one of several on a line: it is called in its turn
+    only, and lets the line go after each reading."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an answer is awaited, or a question is to follow at once: nobody else may use the
+        line now."""
+        ...

@@ -9,9 +9,10 @@ import pytest
 
 from cryptometer.audit import audit
 from cryptometer.errors import Reason
-from cryptometer.records import CountingSource, Record, Role
+from cryptometer.metrology import Side
+from cryptometer.records import CountingSource, MeterDetails, Record, Role
 from cryptometer.steps import step_start_ms
-from tests.core.community import DETAILS, STEP_S, Village
+from tests.core.community import DETAILS, PULSE_UWH, STEP_S, Device, Village
 from tests.core.refusing import refusing
 from tests.keys import signer
 
@@ -42,12 +43,7 @@ class Speaking:
 
     def block(self) -> list[Reason | None]:
         """The next block; what it says of each of the meter's records."""
-        checked = self.village.block()
-        return [
-            verdict.reason
-            for verdict in checked.verdicts
-            if getattr(verdict.record.body, "meter", "") == "speaks"
-        ]
+        return reasons_of(self.village, self.device)
 
     def read(self, index: int, age_ms: int = 1_000) -> Record:
         """Sends a reading of the next block's step, and its close."""
@@ -165,7 +161,192 @@ def test_what_counted_before_counts_no_more_once_the_other_source_is_in_force() 
     wrong = device.reading(step + 1, 11, registration=pulses)
     village.send(late, lots, reading, wrong)
     reasons = [one.reason for one in village.block().verdicts]
-    assert reasons == [Reason.STEP_CLOSED, Reason.WRONG_SOURCE, None, Reason.WRONG_SOURCE]
+    assert reasons == [
+        Reason.STEP_CLOSED, Reason.WRONG_SOURCE, Reason.NOT_ANCHORED, Reason.WRONG_SOURCE
+    ]  # fmt: skip
+
+
+def register(village: Village, device: Device, details: MeterDetails) -> Record:
+    """The meter is registered anew, from the next block's step on."""
+    record = village.authority.register(
+        Role.METER, device.name, device.signer.public, details, village.next_step + 1
+    )
+    village.govern(record)
+    return record
+
+
+def re_anchor(village: Village, device: Device) -> Record:
+    """The authority has the chain go on where it stands."""
+    anchor = village.authority.re_anchor(device.name, device.sequence, device.register)
+    village.govern(anchor)
+    return anchor
+
+
+def reasons_of(village: Village, device: Device) -> list[Reason | None]:
+    """The next block; what it says of each of the device's records."""
+    return [
+        one.reason
+        for one in village.block().verdicts
+        if one.record.key_id == device.signer.public.thumbprint
+    ]
+
+
+def test_another_unit_counts_only_behind_a_re_anchor_and_nothing_else_is_held_up(
+    speaking: Speaking,
+) -> None:
+    village, device = speaking.village, speaking.device
+    speaking.read(5_100)
+    finer = register(village, device, replace(INDEX, constant=Fraction(10_000)))
+    assert speaking.block() == [None] * 3
+    device.registration = finer.identity
+    for index in (51_200, 51_300):
+        speaking.read(index)
+        assert speaking.block() == [Reason.NOT_ANCHORED, Reason.STALE_READING]
+    assert speaking.amounts == (0, 100)
+    set_aside = village.state.meters["speaks"].quarantined_uwh
+    assert set_aside == (51_300 - 5_100) * WH // 10
+    anchor = re_anchor(village, device)
+    assert speaking.block() == []
+    device.go_on_from(anchor)
+    speaking.read(51_350)
+    assert speaking.block() == [None, None]
+    assert speaking.amounts == (0, 105)
+    assert village.state.meters["speaks"].quarantined_uwh == set_aside
+    assert audit(village.files().get, village.community()).state == village.state
+
+
+def test_a_re_anchor_before_the_change_is_no_leave_for_it(speaking: Speaking) -> None:
+    village, device = speaking.village, speaking.device
+    speaking.read(5_100)
+    speaking.block()
+    anchor = re_anchor(village, device)
+    finer = register(village, device, replace(INDEX, constant=Fraction(10_000)))
+    speaking.block()
+    device.go_on_from(anchor)
+    device.registration = finer.identity
+    speaking.read(5_200)
+    assert speaking.block() == [Reason.NOT_ANCHORED, Reason.STALE_READING]
+
+
+def test_what_was_read_before_the_change_still_counts_behind_its_re_anchor(
+    speaking: Speaking,
+) -> None:
+    village, device = speaking.village, speaking.device
+    old, before = device.registration, speaking.step
+    speaking.block()
+    finer = register(village, device, replace(INDEX, constant=Fraction(10_000)))
+    anchor = re_anchor(village, device)
+    assert speaking.block() == []
+    device.go_on_from(anchor)
+    village.send(device.reading(before, 5_020), device.close(before))
+    new = speaking.step
+    village.send(device.reading(new, 5_300, registration=finer.identity))
+    village.send(device.reading(new, 5_400, registration=old))
+    assert speaking.block() == [None, None, None, Reason.WRONG_UNIT]
+    assert speaking.amounts == (28, 20)
+
+
+def test_a_chain_is_in_the_unit_of_the_registration_that_it_begins_with() -> None:
+    for begins_with in (0, 1):
+        village = Village()
+        device = village.add_meter("speaks", **MORE)
+        village.block()
+        finer = register(village, device, replace(INDEX, constant=Fraction(10_000)))
+        village.block()
+        registrations = (device.registration, finer.identity)
+        device.previous = registrations[begins_with]
+        device.registration = finer.identity
+        village.send(device.run_start(village.next_step, register=5_000))
+        village.send(device.reading(village.next_step, 5_010))
+        reason = (Reason.NOT_ANCHORED, None)[begins_with]
+        assert reasons_of(village, device) == [None, reason]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"accuracy_class": "A", "i_max_ma": 80_000}, None),
+        ({"ratio": Fraction(40)}, None),  # of the ratings only: the constant is a primary one
+        ({"ratio": Fraction(40), "constant_side": Side.SECONDARY}, Reason.WRONG_UNIT),
+    ],
+)
+def test_an_older_registration_counts_while_a_digit_is_worth_the_same(
+    speaking: Speaking, change: dict[str, Any], reason: Reason | None
+) -> None:
+    village, device = speaking.village, speaking.device
+    speaking.read(5_100)
+    newer = register(village, device, replace(INDEX, **change))
+    speaking.block()
+    speaking.read(5_150)
+    assert speaking.block() == [reason, Reason.STALE_READING if reason else None]
+    device.registration = newer.identity
+    speaking.read(5_160)
+    assert speaking.block() == [None, None]
+
+
+def test_another_source_counts_only_behind_a_re_anchor_in_both_directions() -> None:
+    village = Village()
+    device, step = village.device, village.next_step
+    village.send(device.run_start(step), *device.step(step, 3))
+    village.block()
+    for details in (replace(INDEX, serial=DETAILS.serial), DETAILS):
+        newer = register(village, device, details)
+        assert reasons_of(village, device) == []
+        device.registration = newer.identity
+        is_index = details.source is CountingSource.INDEX
+
+        def count(step: int, *, is_index: bool = is_index) -> Record:
+            return device.reading(step, device.register + 5) if is_index else device.batch(step, 5)
+
+        village.send(count(village.next_step))
+        assert reasons_of(village, device) == [Reason.NOT_ANCHORED]
+        anchor = re_anchor(village, device)
+        village.block()
+        device.go_on_from(anchor)
+        step = village.next_step
+        village.send(count(step), device.close(step))
+        assert reasons_of(village, device) == [None, None]
+    assert village.state.meters["m0"].transferred_uwh == 3 * PULSE_UWH + 5 * WH + 5 * PULSE_UWH
+
+
+@pytest.mark.parametrize("is_same_step", [False, True])
+def test_pulses_of_a_step_that_is_not_closed_are_not_transferred_by_the_first_index(
+    is_same_step: bool,
+) -> None:
+    village = Village()
+    device, step = village.device, village.next_step
+    village.send(device.run_start(step), device.batch(step, 3))
+    newer = village.authority.register(
+        Role.METER, device.name, device.signer.public, INDEX, step if is_same_step else step + 1
+    )
+    village.govern(newer, village.authority.re_anchor(device.name, 2, 3))
+    village.block()
+    device.go_on_from(village.blocks[-1][1])
+    device.registration = newer.identity
+    step = step if is_same_step else village.next_step
+    village.send(device.reading(step, 10), device.close(step))
+    assert reasons_of(village, device) == [None, None]
+    meter = village.state.meters["m0"]
+    left = 0 if is_same_step else 3 * PULSE_UWH
+    assert meter.untransferred_uwh == left
+    assert meter.transferred_uwh == 7 * WH + 3 * PULSE_UWH - left
+
+
+def test_an_index_of_a_step_that_is_not_closed_is_not_transferred_by_the_first_pulses(
+    speaking: Speaking,
+) -> None:
+    village, device = speaking.village, speaking.device
+    village.send(device.reading(speaking.step, 5_100))
+    pulses = register(village, device, replace(DETAILS, serial="SPEAKS-1"))
+    anchor = re_anchor(village, device)
+    speaking.block()
+    device.go_on_from(anchor)
+    device.registration = pulses.identity
+    step = speaking.step
+    village.send(device.batch(step, 4), device.close(step))
+    assert speaking.block() == [None, None]
+    assert village.state.meters["speaks"].transferred_uwh == 4 * PULSE_UWH
+    assert village.state.meters["speaks"].untransferred_uwh == 100 * WH
 
 
 def test_an_unknown_registration_does_not_count(speaking: Speaking) -> None:

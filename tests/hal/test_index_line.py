@@ -29,7 +29,7 @@ from hal.index.dlms_meter import Layout, Style, Told, telegram
 from hal.index.linky_meter import LinkyMeter, frame
 from hal.index.p1_meter import P1Meter
 from hal.index.p1_meter import telegram as p1_telegram
-from hal.index.reading import Caveat, Index, LineForm, Parity, Reading, Refusal
+from hal.index.reading import Caveat, Index, LineForm, Parity, Reading, Refusal, Refused
 from hal.index.sml_meter import SmlMeter, Value
 from hal.index_line import LOOK_MAX, OUT_MAX, SEND_AGAIN_NS, SPEEDS, IndexLine
 from hal.ports import IndexSource, LineLost
@@ -37,6 +37,7 @@ from hal.ports import IndexSource, LineLost
 PATIENCE_S = 15.0
 SPEED = {code: baud for baud, code in SPEEDS.items()}
 KEYS = Keys(bytes(range(16)), bytes(range(16, 32)))
+_APPLICATION_CONTEXT = bytes.fromhex("a109060760857405080103")  # of a request for an association
 
 
 class Wire:
@@ -352,6 +353,12 @@ class Server:
         self.connection.setblocking(False)
         return self.connection
 
+    def break_off(self) -> None:
+        """Closes the connection; the next one is waited for."""
+        assert self.connection is not None
+        self.connection.close()
+        self.connection = None
+
     def close(self) -> None:
         self._listening.close()
         if self.connection is not None:
@@ -382,14 +389,111 @@ def test_a_dlms_meter_is_asked_over_tcp(
     assert {one.imported for one in readings} == {Index(7_654_321)}
 
 
+@pytest.mark.parametrize("transport", [Transport.WRAPPER, Transport.HDLC])
+@pytest.mark.parametrize("answers", [0, 1, 2, 8])
+def test_after_a_connection_broke_the_association_is_made_anew(
+    server: Server, secrets: dict[str, object], transport: Transport, answers: int
+) -> None:
+    """It breaks after so many answers: before an association stands, while it is made, and after a
+    reading. What has the line closes the source and opens another, as `firmware.device` does."""
+    # One meter behind both connections: it refuses an invocation counter that was used.
+    meter = AnsweringMeter(replace(ASSOCIATED, transport=transport), tell, os.urandom)
+    asked: list[bytes] = []
+    left = answers
+
+    def live() -> None:
+        nonlocal left
+        with suppress(BlockingIOError, OSError):
+            connection = server.connection or server.accept()
+            came = connection.recv(4_096)
+            if came:
+                asked.append(came)
+                if not left:
+                    server.break_off()
+                    asked.append(b"")
+                left -= 1
+                connection.sendall(meter.receive(came, time.monotonic_ns()))
+
+    settings = {**server.place, **secrets, "transport": str(transport)}
+    with behind(live):
+        with (
+            closing(spoken("dlms", **settings)) as source,
+            pytest.raises(LineLost, match=r"closed the connection|is gone"),
+        ):
+            listen(source, 10**6)
+        with closing(spoken("dlms", **settings)) as source:
+            said = listen(source, 2)
+    assert all(isinstance(one, Reading) for one in said)
+    after = b"".join(asked[asked.index(b"") :])
+    assert after.count(_APPLICATION_CONTEXT) == 1
+
+
 def test_a_telegram_with_keys_is_read(wire: Wire, secrets: dict[str, object]) -> None:
-    keys = {name: value for name, value in secrets.items() if name.endswith("_source")}
-    sent = telegram(tell(None), Style(layout=Layout.PAIRS, keys=KEYS), 5)
-    with closing(spoken("dlms-push", wire.device, **keys)) as source:
+    sent = sealed_telegram(5)
+    with closing(spoken("dlms-push", wire.device, **pushing(secrets))) as source:
         wire.send(sent)
         reading = only_reading(listen(source))
     assert reading.imported == Index(7_654_321)
     assert reading.caveats == {Caveat.UNIT_ASSUMED}
+
+
+def pushing(secrets: dict[str, object]) -> dict[str, object]:
+    """Of these settings, those of a meter that sends by itself."""
+    return {name: secrets[name] for name in secrets if name.endswith(("_source", "_file"))}
+
+
+def sealed_telegram(counter: int) -> bytes:
+    return telegram(tell(None), Style(layout=Layout.PAIRS, keys=KEYS), counter)
+
+
+def test_a_telegram_that_was_recorded_is_none_after_a_restart_either(
+    wire: Wire, secrets: dict[str, object]
+) -> None:
+    table = pushing(secrets)
+    for counter in (5, 9):
+        with closing(spoken("dlms-push", wire.device, **table)) as source:
+            for again in (5, 7) if counter > 5 else ():
+                wire.send(sealed_telegram(again))
+                [refusal] = look(source, PATIENCE_S)
+                assert isinstance(refusal, Refusal)
+                assert "a repetition" in refusal.detail
+            wire.send(sealed_telegram(counter))
+            only_reading(listen(source))
+            wire.send(sealed_telegram(counter + 2))  # not written down before the end
+            only_reading(listen(source))
+
+
+def test_a_meter_that_the_configuration_names_anew_begins_its_own_count(
+    wire: Wire, secrets: dict[str, object]
+) -> None:
+    table = pushing(secrets)
+    with closing(spoken("dlms-push", wire.device, **table)) as source:
+        wire.send(sealed_telegram(700))
+        only_reading(listen(source))
+    other = replace(Style(layout=Layout.PAIRS, keys=KEYS), title=b"SIM54321")
+    with closing(spoken("dlms-push", wire.device, **table)) as source:
+        wire.send(telegram(tell(None), other, 3))
+        [refusal] = look(source, PATIENCE_S)
+        assert isinstance(refusal, Refusal)
+        assert refusal.reason is Refused.OTHER_METER
+    with closing(
+        spoken("dlms-push", wire.device, **table, meter_title=other.title.hex())
+    ) as source:
+        wire.send(telegram(tell(None), other, 3))
+        only_reading(listen(source))
+
+
+def test_a_counter_that_cannot_be_kept_is_said(
+    wire: Wire, secrets: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with closing(spoken("dlms-push", wire.device, **pushing(secrets))) as source:
+        monkeypatch.setattr("hal.heard_file.write_line_file", fail)
+        wire.send(sealed_telegram(5))
+        with pytest.raises(LineLost, match="cannot keep the counter that was heard: No space"):
+            listen(source)
 
 
 # --- The line. -----------------------------------------------------------------------------------
@@ -592,9 +696,22 @@ def test_a_line_that_takes_nothing_is_lost() -> None:
             {"driver": "dlms-push", "register": "import", "encryption_key_source": "file:/no/key"},
             "cannot read the key in /no/key",
         ),
+        (
+            {
+                "driver": "dlms-push",
+                "register": "import",
+                "device": "/dev/x",
+                "encryption_key_source": "KEY",
+            },
+            "counter_file is the absolute path",
+        ),
         ({"driver": "sim-index", "register": "import", "exponent": 4}, "exponent is from -6 to 3"),
     ],
 )
-def test_a_wrong_table_is_refused_with_what_to_do(table: dict[str, object], advice: str) -> None:
+def test_a_wrong_table_is_refused_with_what_to_do(
+    table: dict[str, object], advice: str, secrets: dict[str, object]
+) -> None:
+    if table.get("encryption_key_source") == "KEY":
+        table = {**table, "encryption_key_source": secrets["encryption_key_source"]}
     with pytest.raises(ConfigurationError, match=advice):
         open_index(table, Buses())

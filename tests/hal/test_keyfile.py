@@ -147,3 +147,13 @@ def test_a_key_made_by_another_tool_is_read(tmp_path: Path) -> None:
     key = load_key(put_pem(tmp_path / "key", pem, 0o400))
     expected = "19bf44096984cdfe8541bac167dc3b96c85086aa30b6b6cb0c5c38ad703166e1"
     assert key.public == PublicKey(Algorithm.EDDSA, bytes.fromhex(expected))
+
+
+@pytest.mark.parametrize("algorithm", Algorithm)
+def test_a_signature_that_is_made_again_verifies_and_is_the_same(
+    tmp_path: Path, algorithm: Algorithm
+) -> None:
+    key = create_key(tmp_path / "key", algorithm)
+    once, again = key.sign_again(b"what"), key.sign_again(b"what")
+    key.public.verify(once, b"what")
+    assert once == again

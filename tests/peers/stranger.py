@@ -335,6 +335,12 @@ class Terms:
         ratio = Fraction(1) if self.says[11] == "primary" else Fraction(*self.says[12])
         return ratio / Fraction(*self.says[10])
 
+    @property
+    def register_unit(self) -> tuple[str, Fraction]:
+        """What one more in the register means: a pulse, or one of an index's last digit."""
+        is_index = self.says[2] == "index"
+        return self.says[2], Fraction(*self.says[10]) if is_index else Fraction(0)
+
     def energy(self, before: int, after: int) -> int:
         """Of the pulses between two registers, µWh."""
         (k, k_under), (r, r_under) = self.says[10], self.says[12]
@@ -386,6 +392,7 @@ class Meter:
     closed_register: int = 0
     signer: int = 0
     read_ms: int | None = None
+    anchored: int = 0
     open: int = 0
     untransferred: int = 0
     transferred: int = 0
@@ -541,6 +548,7 @@ class Ledger:
             return False
         meter.next, meter.previous = record.says[3], record.identity
         meter.register = meter.closed_register = record.says[4]
+        meter.anchored = len(meter.terms) - 1
         return True
 
     # A meter's chain [5] and its energy [6].
@@ -584,6 +592,7 @@ class Ledger:
             verdict = "far-future" if step > block_step else None
             if meter.register is None:
                 meter.closed_register = register
+                meter.anchored = [one.identity for one in meter.terms].index(previous)
         need(reached <= REGISTER_MAX, "a register that no record could go on from")
         meter.next, meter.previous, meter.register = sequence + 1, record.identity, reached
         meter.signer = place
@@ -605,10 +614,9 @@ class Ledger:
         block.flow[1] += energy
         if record.says[6] > meter.newest_step:
             meter.newest_step = record.says[6]
-            if record.kind == "batch":
+            if record.kind == "batch" or meter.read_ms is None:
                 meter.open = 0
-        if record.kind == "reading":
-            meter.read_ms = record.says[9]
+        meter.read_ms = record.says[9] if record.kind == "reading" else None
         meter.open += energy
         meter.untransferred += energy
         return None
@@ -626,6 +634,12 @@ class Ledger:
         sources = {named[0].says[2], newest.says[2]}
         if sources != {"pulses" if record.kind == "batch" else "index"}:
             return "wrong-source"
+        if record.kind == "reading" and named[0].pulse_kwh != newest.pulse_kwh:
+            return "wrong-unit"
+        began = meter.terms[meter.anchored]
+        has_changed = named[0].register_unit != began.register_unit
+        if has_changed and meter.terms.index(named[0]) > meter.anchored:
+            return "not-anchored"
         if record.kind == "reading":
             into_ms = record.says[9] - step * self.step_s * 1000
             if not 0 <= into_ms <= self.step_s * 1000:

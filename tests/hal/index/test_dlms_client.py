@@ -601,19 +601,6 @@ def test_a_meter_that_was_exchanged_is_known_by_its_own_number(release: bool) ->
     assert {one.identity for one in readings(found)} == {"2KFM0300"}
 
 
-@pytest.mark.parametrize("at_s", [0, 13])
-def test_after_a_new_connection_the_client_begins_anew(at_s: int) -> None:
-    line = line_of(SEALED)
-    list(line.run(at_s * NS_PER_S + 1))
-    used = line.client.counter
-    line.client.reconnected(line.at_ns)
-    line.meter = meter_of(SEALED, Random(2))
-    found = list(line.run(line.at_ns + 60 * NS_PER_S))
-    assert refused(found) == [Refused.INCOMPLETE]
-    assert len(readings(found)) >= 4
-    assert line.client.counter > used
-
-
 def test_a_meter_without_any_register_has_no_index() -> None:
     line = line_of(CLEAR, exported=b"", imported=bytes((1, 0, 21, 8, 0, 255)))
     assert set(refused(line.run(60 * NS_PER_S))) == {Refused.NO_INDEX}
