@@ -1,8 +1,10 @@
 """The append-only Merkle tree of RFC 6962 §2.1 with SHA-256: roots, proofs, and their checks."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import pairwise
 from typing import TypeAlias
 
 from cryptometer.errors import Reason, Rejected
@@ -103,6 +105,51 @@ def consistency_proof(old: int, new: int, node: Node) -> list[bytes]:
     return path
 
 
+def subset_proof(indices: Sequence[int], size: int, node: Node) -> list[bytes]:
+    """What shows that several leaves, in ascending order, stand in the tree of `size` leaves: the
+    root of each greatest part of the tree that holds none of them, from left to right."""
+    _check_subset(indices, size)
+    proof: list[bytes] = []
+
+    def other(begin: int, end: int) -> bytes:
+        proof.append(_range_root(begin, end, node))
+        return proof[-1]
+
+    _subset_root(indices, 0, size, lambda _: EMPTY_ROOT, other)
+    return proof
+
+
+def verify_subset(
+    leaves: Sequence[tuple[int, bytes]], size: int, proof: Sequence[bytes], root: bytes
+) -> None:
+    """Checks a `subset_proof`.
+
+    Args:
+        leaves: index and leaf hash of each, in ascending order of the indices.
+
+    Raises:
+        Rejected: BAD_PROOF.
+    """
+    _check_hashes([root, *proof, *(leaf for _, leaf in leaves)])
+    found, rest = dict(leaves), iter(proof)
+
+    def other(_begin: int, _end: int) -> bytes:
+        part = next(rest, None)
+        if part is None:
+            raise Rejected(Reason.BAD_PROOF, "the proof is too short")
+        return part
+
+    try:
+        indices = [index for index, _ in leaves]
+        _check_subset(indices, size)
+    except ValueError as error:
+        raise Rejected(Reason.BAD_PROOF, str(error)) from None
+    if _subset_root(indices, 0, size, found.__getitem__, other) != root:
+        raise Rejected(Reason.BAD_PROOF, "the leaves do not lead to the root")
+    if next(rest, None) is not None:
+        raise Rejected(Reason.BAD_PROOF, "the proof is too long")
+
+
 def verify_inclusion(
     leaf: bytes, index: int, size: int, path: Sequence[bytes], root: bytes
 ) -> None:
@@ -184,6 +231,32 @@ def _range_root(begin: int, end: int, node: Node) -> bytes:
         return node(height, begin >> height)
     middle = begin + _left_size(size)
     return node_hash(_range_root(begin, middle, node), _range_root(middle, end, node))
+
+
+def _check_subset(indices: Sequence[int], size: int) -> None:
+    if not indices or not 0 <= indices[0] <= indices[-1] < size:
+        raise ValueError(f"no leaves of a tree of {size}")
+    if any(after <= before for before, after in pairwise(indices)):
+        raise ValueError("the leaves do not ascend")
+
+
+def _subset_root(
+    indices: Sequence[int],
+    begin: int,
+    end: int,
+    leaf: Callable[[int], bytes],
+    other: Callable[[int, int], bytes],
+) -> bytes:
+    """Root of the leaves from `begin` to `end`, of which some are asked for one by one, and the
+    parts of the tree that hold none of these as a whole."""
+    if not indices:
+        return other(begin, end)
+    if end - begin == 1:
+        return leaf(begin)
+    middle = begin + _left_size(end - begin)
+    at = bisect_left(indices, middle)
+    left = _subset_root(indices[:at], begin, middle, leaf, other)
+    return node_hash(left, _subset_root(indices[at:], middle, end, leaf, other))
 
 
 def _check_hashes(hashes: Sequence[bytes]) -> None:

@@ -11,12 +11,15 @@ from cryptometer.errors import Reason
 from cryptometer.merkle import (
     EMPTY_ROOT,
     Frontier,
+    Node,
     consistency_proof,
     inclusion_proof,
     leaf_hash,
     node_hash,
+    subset_proof,
     verify_consistency,
     verify_inclusion,
+    verify_subset,
 )
 from tests.core.refusing import refusing
 from tests.core.strategies import examples, refusal_of
@@ -294,3 +297,64 @@ def test_random_consistency_proofs_are_refused(
 
 def flip(one: bytes) -> bytes:
     return bytes([one[0] ^ 1]) + one[1:]
+
+
+# --- Several leaves at once. ---------------------------------------------------------------------
+
+
+@st.composite
+def subsets(draw: st.DrawFn) -> tuple[list[bytes], list[int]]:
+    """The entries of a tree, and the places of some of them."""
+    size = draw(st.integers(1, 70))
+    indices = draw(st.sets(st.integers(0, size - 1), min_size=1, max_size=12))
+    return [bytes([number]) for number in range(size)], sorted(indices)
+
+
+def _node(entries: Sequence[bytes]) -> Node:
+    return lambda height, index: naive_root(entries[index << height : index + 1 << height])
+
+
+def _subset(
+    entries: list[bytes], indices: list[int]
+) -> tuple[list[tuple[int, bytes]], list[bytes]]:
+    proof = subset_proof(indices, len(entries), _node(entries))
+    return [(index, leaf_hash(entries[index])) for index in indices], proof
+
+
+@examples(200)
+@given(subsets())
+def test_several_leaves_are_proven_at_once(subset: tuple[list[bytes], list[int]]) -> None:
+    entries, indices = subset
+    leaves, proof = _subset(entries, indices)
+    verify_subset(leaves, len(entries), proof, naive_root(entries))
+    if len(indices) == 1:
+        path = inclusion_proof(indices[0], len(entries), _node(entries))
+        assert sorted(proof) == sorted(path)
+
+
+@examples(200)
+@given(subsets(), st.data())
+def test_a_proof_of_several_leaves_shows_nothing_else(
+    subset: tuple[list[bytes], list[int]], data: st.DataObject
+) -> None:
+    tree, indices = subset
+    leaves, proof = _subset(tree, indices)
+    root = naive_root(tree)
+    at = data.draw(st.integers(0, len(leaves) - 1))
+    index, leaf = leaves[at]
+    forged = bytes([leaf[0] ^ 1]) + leaf[1:]
+    for wrong in (
+        [*leaves[:at], (index, forged), *leaves[at + 1 :]],
+        [*leaves[:at], (index + 1, leaf), *leaves[at + 1 :]],
+        leaves[:at] + leaves[at + 1 :],
+        [*leaves, leaves[-1]],
+        [*leaves, (len(tree), leaf)],
+    ):
+        with refusing(Reason.BAD_PROOF):
+            verify_subset(wrong, len(tree), proof, root)
+    for other in (proof[:-1], [*proof, root], [root, *proof[1:]]):
+        if other != proof:
+            with refusing(Reason.BAD_PROOF):
+                verify_subset(leaves, len(tree), other, root)
+    with refusing(Reason.BAD_PROOF):
+        verify_subset(leaves, len(tree), [*proof, b"short"], root)
