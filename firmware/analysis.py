@@ -241,7 +241,8 @@ class _Candidate:
         make: its decoder.
         baud: of its line: how fast bytes came whose times nobody wrote down.
         rest: what such a table says besides.
-        is_sealed: messages are ciphered, and the keys are not known.
+        is_sealed: messages are ciphered, ...
+        has_keys: ... and its decoder was given keys.
     """
 
     driver: str
@@ -250,6 +251,7 @@ class _Candidate:
     baud: int
     rest: str = ""
     is_sealed: bool = False
+    has_keys: bool = False
 
 
 _CANDIDATES = (
@@ -266,27 +268,35 @@ _FRAMED = {
 }
 
 
-def _push(framing: Framing, *, is_sealed: bool) -> _Candidate:
+def _push(framing: Framing, keys: Keys | None, *, is_sealed: bool) -> _Candidate:
     # Without keys the decoder looks for no ciphered message between others: any key will do for it
     # to be found, and refused.
     is_found = framing is Framing.BARE and is_sealed
-    settings = PushSettings(framing, Keys(bytes(16)) if is_found else None)
+    settings = PushSettings(framing, Keys(bytes(16)) if is_found and keys is None else keys)
+    rest = f', framing = "{framing}"'
+    if keys is not None:
+        rest += ', encryption_key_source = "file:/PATH"'
+        rest += ', authentication_key_source = "file:/PATH"' if keys.authentication else ""
+        rest += ', counter_file = "/PATH"'
     return _Candidate(
         "dlms-push",
         f"DLMS/COSEM that the meter sends by itself, {_FRAMED[framing]}",
         lambda: PushDecoder(settings),
         2_400,
-        f', framing = "{framing}"',
+        rest,
         is_sealed,
+        keys is not None,
     )
 
 
-def _candidates(data: bytes) -> list[_Candidate]:
+def _candidates(data: bytes, keys: Keys | None) -> list[_Candidate]:
     framing = framing_of(data[:TELL_BYTES])
     if framing is None:
         return list(_CANDIDATES)
     is_sealed = bytes((GENERAL_GLO, TITLE_SIZE)) in data
-    return [*_CANDIDATES, _push(framing, is_sealed=is_sealed)]
+    found = [*_CANDIDATES, _push(framing, None, is_sealed=is_sealed)]
+    # First: it is the one to be told of where none of its messages is good.
+    return found if keys is None else [_push(framing, keys, is_sealed=is_sealed), *found]
 
 
 @dataclass(slots=True)
@@ -477,12 +487,17 @@ def _modbus_frames(data: bytes, at: int) -> Iterator[tuple[int, str]]:
 # --- The verdict. --------------------------------------------------------------------------------
 
 
-def analyse(recording: Recording) -> Analysis:
-    """What a recorded line says."""
+def analyse(recording: Recording, keys: Keys | None = None) -> Analysis:
+    """What a recorded line says.
+
+    Args:
+        recording: of the line.
+        keys: of the meter, where its messages are ciphered and somebody has them.
+    """
     if not recording.data:
         return _of_said(recording)
     told = recording.data[:TELL_BYTES]
-    heard = {one: _listen(one, recording, TELL_BYTES) for one in _candidates(recording.data)}
+    heard = {one: _listen(one, recording, TELL_BYTES) for one in _candidates(recording.data, keys)}
     # Of two that cover as much the first one: what is in frames may be read without them, too.
     best = max(heard, key=lambda one: heard[one].covered)
     if heard[best].covered:
@@ -675,7 +690,7 @@ def _of_caveats(heard: _Heard) -> list[Finding]:
         Caveat.NOT_AUTHENTICATED: (
             "messages",
             "they carry a tag that nobody could check",
-            "give the authentication key, too",
+            "give the authentication key, too (--auth-key)",
         ),
     }
     return [note(*said[caveat]) for caveat in said if caveat in heard.caveats]
@@ -695,18 +710,22 @@ def _of_messages(candidate: _Candidate, heard: _Heard, recording: Recording) -> 
         says = "it looks like this protocol, and no message is whole"
         do = "record longer, some messages of the meter at least"
         found.append(wrong("messages", says, do))
-    if not heard.good and candidate.is_sealed:
+    if not heard.good and candidate.has_keys:
+        says = "no message opens with the key that was given, or passes with the authentication key"
+        do = "are they this meter's, not another's or an older one's? ask the grid operator"
+        found.append(wrong("messages", says, do))
+    elif not heard.good and candidate.is_sealed:
         says = "the meter's messages are ciphered: without its keys nothing of them is known"
         do = (
             "ask the grid operator for the keys, and give them as encryption_key_source and"
-            " authentication_key_source in [source]"
+            " authentication_key_source in [source], here as --key and --auth-key"
         )
         found.append(wrong("messages", says, do))
     return found
 
 
 def _remedy(reason: Refused, candidate: _Candidate, recording: Recording) -> str:
-    if reason is Refused.NOT_AUTHENTIC and candidate.is_sealed:
+    if reason is Refused.NOT_AUTHENTIC and (candidate.is_sealed or candidate.has_keys):
         return ""  # told apart
     is_text = candidate.driver in ("linky", "p1", "d0")
     if is_text and b"\r" not in recording.data.translate(_SEVEN) and b"\n" in recording.data:

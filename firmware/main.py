@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from cryptometer.errors import ConfigurationError
@@ -18,6 +18,7 @@ from hal.program import EXIT_FAILED, run
 
 if TYPE_CHECKING:
     from firmware.config import KeySettings
+    from hal.index.ciphering import Keys
 
 DEFAULT_STATE = Path("/var/lib/cryptometer")
 DEFAULT_CONFIG = Path("/etc/cryptometer/meter.toml")
@@ -139,6 +140,16 @@ def _parser() -> argparse.ArgumentParser:
         " says, what of it was refused and why, and what to do. It reads 4 MiB of a line at most.",
     )
     analyze.add_argument("recording", type=Path, metavar="FILE")
+    analyze.add_argument(
+        "--key",
+        type=Path,
+        metavar="KEYFILE",
+        help="of a meter whose messages are ciphered (DLMS push): a file with the 32 hexadecimal"
+        " digits of its encryption key, readable by its owner alone",
+    )
+    analyze.add_argument(
+        "--auth-key", type=Path, metavar="KEYFILE", help="likewise, of its authentication key"
+    )
     analyze.add_argument("--json", action="store_true", help="for programs")
     analyze.set_defaults(act=_analyze)
 
@@ -302,7 +313,8 @@ def _analyze(arguments: argparse.Namespace) -> int:
     from firmware.capture import load_recording  # noqa: PLC0415
     from firmware.checkup import Verdict, as_lines, worst  # noqa: PLC0415
 
-    analysis = analyse(load_recording(arguments.recording))
+    keys = _meter_keys(arguments.key, arguments.auth_key)
+    analysis = analyse(load_recording(arguments.recording), keys)
     verdict = worst(analysis.findings)
     if arguments.json:
         findings = [asdict(one) for one in analysis.findings]
@@ -310,6 +322,28 @@ def _analyze(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(as_lines(analysis.findings)))
     return 1 if verdict is Verdict.WRONG else 0
+
+
+def _meter_keys(encryption: Path | None, authentication: Path | None) -> "Keys | None":
+    """
+    Raises:
+        ConfigurationError: a file holds no key, or the first one is not given.
+    """
+    from hal.index.ciphering import KEY_SIZE, Keys  # noqa: PLC0415
+    from hal.secret import read_hex_secret  # noqa: PLC0415
+
+    def read(path: Path) -> bytes:
+        place = PurePosixPath(path.absolute())
+        return read_hex_secret(place, "key", KEY_SIZE, is_credential=False)
+
+    if encryption is None:
+        if authentication is not None:
+            raise ConfigurationError("--auth-key checks what --key opens: give that, too")
+        return None
+    try:
+        return Keys(read(encryption), None if authentication is None else read(authentication))
+    except KeyLost as lost:
+        raise ConfigurationError(str(lost)) from None
 
 
 def _replay(arguments: argparse.Namespace) -> int:

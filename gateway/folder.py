@@ -63,6 +63,11 @@ class Folder:
         return self.state / "vpp.key"
 
     @property
+    def private(self) -> Path:
+        """Members' consumption and personal data, which the ledger never holds."""
+        return self.state / "private.db"
+
+    @property
     def bundle(self) -> Path:
         return self.state / "gateway.bundle"
 

@@ -19,6 +19,7 @@ from gateway.folder import (
     prepare_successor,
     read_community,
 )
+from gateway.member_commands import add_commands as add_member_commands
 from hal import faults, screen
 from hal.files import DiskTree, put_file
 from hal.program import EXIT_FAILED, run
@@ -96,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument("folder", type=Path)
     restore.add_argument("--ledger", type=Path, help="ledger files newer than the backup's")
     restore.set_defaults(act=_restore)
+
+    add_member_commands(commands, _add_config)
     return parser
 
 

@@ -25,7 +25,7 @@ class CounterFile:
         Raises:
             ConfigurationError: it cannot be used: why, and what to do.
         """
-        self._file, text = open_line_file(path)
+        self._file, text = hold_line_file(path)
         is_number = text.isdecimal() and len(text) <= _DIGITS
         if not is_number and os.fstat(self._file).st_size:
             os.close(self._file)
@@ -61,7 +61,7 @@ class CounterFile:
         self._kept = unused
 
 
-def open_line_file(path: Path) -> tuple[int, str]:
+def hold_line_file(path: Path) -> tuple[int, str]:
     """Opens a file of one short line for one run at a time: its descriptor, and the line; made when
     missing, and empty then.
 

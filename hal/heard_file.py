@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cryptometer.errors import ConfigurationError
 from cryptometer.steps import NS_PER_S
-from hal.counter_file import open_line_file, write_line_file
+from hal.counter_file import hold_line_file, write_line_file
 
 # A card wears with each write: these are 288 a day, and two more whenever the line is lost. A power
 # cut leaves telegrams of so long before it that could be heard once more; but an index below the
@@ -37,7 +37,7 @@ class HeardFile:
             ConfigurationError: it cannot be used: why, and what to do.
         """
         self._mark = hashlib.sha256(b"cryptometer heard counter" + key).hexdigest()[:16]
-        self._file, text = open_line_file(path)
+        self._file, text = hold_line_file(path)
         found = _LINE.fullmatch(text)
         if found is None and os.fstat(self._file).st_size:
             os.close(self._file)

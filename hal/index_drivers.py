@@ -35,7 +35,7 @@ from hal.index.reading import (
 from hal.index_line import SPEEDS, IndexLine, Port, SerialPort, TcpPort, Wiring
 from hal.keyplace import secret_source
 from hal.ports import IndexSource, LineLost
-from hal.secret import read_secret
+from hal.secret import read_hex_secret, read_secret
 from hal.shared_line import SharedForm, SharedLines, SharedMeter
 
 PERIOD_MAX_MS = 900_000  # a meter that is asked more rarely than each step says nothing of it
@@ -525,13 +525,11 @@ def _keys(settings: DlmsSettings | DlmsPushSettings) -> Keys | None:
 def _key(name: str, source: str) -> bytes | None:
     if not source:
         return None
-    text = _secret(name, source, "key")
-    key = _from_hex(text, KEY_SIZE)
-    if key is None:  # which is not repeated: messages are logged
-        raise ConfigurationError(
-            f"[source] {name}: there are not {2 * KEY_SIZE} hexadecimal digits"
-        )
-    return key
+    place, is_credential = secret_source(name, source, "[source]")
+    try:
+        return read_hex_secret(place, "key", KEY_SIZE, is_credential=is_credential)
+    except KeyLost as lost:
+        raise ConfigurationError(f"[source] {name}: {lost}") from None
 
 
 def _secret(name: str, source: str, what: str) -> str:

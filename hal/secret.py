@@ -36,3 +36,20 @@ def read_secret(source: PurePosixPath, what: str, *, is_credential: bool) -> str
     if not secret:
         raise KeyLost(f"there is no {what} in {name}: it is empty")
     return secret
+
+
+def read_hex_secret(source: PurePosixPath, what: str, size: int, *, is_credential: bool) -> bytes:
+    """A secret of so many bytes, written as hexadecimal digits.
+
+    Raises:
+        KeyLost: as `read_secret`, or there are other digits, which no message repeats.
+    """
+    text = read_secret(source, what, is_credential=is_credential)
+    try:
+        data = bytes.fromhex(text)
+    except ValueError:
+        data = b""
+    if len(data) != size:
+        name = secret_name(source, is_credential=is_credential)
+        raise KeyLost(f"there are not {2 * size} hexadecimal digits in {name}")
+    return data

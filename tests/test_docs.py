@@ -22,6 +22,7 @@ import hal
 from cryptometer.commands import main as common
 from cryptometer.commands.meters import read_meters
 from cryptometer.errors import Reason
+from cryptometer.load_curve import read_template
 from cryptometer.records import Mark
 from firmware.config import read_config as read_meter_toml
 from hal.drivers import CLOCKS, SOURCES, open_clock
@@ -40,6 +41,7 @@ PROGRAMS = ("cryptometer", "cryptometer-firmware", "cryptometer-gateway")
 _PROGRAM = r"cryptometer(?:-firmware|-gateway)?"
 # Tables.
 _NAMES_ONLY = {"state", "source", "key", "clock", "batch", "journal", "outbox", "broker", "web"}
+_NAMES_ONLY |= {"members", "only"}  # of a load curve's template
 
 
 _FENCED = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
@@ -281,6 +283,8 @@ def test_every_toml_example_is_read_as_it_stands(document: Path) -> None:
     for block in _blocks(document.read_text(), "toml"):
         if block.startswith("# meters.toml"):
             assert read_meters(block, "meters.toml", step_s=900, now_ms=0)
+        elif block.startswith("# curve.toml"):
+            assert read_template(tomllib.loads(block), "curve.toml")
         else:
             config = read_meter_toml(tomllib.loads(block))
             open_clock(config.clock)

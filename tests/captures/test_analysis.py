@@ -1,12 +1,14 @@
 """Every recorded line is told as what it is, without a word of where it comes from."""
 
+from json import loads
 from pathlib import Path
 
 import pytest
 
 from firmware.analysis import Analysis, analyse, recording_of
 from firmware.checkup import Verdict, worst
-from hal.index.reading import Refused
+from hal.index.ciphering import Keys
+from hal.index.reading import Index, Refused
 from tests.captures.place import CAPTURES
 
 # Which driver reads it, what else must be told of it, and how many messages are good.
@@ -75,6 +77,16 @@ def test_that_a_line_is_ciphered_is_told_with_what_it_needs(captures: Path) -> N
     found = told(captures, "dlms/hdlc_landis_gyr_e450.bin")
     assert set(found.refused) == {Refused.NOT_AUTHENTIC}
     assert any("ciphered" in one.says and "keys" in one.do for one in found.findings)
+
+
+def test_a_ciphered_line_is_read_with_its_keys(captures: Path) -> None:
+    name = "dlms/hdlc_landis_gyr_e450.bin"
+    stated = loads((captures / f"{name}.expect.json").read_bytes())
+    keys = Keys(bytes.fromhex(stated["key_hex"]), bytes.fromhex(stated["auth_key_hex"]))
+    found = analyse(recording_of((captures / name).read_bytes()), keys)
+    assert (found.good, found.refused) == (1, {})
+    assert found.newest is not None
+    assert found.newest.imported == Index(4_408_736)
 
 
 def test_no_recorded_line_is_left_out(captures: Path) -> None:

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from cryptometer.errors import ConfigurationError
+from cryptometer.load_curve import GENERIC, read_template
 from cryptometer.settings import read_settings
 from firmware.config import read_config
 from gateway.folder import initialise, open_folder
@@ -33,6 +34,7 @@ from hal.modem_line import Edge, ModemSettings, ModemSignal
 from hal.ports import LineLost
 from hal.pulse_shape import Preset
 from hal.serial_line import SerialSettings
+from hal.zone import zone_named
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
@@ -250,3 +252,15 @@ def test_the_installer_says_how_it_is_used() -> None:
     )
     assert done.returncode == 2
     assert "meter|gateway" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["curve.toml", "curve-enedis.toml"])
+def test_the_examples_of_load_curves_are_valid_with_all_that_is_commented_out(name: str) -> None:
+    text = (DEPLOY / "examples" / name).read_text()
+    template = read_template(tomllib.loads(text), name)
+    assert zone_named(template.zone)
+    settings = re.compile(r"""^# (?=\[|\w+ = |"[^"]+" = )""", re.MULTILINE)
+    full = read_template(tomllib.loads(settings.sub("", text)), name)
+    assert len(full.members) == 2
+    if name == "curve.toml":  # what it takes without a template
+        assert template == GENERIC

@@ -2,8 +2,10 @@
 what is no meter at all."""
 
 import json
+import sys
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -21,6 +23,7 @@ from firmware.analysis import (
     recording_of_tape,
 )
 from firmware.checkup import Verdict, as_lines, worst
+from firmware.main import main
 from firmware.segments import HEAD_BYTES
 from firmware.series import Level
 from firmware.speaking import HABITS, Kind, Plan, message_of
@@ -32,6 +35,7 @@ from hal.index.dlms_meter import Layout, Style, Told, telegram
 from hal.index.dlms_push import Framing
 from hal.index.modbus_frame import checksum
 from hal.index.reading import Index, Reading, Refusal, Refused
+from hal.program import EXIT_CONFIGURATION
 from tests.hal.index.damage import damaged
 
 BEGAN_S = 1_790_000_000
@@ -103,11 +107,81 @@ def test_every_framing_of_a_push_is_told(framing: Framing, layout: Layout) -> No
     assert says(found, f'framing = "{framing}"')
 
 
+KEYS = Keys(bytes(range(16)), bytes(range(16, 32)))
+
+
+def sealed_line(framing: Framing) -> bytes:
+    style = Style(framing=framing, keys=KEYS)
+    return b"".join(telegram(Told(1_000, 7, 500, BEGAN_S), style, at) for at in range(5))
+
+
+@pytest.mark.parametrize("framing", Framing)
+def test_a_ciphered_push_is_read_with_its_keys(framing: Framing) -> None:
+    found = analyse(recording_of(sealed_line(framing)), KEYS)
+    assert (found.driver, found.good, found.refused) == ("dlms-push", 5, {})
+    assert found.newest is not None
+    assert found.newest.imported == Index(1_000)
+    assert says(found, f'framing = "{framing}", encryption_key_source')
+    assert not says(found, "nobody could check")
+    assert KEYS.encryption.hex() not in str(found)
+
+
+def test_without_the_authentication_key_it_is_said_that_no_tag_was_checked() -> None:
+    found = analyse(recording_of(sealed_line(Framing.HDLC)), Keys(KEYS.encryption))
+    assert found.good == 5
+    assert says(found, "note", "nobody could check")
+
+
+@pytest.mark.parametrize("framing", Framing)
+@pytest.mark.parametrize(
+    "keys", [Keys(bytes(16), KEYS.authentication), Keys(KEYS.encryption, bytes(16))]
+)
+def test_that_keys_are_those_of_another_meter_is_said(framing: Framing, keys: Keys) -> None:
+    found = analyse(recording_of(sealed_line(framing)), keys)
+    assert (found.driver, found.good) == ("dlms-push", 0)
+    assert says(found, "wrong", "no message opens with the key")
+    assert not says(found, "without its keys")
+
+
+def test_keys_do_no_harm_to_a_line_in_clear() -> None:
+    data = b"".join(telegram(Told(1_000, 7, 500, BEGAN_S), Style(), at) for at in range(5))
+    assert analyse(recording_of(data), KEYS) == told(data)
+
+
+def test_a_capture_is_read_with_keys_from_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line, key, other = (tmp_path / name for name in ("line.bin", "key", "auth"))
+    line.write_bytes(sealed_line(Framing.MBUS))
+    assert KEYS.authentication is not None
+    for path, one in ((key, KEYS.encryption), (other, KEYS.authentication)):
+        path.write_text(one.hex() + "\n")
+        path.chmod(0o600)
+
+    def run(*words: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["cryptometer-firmware", "analyze", *map(str, words)])
+        code = main()
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    monkeypatch.chdir(tmp_path)
+    code, text = run("--json", "--key", "key", "--auth-key", other, line)
+    assert (code, json.loads(text)["good"]) == (0, 5)
+    code, text = run(line, "--auth-key", other)
+    assert (code, "--key opens" in text) == (EXIT_CONFIGURATION, True)
+    key.chmod(0o644)
+    code, text = run(line, "--key", key)
+    assert (code, "readable by others" in text) == (EXIT_CONFIGURATION, True)
+    key.chmod(0o600)
+    key.write_text("0x12\n")
+    code, text = run(line, "--key", key)
+    assert (code, "there are not 32 hexadecimal digits in" in text) == (EXIT_CONFIGURATION, True)
+    assert "0x12" not in text
+
+
 @pytest.mark.parametrize("framing", Framing)
 def test_a_ciphered_push_is_told_with_what_it_needs(framing: Framing) -> None:
-    style = Style(framing=framing, keys=Keys(bytes(range(16)), bytes(range(16))))
-    data = b"".join(telegram(Told(1_000, 7, 500, BEGAN_S), style, at) for at in range(5))
-    found = told(data)
+    found = told(sealed_line(framing))
     assert (found.driver, found.good) == ("dlms-push", 0)
     assert set(found.refused) == {Refused.NOT_AUTHENTIC}
     assert says(found, "wrong", "ciphered")

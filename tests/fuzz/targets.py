@@ -3,6 +3,7 @@
 from tests.fuzz.board import BOARD
 from tests.fuzz.commands import COMMANDS
 from tests.fuzz.core import CORE
+from tests.fuzz.curves import CURVES
 from tests.fuzz.customer_ports import CUSTOMER_PORTS
 from tests.fuzz.dlms import DLMS
 from tests.fuzz.gate import GATEWAY
@@ -15,6 +16,7 @@ TARGETS: tuple[Target, ...] = (
     *BOARD,
     *GATEWAY,
     *COMMANDS,
+    *CURVES,
     *MODBUS,
     *CUSTOMER_PORTS,
     *DLMS,

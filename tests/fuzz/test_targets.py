@@ -55,6 +55,7 @@ _NO_DECODERS = {
     "hal.drivers.open_source": "settings reads its table",
     "hal.files.read_file": "bytes as they are",
     "hal.index.choice.split_settings": "settings reads its table",
+    "hal.secret.read_hex_secret": "hexadecimal digits of a stated number",
     "hal.secret.read_secret": "text as it is",
     "hal.terminal.read_waiting": "bytes as they are",
 }

@@ -1,0 +1,279 @@
+"""The commands on what is kept of members outside the ledger: `consumption` and `member-data`."""
+
+import argparse
+import hashlib
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from cryptometer.errors import ConfigurationError, Rejected
+from cryptometer.load_curve import (
+    GENERIC,
+    LoadCurve,
+    Template,
+    gaps,
+    read_load_curve,
+    read_template,
+)
+from cryptometer.metrology import kwh
+from cryptometer.readable import utc
+from cryptometer.records import NAME, Registration, Role
+from cryptometer.steps import NS_PER_MS, step_start_ms
+from gateway.consumption import Filed, Known, Person, Value
+from gateway.folder import Folder, open_folder, read_community
+from gateway.private import PrivateStore
+from hal.files import MISPLACED, read_file
+from hal.zone import zone_named
+
+TEXT_MAX = 2_000  # characters of a person's address
+_SHOWN = 20  # gaps and corrections of one member after an import
+_CHUNK = 65_536
+_DIGEST = 16  # letters of a file's digest that are shown
+
+
+def add_commands(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    add_config: Callable[[argparse.ArgumentParser], None],
+) -> None:
+    """Gives the program's command line what this module does."""
+    consumption = commands.add_parser(
+        "consumption", help="take and show what members consume; none of it enters the ledger"
+    ).add_subparsers(required=True, metavar="COMMAND")
+
+    imported = consumption.add_parser(
+        "import",
+        help="take a load curve (CSV)",
+        description="Takes a load curve as CSV, whole or not at all. Without a template: a column"
+        " `time` (UTC, begin of a quarter of an hour) and one of kWh for each member.",
+    )
+    imported.add_argument("file", type=Path)
+    imported.add_argument(
+        "--template", type=Path, metavar="TOML", help="how the file is to be read"
+    )
+    imported.add_argument("--member", default="", metavar="NAME", help="whose curve it is")
+    add_config(imported)
+    imported.set_defaults(act=_import)
+
+    shown = consumption.add_parser("show", help="a member's consumption, gaps and corrections")
+    shown.add_argument("member")
+    shown.add_argument("--from", dest="first", type=int, metavar="STEP", help="the first step")
+    shown.add_argument("--to", dest="last", type=int, metavar="STEP", help="the last step")
+    add_config(shown)
+    shown.set_defaults(act=_show)
+
+    data = commands.add_parser(
+        "member-data", help="who a member is; kept outside the ledger, and erasable"
+    ).add_subparsers(required=True, metavar="COMMAND")
+    put = data.add_parser("set", help="say who a member is; what is not given stays")
+    put.add_argument("member")
+    put.add_argument("--display-name", metavar="TEXT")
+    put.add_argument("--address", metavar="TEXT")
+    put.add_argument("--contact", metavar="TEXT")
+    add_config(put)
+    put.set_defaults(act=_set)
+
+    for name, act, said in (
+        ("show", _show_person, "what is kept of a member"),
+        ("erase", _erase, "erase a member's data, consumption and salts, for ever"),
+    ):
+        parser = data.add_parser(name, help=said)
+        parser.add_argument("member")
+        add_config(parser)
+        parser.set_defaults(act=act)
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    folder = open_folder(arguments.config)
+    template = _template(arguments.template)
+    step_s, registered = _community(folder)
+    digest = hashlib.sha256()
+    curve = read_load_curve(
+        _chunks(arguments.file, digest.update),
+        template,
+        zone_named(template.zone),
+        step_s,
+        arguments.member,
+    )
+    source = f"file:{digest.hexdigest()}"
+    received_ms = time.time_ns() // NS_PER_MS
+    with closing(PrivateStore(folder.private)) as store:
+        for name, series in curve.members.items():
+            filed = store.put(
+                name, series.energies_uwh, source, received_ms, is_spread=curve.is_spread
+            )
+            for line in _taken(curve, name, filed, step_s):
+                print(line)
+    for line in _left_out(curve, registered):
+        print(line)
+    return 0
+
+
+def _template(path: Path | None) -> Template:
+    if path is None:
+        return GENERIC
+    try:
+        return read_template(tomllib.loads(read_file(path).decode()), str(path))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}") from None
+
+
+def _community(folder: Folder) -> tuple[int, set[str]]:
+    """The length of a step, and the names of the members that are registered."""
+    with closing(folder.open_store(read_only=True)) as store:
+        community = read_community(store)
+    bodies = [record.body for record in community.records]
+    names = {
+        body.name for body in bodies if isinstance(body, Registration) and body.role is Role.MEMBER
+    }
+    return community.parameters.step_s, names
+
+
+def _chunks(path: Path, see: Callable[[bytes], None]) -> Iterator[bytes]:
+    """A file's bytes, piece by piece; each is shown to `see`."""
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                see(chunk)
+                yield chunk
+    except MISPLACED as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _taken(curve: LoadCurve, name: str, filed: Filed, step_s: int) -> Iterator[str]:
+    series = curve.members[name]
+    yield (
+        f"{name}: steps {series.first} to {series.last}, {_begin(series.first, step_s)} to"
+        f" {_begin(series.last + 1, step_s)}: {filed.new} new, {filed.same} known,"
+        f" {len(filed.corrections)} corrected, {kwh(sum(series.energies_uwh.values()))}"
+        + (", divided evenly over the steps of each interval" if curve.is_spread else "")
+    )
+    missing = series.gaps()
+    for first, last in missing[:_SHOWN]:
+        yield f"  {_gap(first, last, step_s)}"
+    for one in filed.corrections[:_SHOWN]:
+        yield f"  step {one.step} corrected: {kwh(one.after_uwh)}, was {kwh(one.before_uwh)}"
+    rest = max(0, len(missing) - _SHOWN) + max(0, len(filed.corrections) - _SHOWN)
+    if rest:
+        yield f"  and {rest} more gaps or corrections: cryptometer-gateway consumption show {name}"
+
+
+def _left_out(curve: LoadCurve, registered: set[str]) -> Iterator[str]:
+    if curve.left_out:
+        shown = ", ".join(curve.left_out[:_SHOWN])
+        more = f" and {len(curve.left_out) - _SHOWN} more" if len(curve.left_out) > _SHOWN else ""
+        yield f"left out, for [members] does not list them: {shown}{more}"
+    if curve.rows_left_out:
+        yield f"left out, for `only` does not want them: {curve.rows_left_out} rows"
+    if unknown := sorted(curve.members.keys() - registered):
+        yield f"not registered as members so far: {', '.join(unknown)}"
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    folder = open_folder(arguments.config)
+    member = _member(arguments.member)
+    step_s, _ = _community(folder)
+    with closing(PrivateStore(folder.private)) as store:
+        known = list(store.curve(member, arguments.first, arguments.last))
+    if not known:
+        print(f"nothing is known of the consumption of {member} there")
+        return 0
+    first = known[0].step if arguments.first is None else arguments.first
+    last = known[-1].step if arguments.last is None else arguments.last
+    missing = gaps([one.step for one in known], first, last)
+    lines = [(one.step, _shown(one, step_s)) for one in known]
+    lines += [(begin, _gap(begin, end, step_s)) for begin, end in missing]
+    for _, line in sorted(lines):
+        print(line)
+    total = sum(one.value.energy_uwh for one in known)
+    unknown = sum(end - begin + 1 for begin, end in missing)
+    print(
+        f"{kwh(total)} in {len(known)} steps, {unknown} steps not known,"
+        f" {sum(bool(one.earlier) for one in known)} corrected"
+    )
+    return 0
+
+
+def _shown(known: Known, step_s: int) -> str:
+    lines = [f"step {known.step}  {_begin(known.step, step_s)}  {_said(known.value)}"]
+    lines += [f"  was {_said(value)}" for value in reversed(known.earlier)]
+    return "\n".join(lines)
+
+
+def _said(value: Value) -> str:
+    kind, _, name = value.source.partition(":")
+    source = f"{kind} {name[:_DIGEST] if kind == 'file' else name}"
+    mark = ", part of a longer interval" if value.is_spread else ""
+    return f"{kwh(value.energy_uwh)}  {source}, received {utc(value.received_ms)}{mark}"
+
+
+def _gap(first: int, last: int, step_s: int) -> str:
+    return (
+        f"step{f's {first} to {last}' if last > first else f' {first}'}  {_begin(first, step_s)} to"
+        f" {_begin(last + 1, step_s)}  not known"
+    )
+
+
+def _begin(step: int, step_s: int) -> str:
+    return f"{utc(step_start_ms(step, step_s))[:16]}Z"
+
+
+def _set(arguments: argparse.Namespace) -> int:
+    folder = open_folder(arguments.config)
+    member = _member(arguments.member)
+    given = {
+        name: _text(value)
+        for name in ("display_name", "address", "contact")
+        if (value := getattr(arguments, name)) is not None
+    }
+    if not given:
+        raise ConfigurationError("give --display-name, --address or --contact")
+    with closing(PrivateStore(folder.private)) as store:
+        store.set_person(member, replace(store.person(member) or Person(), **given))
+    print(f"{member}: {', '.join(given)} kept")
+    return 0
+
+
+def _show_person(arguments: argparse.Namespace) -> int:
+    folder = open_folder(arguments.config)
+    member = _member(arguments.member)
+    with closing(PrivateStore(folder.private)) as store:
+        person = store.person(member)
+        steps = sum(1 for _ in store.curve(member, None, None))
+    if person is None:
+        print(f"nobody has said who {member} is")
+    else:
+        for name in ("display_name", "address", "contact"):
+            print(f"{name.replace('_', ' '):13} {getattr(person, name) or '-'}")
+    print(f"consumption   {steps} steps")
+    return 0
+
+
+def _erase(arguments: argparse.Namespace) -> int:
+    folder = open_folder(arguments.config)
+    member = _member(arguments.member)
+    with closing(PrivateStore(folder.private)) as store:
+        erased = store.erase(member)
+    print(
+        f"{member}: erased {erased.values} values of consumption, {erased.salts} salts and"
+        f" {'who it is' if erased.person else 'no personal data'}. Copies of private.db, and the"
+        " files that were imported, are for you to erase."
+    )
+    return 0
+
+
+def _member(name: str) -> str:
+    try:
+        return NAME.decode(name)
+    except Rejected:
+        raise ConfigurationError(
+            f"{name[:63]!r} is no member's name: it has a to z, 0 to 9 and hyphens"
+        ) from None
+
+
+def _text(text: str) -> str:
+    if len(text) > TEXT_MAX or not text.isprintable():
+        raise ConfigurationError(f"a text has up to {TEXT_MAX} letters in one line")
+    return text

@@ -1,0 +1,352 @@
+"""The private store: members' consumption, the salts that hide it, and who they are. One SQLite
+file of its own, which nobody but the gateway's user reads; nothing of it enters the ledger.
+
+No write-ahead log, and what is deleted is overwritten: an erased member is gone from the file once
+`erase` returns.
+"""
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import astuple
+from pathlib import Path
+
+from cryptometer.errors import ConfigurationError
+from gateway.consumption import (
+    SALT_BYTES,
+    Correction,
+    Erased,
+    Filed,
+    Known,
+    Person,
+    Value,
+)
+from gateway.sqlite_store import connect
+from gateway.store import StoreFailed
+from hal.files import sync_folder
+
+APPLICATION_ID = 0x43725072  # "CrPr" (PRAGMA application_id)
+FORMAT = 1
+MODE = 0o600  # `serve` and others in the group have no business here
+_BUSY_MS = 10_000  # an import and the gateway write in turns
+_TOGETHER = 10_000  # values per transaction: others wait for some milliseconds only
+_COMMANDS = "cryptometer-gateway member-data and consumption"
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE sources (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE consumption (
+    member TEXT NOT NULL, step INTEGER NOT NULL, energy_uwh INTEGER NOT NULL,
+    is_spread INTEGER NOT NULL, source INTEGER NOT NULL, received_ms INTEGER NOT NULL,
+    mark INTEGER NOT NULL, PRIMARY KEY (member, step)) WITHOUT ROWID;
+CREATE INDEX by_step ON consumption (step);
+CREATE INDEX by_mark ON consumption (mark, step);
+CREATE TABLE superseded (
+    member TEXT NOT NULL, step INTEGER NOT NULL, mark INTEGER NOT NULL,
+    energy_uwh INTEGER NOT NULL, is_spread INTEGER NOT NULL, source INTEGER NOT NULL,
+    received_ms INTEGER NOT NULL, PRIMARY KEY (member, step, mark)) WITHOUT ROWID;
+CREATE TABLE salts (
+    member TEXT NOT NULL, step INTEGER NOT NULL, salt BLOB NOT NULL,
+    PRIMARY KEY (member, step)) WITHOUT ROWID;
+CREATE TABLE people (
+    member TEXT PRIMARY KEY, display_name TEXT NOT NULL, address TEXT NOT NULL,
+    contact TEXT NOT NULL) WITHOUT ROWID;
+INSERT INTO meta VALUES ('mark', 0);
+"""
+_VALUE = "energy_uwh, is_spread, name, received_ms"
+
+
+class PrivateStore:
+    """A `Consumption`, and what fills, shows and erases it."""
+
+    def __init__(self, path: Path, entropy: Callable[[int], bytes] = os.urandom) -> None:
+        """Opens the store; makes an empty one where there is none.
+
+        Args:
+            path: the database's file.
+            entropy: gives so many random bytes.
+
+        Raises:
+            ConfigurationError: the file is none of ours, or of another format.
+            StoreFailed: the machine does not let us.
+        """
+        self._entropy = entropy
+        try:
+            if not path.exists():
+                _create(path)
+            self._connection = _open(path)
+        except (OSError, sqlite3.Error) as error:
+            raise StoreFailed(f"the private store {path} cannot be opened: {error}") from error
+
+    def close(self) -> None:
+        self._connection.close()
+
+    # --- For the VPP. ---
+
+    def of(self, step: int) -> Mapping[str, int]:
+        with self._reading():
+            rows = self._connection.execute(
+                "SELECT member, energy_uwh FROM consumption WHERE step = ? ORDER BY member", (step,)
+            )
+            return dict(rows.fetchall())
+
+    def salt(self, member: str, step: int) -> bytes:
+        known = self.known_salt(member, step)
+        if known is not None:
+            return known
+        with self._writing():
+            # All that a distribution will ask for at once: each commit waits for the disk.
+            members = {member, *self.of(step)}
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO salts VALUES (?, ?, ?)",
+                [(one, step, self._entropy(SALT_BYTES)) for one in sorted(members)],
+            )
+        made = self.known_salt(member, step)
+        assert made is not None  # noqa: S101 - it was committed just above
+        return made
+
+    def steps_changed_since(self, mark: int) -> tuple[list[int], int]:
+        with self._reading():
+            self._connection.execute("BEGIN")
+            try:
+                now = self._mark()
+                # A mark of the future is of a newer store than this copy: all is new to its owner.
+                since = mark if mark <= now else 0
+                rows = self._connection.execute(
+                    "SELECT DISTINCT step FROM consumption WHERE mark > ? ORDER BY step", (since,)
+                ).fetchall()
+            finally:
+                self._connection.execute("ROLLBACK")
+        return [step for (step,) in rows], now
+
+    # --- For those who fill it and look at it. ---
+
+    def known_salt(self, member: str, step: int) -> bytes | None:
+        """The salt of a member's step if one was made; never makes one."""
+        with self._reading():
+            row = self._connection.execute(
+                "SELECT salt FROM salts WHERE member = ? AND step = ?", (member, step)
+            ).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def put(
+        self,
+        member: str,
+        energies_uwh: Mapping[int, int],
+        source: str,
+        received_ms: int,
+        *,
+        is_spread: bool = False,
+    ) -> Filed:
+        """Takes a member's consumption by step; durable once it returns. A value that differs takes
+        the place of the one that was known, which is kept beside it.
+
+        One that is cut off has taken a part; given again, the rest is taken.
+
+        Raises:
+            StoreFailed: it was not written.
+        """
+        items = sorted(energies_uwh.items())
+        new = same = 0
+        corrections: list[Correction] = []
+        for begin in range(0, len(items), _TOGETHER):
+            filed = self._put_some(
+                member, dict(items[begin : begin + _TOGETHER]), (source, received_ms, is_spread)
+            )
+            new, same = new + filed.new, same + filed.same
+            corrections += filed.corrections
+        return Filed(new, same, tuple(corrections))
+
+    def curve(self, member: str, first: int | None, last: int | None) -> Iterator[Known]:
+        """What is known of a member, in order of step; within bounds where they are given."""
+        bounds = (member, -(2**62) if first is None else first, 2**62 if last is None else last)
+        within = "JOIN sources ON source = number WHERE member = ? AND step BETWEEN ? AND ?"
+        with self._reading():
+            before: dict[int, list[Value]] = {}
+            for step, *value in self._connection.execute(
+                f"SELECT step, {_VALUE} FROM superseded {within} ORDER BY step, mark",  # noqa: S608
+                bounds,
+            ):
+                before.setdefault(step, []).append(_value(*value))
+            for step, *value in self._connection.execute(
+                f"SELECT step, {_VALUE} FROM consumption {within} ORDER BY step",  # noqa: S608
+                bounds,
+            ).fetchall():
+                yield Known(step, _value(*value), tuple(before.get(step, ())))
+
+    def person(self, member: str) -> Person | None:
+        """Who a member is, if somebody has said."""
+        with self._reading():
+            row = self._connection.execute(
+                "SELECT display_name, address, contact FROM people WHERE member = ?", (member,)
+            ).fetchone()
+        return None if row is None else Person(*row)
+
+    def set_person(self, member: str, person: Person) -> None:
+        """Says who a member is, in place of what was said before.
+
+        Raises:
+            StoreFailed: it was not written.
+        """
+        with self._writing():
+            self._connection.execute(
+                "INSERT OR REPLACE INTO people VALUES (?, ?, ?, ?)", (member, *astuple(person))
+            )
+
+    def erase(self, member: str) -> Erased:
+        """Erases all that is kept of a member: consumption, salts, who it is. The ledger is not
+        touched: what it holds of this consumption can be opened by nobody any more.
+
+        Raises:
+            StoreFailed: perhaps not all of it is gone; it can be called again.
+        """
+        with self._writing():
+            counts = {
+                table: self._connection.execute(
+                    f"DELETE FROM {table} WHERE member = ?",  # noqa: S608
+                    (member,),
+                ).rowcount
+                for table in ("consumption", "superseded", "salts", "people")
+            }
+            self._connection.execute(
+                "DELETE FROM sources WHERE number NOT IN (SELECT source FROM consumption"
+                " UNION SELECT source FROM superseded)"
+            )
+        with self._reading():
+            # Copies of a row may be left where pages were divided: none survives a new file.
+            self._connection.execute("VACUUM")
+        return Erased(
+            counts["consumption"] + counts["superseded"], counts["salts"], bool(counts["people"])
+        )
+
+    def _put_some(
+        self, member: str, energies_uwh: Mapping[int, int], origin: tuple[str, int, bool]
+    ) -> Filed:
+        source, received_ms, is_spread = origin
+        with self._writing():
+            known = dict(
+                self._connection.execute(
+                    "SELECT step, energy_uwh FROM consumption"
+                    " WHERE member = ? AND step BETWEEN ? AND ?",
+                    (member, min(energies_uwh), max(energies_uwh)),
+                ).fetchall()
+            )
+            changed = {
+                step: energy_uwh
+                for step, energy_uwh in energies_uwh.items()
+                if known.get(step) != energy_uwh
+            }
+            corrections = tuple(
+                Correction(step, known[step], energy_uwh)
+                for step, energy_uwh in changed.items()
+                if step in known
+            )
+            if changed:
+                mark = self._mark() + 1
+                self._connection.execute("UPDATE meta SET value = ? WHERE key = 'mark'", (mark,))
+                number = self._source(source)
+                self._connection.executemany(
+                    "INSERT INTO superseded SELECT member, step, mark, energy_uwh, is_spread,"
+                    " source, received_ms FROM consumption WHERE member = ? AND step = ?",
+                    [(member, one.step) for one in corrections],
+                )
+                self._connection.executemany(
+                    "INSERT OR REPLACE INTO consumption VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    [
+                        (member, step, energy_uwh, is_spread, number, received_ms, mark)
+                        for step, energy_uwh in changed.items()
+                    ],
+                )
+        return Filed(len(changed) - len(corrections), len(energies_uwh) - len(changed), corrections)
+
+    def _mark(self) -> int:
+        (mark,) = self._connection.execute("SELECT value FROM meta WHERE key = 'mark'").fetchone()
+        return int(mark)
+
+    def _source(self, name: str) -> int:
+        self._connection.execute("INSERT OR IGNORE INTO sources (name) VALUES (?)", (name,))
+        (number,) = self._connection.execute(
+            "SELECT number FROM sources WHERE name = ?", (name,)
+        ).fetchone()
+        return int(number)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreFailed(f"the private store fails: {error}") from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A transaction; durable once it is left."""
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            raise StoreFailed(f"the private store cannot be written: {error}") from error
+
+
+def _value(energy_uwh: int, is_spread: int, source: str, received_ms: int) -> Value:
+    return Value(energy_uwh, bool(is_spread), source, received_ms)
+
+
+def _create(path: Path) -> None:
+    """Makes an empty store; it is there whole or not at all, and another's is left as it is."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.new")
+    beside.unlink(missing_ok=True)
+    beside.touch(mode=MODE)
+    beside.chmod(MODE)
+    with closing(connect(beside)) as connection:
+        connection.executescript(
+            f"BEGIN; {_SCHEMA}; PRAGMA application_id = {APPLICATION_ID};"
+            f" PRAGMA user_version = {FORMAT}; COMMIT;"
+        )
+    with suppress(FileExistsError):  # another process was quicker
+        os.link(beside, path)
+    beside.unlink()
+    sync_folder(path.absolute().parent)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    connection = connect(path)
+    try:
+        connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+        _check_format(connection, path)
+        for pragma in (
+            "journal_mode = DELETE",
+            # A salt that came back to nothing after a power cut would leave a proof that nobody
+            # can open: the journal's end is durable, too.
+            "synchronous = EXTRA",
+            "secure_delete = ON",
+            "temp_store = MEMORY",  # no copy of the rows in a folder of temporary files
+            "cache_spill = OFF",  # readers wait for a writer's commit only
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check_format(connection: sqlite3.Connection, path: Path) -> None:
+    try:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_NOTADB:
+            raise
+        application = version = 0
+    if application != APPLICATION_ID:
+        raise ConfigurationError(f"{path} is no private store; move it away: {_COMMANDS} make one")
+    if version != FORMAT:
+        raise ConfigurationError(
+            f"{path} is of format {version}, this program writes format {FORMAT}; run the"
+            " cryptometer-gateway that made it"
+        )

@@ -1,0 +1,180 @@
+"""`consumption` and `member-data`: what they print, what they refuse, and that they work beside a
+program that has the store open."""
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from cryptometer.keys import PublicKey
+from cryptometer.records import Role
+from cryptometer.steps import MS_PER_S, step_start_ms
+from gateway import main
+from gateway.private import PrivateStore
+from hal.program import EXIT_CONFIGURATION
+from tests.core.community import FIRST_STEP, STEP_S
+from tests.gateway.kit import Premises
+from tests.keys import signer
+
+EXAMPLES = Path(__file__).parents[2] / "deploy" / "examples"
+
+
+@pytest.fixture
+def premises(tmp_path: Path) -> Premises:
+    """A gateway that has begun, with the member alice."""
+    made = Premises(tmp_path / "gateway")
+    key: PublicKey = signer(30).public
+    made.chain.append(made.authority.register(Role.MEMBER, "alice", key))
+    with closing(made.folder.open_store()) as store:
+        made.site(store)
+    return made
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    premises: Premises,
+    *words: str | Path,
+) -> tuple[int, str, str]:
+    """Exit code, output and errors of the program."""
+    line = ["cryptometer-gateway", *map(str, words), "--config", str(premises.path)]
+    monkeypatch.setattr("sys.argv", line)
+    code = main.main()
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+class Told:
+    """Runs commands of one gateway."""
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        premises: Premises,
+    ) -> None:
+        self.premises = premises
+        self._with = (monkeypatch, capsys, premises)
+
+    def __call__(self, *words: str | Path) -> str:
+        code, out, err = run(*self._with, *words)
+        assert (code, err) == (0, "")
+        return out
+
+    def refused(self, *words: str | Path) -> str:
+        code, out, err = run(*self._with, *words)
+        assert (code, out) == (EXIT_CONFIGURATION, "")
+        [line] = err.splitlines()
+        return line.removeprefix("cryptometer-gateway: ")
+
+
+@pytest.fixture
+def told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], premises: Premises
+) -> Told:
+    return Told(monkeypatch, capsys, premises)
+
+
+def curve(told: Told, name: str, *values: str) -> Path:
+    """A generic file: a row for each step from the first; of alice and of bob."""
+    lines = ["time,alice,bob"]
+    for step, value in enumerate(values, FIRST_STEP):
+        seconds = step_start_ms(step, STEP_S) // MS_PER_S
+        minutes, hours = seconds // 60 % 60, seconds // 3600 % 24
+        day = _day(seconds)
+        lines.append(f"{day}T{hours:02}:{minutes:02}Z,{value},1.5")
+    return told.premises.put(name, "\n".join(lines).encode())
+
+
+def _day(seconds: int) -> str:
+    from datetime import UTC, datetime
+
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
+
+
+def test_a_curve_is_taken_beside_a_program_that_has_the_store_open(told: Told) -> None:
+    with closing(PrivateStore(told.premises.folder.private)) as held:
+        out = told("consumption", "import", curve(told, "a.csv", "0.25", "", "0.5"))
+        first, gap, second, unregistered = out.splitlines()
+        assert first.startswith(f"alice: steps {FIRST_STEP} to {FIRST_STEP + 2}, ")
+        assert first.endswith("2 new, 0 known, 0 corrected, 0.750 kWh")
+        assert gap.startswith(f"  step {FIRST_STEP + 1}  ")
+        assert gap.endswith("  not known")
+        assert second.startswith("bob: ")
+        assert unregistered == "not registered as members so far: bob"
+        assert held.of(FIRST_STEP) == {"alice": 250_000_000, "bob": 1_500_000_000}
+        assert held.of(FIRST_STEP + 1) == {"bob": 1_500_000_000}
+
+
+def test_a_correction_is_shown_and_what_it_corrects_stays_to_be_seen(told: Told) -> None:
+    told("consumption", "import", curve(told, "a.csv", "0.25", "", "0.5"))
+    out = told("consumption", "import", curve(told, "b.csv", "0.3", "0.1", "0.5"))
+    assert "1 new, 1 known, 1 corrected" in out
+    assert f"  step {FIRST_STEP} corrected: 0.300 kWh, was 0.250 kWh" in out
+    shown = told("consumption", "show", "alice").splitlines()
+    assert shown[0].startswith(f"step {FIRST_STEP}  ")
+    assert "0.300 kWh  file " in shown[0]
+    assert shown[1].startswith("  was 0.250 kWh  file ")
+    assert shown[-1] == "0.900 kWh in 3 steps, 0 steps not known, 1 corrected"
+    told("consumption", "import", curve(told, "c.csv", "0.3"))
+    part = told(
+        "consumption", "show", "alice", "--from", str(FIRST_STEP + 2), "--to", str(FIRST_STEP + 9)
+    )
+    assert f"steps {FIRST_STEP + 3} to {FIRST_STEP + 9}  " in part
+    assert "1 steps, 7 steps not known, 0 corrected" in part
+    assert "nothing is known" in told("consumption", "show", "carol")
+
+
+def test_a_file_that_is_wrong_anywhere_changes_nothing(told: Told) -> None:
+    said = told.refused("consumption", "import", curve(told, "a.csv", "0.25", "-1"))
+    assert said.startswith("malformed: line 3 of the load curve: -1 is negative")
+    assert not told.premises.folder.private.exists()
+    missing = told.premises.path / "none.csv"
+    assert f"cannot read {missing}" in told.refused("consumption", "import", missing)
+
+
+def test_templates_are_read_and_refused(told: Told) -> None:
+    file = told.premises.put("h.csv", b"Horodate;Valeur\n2026-10-25T01:30:00+02:00;400\n")
+    out = told(
+        "consumption", "import", file, "--template", EXAMPLES / "curve-enedis.toml",
+        "--member", "alice",
+    )  # fmt: skip
+    assert "2 new, 0 known, 0 corrected, 0.200 kWh, divided evenly" in out
+    wrong = told.premises.put("t.toml", b"time = 'x'\nzone = 'Mars'")
+    said = told.refused("consumption", "import", file, "--template", wrong)
+    assert "lacks 'stamp'" in said
+    wrong = told.premises.put("t.toml", b"time = ")
+    assert "is not TOML" in told.refused("consumption", "import", file, "--template", wrong)
+    other = (EXAMPLES / "curve-enedis.toml").read_text().replace("Europe/Paris", "Mars")
+    wrong = told.premises.put("t.toml", other.encode())
+    said = told.refused("consumption", "import", file, "--template", wrong, "--member", "alice")
+    assert "there is no time zone 'Mars'" in said
+
+
+def test_member_data_are_kept_shown_and_erased(told: Told) -> None:
+    assert "nobody has said who alice is" in told("member-data", "show", "alice")
+    told("member-data", "set", "alice", "--display-name", "Alice Martin")
+    told("member-data", "set", "alice", "--address", "1 rue des Tilleuls")
+    told("consumption", "import", curve(told, "a.csv", "0.25", "0.25"))
+    shown = told("member-data", "show", "alice")
+    assert "display name  Alice Martin\n" in shown
+    assert "address       1 rue des Tilleuls\n" in shown
+    assert "contact       -\n" in shown
+    assert "consumption   2 steps\n" in shown
+    ledger = {file: file.read_bytes() for file in told.premises.path.rglob("*") if file.is_file()}
+    del ledger[told.premises.folder.private]
+    erased = told("member-data", "erase", "alice")
+    assert "erased 2 values of consumption, 0 salts and who it is" in erased
+    for file, content in ledger.items():
+        assert file.read_bytes() == content
+    assert b"Martin" not in told.premises.folder.private.read_bytes()
+    assert "nothing is known" in told("consumption", "show", "alice")
+    assert "2 steps, 0 steps not known" in told("consumption", "show", "bob")
+
+
+def test_what_cannot_be_a_member_or_a_text_is_refused(told: Told) -> None:
+    assert "no member's name" in told.refused("member-data", "show", "Alice")
+    assert "no member's name" in told.refused("consumption", "show", "a b")
+    assert "give --display-name" in told.refused("member-data", "set", "alice")
+    said = told.refused("member-data", "set", "alice", "--contact", "a\nb")
+    assert "up to 2000 letters in one line" in said

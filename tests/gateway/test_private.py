@@ -1,0 +1,253 @@
+"""The private store: what is known of consumption, what changed, and that erased is gone."""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryptometer.errors import ConfigurationError
+from gateway import private
+from gateway.consumption import Consumption, Correction, Erased, Filed, Known, Person, Value
+from gateway.private import PrivateStore
+from gateway.sqlite_store import create_store
+from gateway.store import StoreFailed
+
+NOW_MS = 1_790_000_000_000
+
+
+def counting() -> Callable[[int], bytes]:
+    """Salts that tell how many were asked for."""
+    asked = 0
+
+    def entropy(size: int) -> bytes:
+        nonlocal asked
+        asked += 1
+        return asked.to_bytes(size, "big")
+
+    return entropy
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[PrivateStore]:
+    with closing(PrivateStore(tmp_path / "private.db", counting())) as opened:
+        yield opened
+
+
+def test_what_is_put_is_known_by_step(store: PrivateStore) -> None:
+    assert store.put("bob", {7: 5, 8: 0}, "file:aa", NOW_MS) == Filed(2, 0, ())
+    store.put("alice", {7: 3}, "meter:m0", NOW_MS)
+    known: Consumption = store
+    assert known.of(7) == {"alice": 3, "bob": 5}
+    assert list(known.of(7)) == ["alice", "bob"]
+    assert (known.of(8), known.of(9)) == ({"bob": 0}, {})
+
+
+def test_the_newest_value_counts_and_those_before_stay_beside_it(store: PrivateStore) -> None:
+    store.put("alice", {7: 3, 8: 4}, "file:aa", NOW_MS)
+    filed = store.put("alice", {7: 5, 8: 4, 9: 1}, "file:bb", NOW_MS + 1, is_spread=True)
+    assert filed == Filed(1, 1, (Correction(7, 3, 5),))
+    store.put("alice", {7: 3}, "file:aa", NOW_MS + 2)
+    first, second = Value(3, False, "file:aa", NOW_MS), Value(5, True, "file:bb", NOW_MS + 1)
+    third = Value(3, False, "file:aa", NOW_MS + 2)
+    assert list(store.curve("alice", None, None)) == [
+        Known(7, third, (first, second)),
+        Known(8, Value(4, False, "file:aa", NOW_MS), ()),
+        Known(9, Value(1, True, "file:bb", NOW_MS + 1), ()),
+    ]
+    assert [known.step for known in store.curve("alice", 8, 8)] == [8]
+
+
+def test_a_salt_is_made_once_and_outlives_the_program(tmp_path: Path) -> None:
+    path = tmp_path / "private.db"
+    with closing(PrivateStore(path, counting())) as store:
+        assert store.known_salt("alice", 7) is None
+        made = store.salt("alice", 7)
+        assert (store.salt("alice", 7), len(made)) == (made, 32)
+        assert store.salt("alice", 8) != made != store.salt("bob", 7)
+    with closing(PrivateStore(path)) as store:
+        assert store.salt("alice", 7) == made
+        assert len({store.salt("carol", step) for step in range(20)}) == 20
+
+
+def test_the_salts_of_a_steps_members_are_made_together(store: PrivateStore) -> None:
+    for member in ("alice", "bob"):
+        store.put(member, {7: 1}, "file:aa", NOW_MS)
+    store.salt("alice", 7)
+    assert store.known_salt("bob", 7) is not None
+    assert store.known_salt("bob", 8) is None
+
+
+def test_a_mark_tells_which_steps_changed_since(store: PrivateStore) -> None:
+    assert store.steps_changed_since(0) == ([], 0)
+    store.put("alice", {9: 1, 7: 1}, "file:aa", NOW_MS)
+    steps, mark = store.steps_changed_since(0)
+    assert steps == [7, 9]
+    assert store.steps_changed_since(mark) == ([], mark)
+    store.put("bob", {9: 2}, "file:aa", NOW_MS)
+    store.put("alice", {7: 1, 8: 1}, "file:bb", NOW_MS)  # 7 is what it was
+    store.salt("alice", 7)
+    steps, later = store.steps_changed_since(mark)
+    assert steps == [8, 9]
+    store.put("alice", {7: 2}, "file:cc", NOW_MS)
+    assert store.steps_changed_since(later)[0] == [7]
+
+
+def test_a_mark_that_a_copy_has_not_reached_yet_tells_of_every_step(store: PrivateStore) -> None:
+    store.put("alice", {7: 1}, "file:aa", NOW_MS)
+    assert store.steps_changed_since(1000) == ([7], 1)
+
+
+def test_many_values_are_taken_in_several_goes(
+    store: PrivateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(private, "_TOGETHER", 10)
+    energies = {step: step * 2 for step in range(95)}
+    assert store.put("alice", energies, "file:aa", NOW_MS) == Filed(95, 0, ())
+    assert store.put("alice", {**energies, 90: 1}, "file:bb", NOW_MS).corrections == (
+        Correction(90, 180, 1),
+    )
+    steps, _ = store.steps_changed_since(0)
+    assert steps == list(range(95))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["alice", "bob"]),
+            st.dictionaries(st.integers(-3, 3), st.integers(0, 5)),
+        ),
+        max_size=6,
+    )
+)
+def test_the_store_says_what_the_newest_file_said(
+    files: list[tuple[str, dict[int, int]]],
+) -> None:
+    expected: dict[tuple[str, int], int] = {}
+    store = PrivateStore.__new__(PrivateStore)
+    store._connection = sqlite3.connect(":memory:", isolation_level=None)
+    store._connection.executescript(private._SCHEMA)
+    with closing(store):
+        mark = 0
+        for number, (member, energies) in enumerate(files):
+            changed = {
+                step for step, one in energies.items() if expected.get((member, step)) != one
+            }
+            filed = store.put(member, energies, f"file:{number}", number)
+            assert filed.new + len(filed.corrections) == len(changed)
+            expected |= {(member, step): one for step, one in energies.items()}
+            steps, mark = store.steps_changed_since(mark)
+            assert steps == sorted(changed)
+        for step in range(-3, 4):
+            known = {member: one for (member, at), one in expected.items() if at == step}
+            assert store.of(step) == known
+
+
+# --- Who a member is; and erasing. ---------------------------------------------------------------
+
+
+def test_who_a_member_is_is_kept_beside_it(store: PrivateStore) -> None:
+    assert store.person("alice") is None
+    store.set_person("alice", Person("Alice Martin", "1 rue des Tilleuls"))
+    store.set_person("alice", Person("Alice Dupont", contact="alice@example.org"))
+    assert store.person("alice") == Person("Alice Dupont", "", "alice@example.org")
+
+
+def test_what_is_erased_is_in_no_file_any_more(tmp_path: Path) -> None:
+    path = tmp_path / "private.db"
+    salt, name = b"\xc5" * 32, "Alice Martin of the Tilleuls"
+    told = [0x0123456789AB, 0x0123456789AD]
+    with closing(PrivateStore(path, lambda _: salt)) as store:
+        for at, energy_uwh in enumerate(told):
+            store.put("alice", dict.fromkeys(range(3000), energy_uwh), f"file:a{at}", NOW_MS)
+        store.set_person("alice", Person(name, name, name))
+        for step in range(50):
+            store.salt("alice", step)
+        store.put("bob", dict.fromkeys(range(3000), 0x0BADCAFE0BAD), "file:b", NOW_MS)
+        needles = [name.encode(), salt, b"alice", *(one.to_bytes(6, "big") for one in told)]
+
+        def found() -> list[bytes]:
+            content = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+            return [needle for needle in needles if needle in content]
+
+        assert found() == needles
+        assert store.erase("alice") == Erased(6000, 50, person=True)
+        assert found() == []
+        assert store.of(7) == {"bob": 0x0BADCAFE0BAD}
+        assert store.person("alice") is None
+        assert store.known_salt("alice", 7) is None
+        assert list(store.curve("alice", None, None)) == []
+        assert (0x0BADCAFE0BAD).to_bytes(6, "big") in path.read_bytes()
+        assert b"file:a" not in path.read_bytes()
+        assert store.erase("alice") == Erased(0, 0, person=False)
+
+
+def test_a_mark_goes_on_behind_an_erasure(store: PrivateStore) -> None:
+    store.put("alice", {7: 1}, "file:aa", NOW_MS)
+    _, mark = store.steps_changed_since(0)
+    store.erase("alice")
+    assert store.steps_changed_since(mark) == ([], mark)
+    store.put("bob", {8: 1}, "file:aa", NOW_MS)
+    assert store.steps_changed_since(mark)[0] == [8]
+
+
+# --- The file. -----------------------------------------------------------------------------------
+
+
+def test_two_programs_write_in_turns(tmp_path: Path) -> None:
+    path = tmp_path / "private.db"
+    with closing(PrivateStore(path)) as one, closing(PrivateStore(path)) as other:
+        for step in range(20):
+            one.put("alice", {step: 1}, "file:aa", NOW_MS)
+            other.salt("alice", step)
+            assert other.of(step) == {"alice": 1}
+        other.erase("alice")
+        assert one.of(3) == {}
+
+
+def test_a_reader_does_not_wait_for_a_writer_that_has_not_finished(tmp_path: Path) -> None:
+    path = tmp_path / "private.db"
+    with closing(PrivateStore(path)) as writer, closing(PrivateStore(path)) as reader:
+        writer.put("bob", {1: 1}, "file:aa", NOW_MS)
+        reader._connection.execute("PRAGMA busy_timeout = 0")
+        with writer._writing():
+            writer._connection.executemany(
+                "INSERT INTO consumption VALUES ('alice', ?, 1, 0, 1, 0, 1)",
+                [(step,) for step in range(private._TOGETHER * 4)],
+            )
+            assert reader.of(1) == {"bob": 1}
+            with pytest.raises(StoreFailed, match="locked"):
+                reader.salt("bob", 1)
+        assert reader.of(1) == {"alice": 1, "bob": 1}
+
+
+def test_only_its_user_may_read_it_and_no_log_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "private.db"
+    with closing(PrivateStore(path)) as store:
+        store.put("alice", {7: 1}, "file:aa", NOW_MS)
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert [file.name for file in tmp_path.iterdir()] == ["private.db"]
+
+
+def test_a_file_of_another_kind_is_left_as_it_is(tmp_path: Path) -> None:
+    text, other, newer = tmp_path / "text", tmp_path / "other", tmp_path / "newer"
+    text.write_text("no database, but long enough to be taken for one " * 100)
+    create_store(other, epoch=1)
+    for path in (text, other):
+        before = path.read_bytes()
+        with pytest.raises(ConfigurationError, match="is no private store"):
+            PrivateStore(path)
+        assert path.read_bytes() == before
+    PrivateStore(newer).close()
+    with closing(sqlite3.connect(newer)) as connection:
+        connection.execute("PRAGMA user_version = 2")
+    with pytest.raises(ConfigurationError, match="is of format 2, this program writes format 1"):
+        PrivateStore(newer)
+
+
+def test_a_folder_that_is_not_there_is_the_machines_failure(tmp_path: Path) -> None:
+    with pytest.raises(StoreFailed, match="cannot be opened"):
+        PrivateStore(tmp_path / "nowhere" / "private.db")
