@@ -87,6 +87,13 @@ def _parser() -> argparse.ArgumentParser:
 
     exporting.add_commands(commands, DEFAULT)
 
+    share = commands.add_parser("share", help="write the proof of a member's share of a step")
+    share.add_argument("member")
+    share.add_argument("step", type=int)
+    share.add_argument("--out", type=Path, required=True, help="the .share file to write")
+    _add_config(share)
+    share.set_defaults(act=_share)
+
     backup = commands.add_parser("backup", help="write keys, store and ledger to one file")
     backup.add_argument("--out", type=Path, required=True)
     _add_config(backup)
@@ -157,6 +164,22 @@ def _prove(arguments: argparse.Namespace) -> int:
         community = read_community(store)
         text = prove(arguments.what, store, DiskTree(folder.ledger).read, community)
     put_file(arguments.out, text.encode(), mode=0o644)
+    return _print(f"{arguments.out}: check it with cryptometer verify")
+
+
+def _share(arguments: argparse.Namespace) -> int:
+    from gateway.private import open_opening  # noqa: PLC0415
+    from gateway.share import make_share  # noqa: PLC0415
+
+    folder, member, step = _folder(arguments), arguments.member, arguments.step
+    with closing(folder.open_store(read_only=True)) as store:
+        community = read_community(store)
+        opening = open_opening(folder.private, member, step)
+        data = make_share(
+            member, step, store, DiskTree(folder.ledger).read, community, opening
+        )
+    # It may open what the member consumed: for his eyes, and those he shows it to.
+    put_file(arguments.out, data, mode=0o600)
     return _print(f"{arguments.out}: check it with cryptometer verify")
 
 

@@ -150,6 +150,12 @@ class MemoryStore:
     def block(self, step: int) -> BlockRow | None:
         return self._blocks.get(step)
 
+    def block_of(self, leaf: int) -> BlockRow:
+        for step in sorted(self._blocks):
+            if leaf < self._blocks[step].size:
+                return self._blocks[step]
+        raise LookupError(f"no block holds leaf {leaf}")
+
     def refusals(self) -> list[RefusalCount]:
         return [self._refusals[key] for key in sorted(self._refusals)]
 

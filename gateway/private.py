@@ -13,6 +13,7 @@ from dataclasses import astuple
 from pathlib import Path
 
 from cryptometer.errors import ConfigurationError
+from cryptometer.share_file import Opening
 from gateway.consumption import (
     SALT_BYTES,
     Correction,
@@ -49,6 +50,11 @@ CREATE TABLE superseded (
 CREATE TABLE salts (
     member TEXT NOT NULL, step INTEGER NOT NULL, salt BLOB NOT NULL,
     PRIMARY KEY (member, step)) WITHOUT ROWID;
+CREATE TABLE coefficients (
+    step INTEGER NOT NULL, producer TEXT NOT NULL, member TEXT NOT NULL, weight INTEGER NOT NULL,
+    mark INTEGER NOT NULL, PRIMARY KEY (step, producer, member)) WITHOUT ROWID;
+CREATE TABLE losses (
+    step INTEGER PRIMARY KEY, energy_uwh INTEGER NOT NULL, mark INTEGER NOT NULL);
 CREATE TABLE people (
     member TEXT PRIMARY KEY, display_name TEXT NOT NULL, address TEXT NOT NULL,
     contact TEXT NOT NULL) WITHOUT ROWID;
@@ -113,14 +119,60 @@ class PrivateStore:
                 now = self._mark()
                 # A mark of the future is of a newer store than this copy: all is new to its owner.
                 since = mark if mark <= now else 0
-                rows = self._connection.execute(
-                    "SELECT DISTINCT step FROM consumption WHERE mark > ? ORDER BY step", (since,)
-                ).fetchall()
+    XX
             finally:
                 self._connection.execute("ROLLBACK")
         return [step for (step,) in rows], now
 
+    def coefficients(self, step: int) -> Mapping[tuple[str, str], int]:
+        with self._reading():
+            rows = self._connection.execute(
+                "SELECT producer, member, weight FROM coefficients WHERE step = ?", (step,)
+            ).fetchall()
+        return {(producer, member): weight for producer, member, weight in rows}
+
+    def losses_uwh(self, step: int) -> int | None:
+        with self._reading():
+            row = self._connection.execute(
+                "SELECT energy_uwh FROM losses WHERE step = ?", (step,)
+            ).fetchone()
+        return None if row is None else int(row[0])
+
     # --- For those who fill it and look at it. ---
+
+    def put_coefficients(self, weights: Mapping[int, Mapping[tuple[str, str], int]]) -> None:
+        """Takes the weights of steps by producer ("" for any) and member, each step's as a whole, in
+        place of those known before.
+
+        Raises:
+            StoreFailed: none was taken.
+        """
+        with self._writing():
+            mark = self._next_mark()
+            self._connection.executemany(
+                "DELETE FROM coefficients WHERE step = ?", [(step,) for step in weights]
+            )
+            self._connection.executemany(
+                "INSERT INTO coefficients VALUES (?, ?, ?, ?, ?)",
+                [
+                    (step, producer, member, weight, mark)
+                    for step, some in weights.items()
+                    for (producer, member), weight in some.items()
+                ],
+            )
+
+    def put_losses(self, energies_uwh: Mapping[int, int]) -> None:
+        """Takes measured losses by step, in place of those known before.
+
+        Raises:
+            StoreFailed: none was taken.
+        """
+        with self._writing():
+            mark = self._next_mark()
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO losses VALUES (?, ?, ?)",
+                [(step, energy_uwh, mark) for step, energy_uwh in energies_uwh.items()],
+            )
 
     def known_salt(self, member: str, step: int) -> bytes | None:
         """The salt of a member's step if one was made; never makes one."""
@@ -243,8 +295,7 @@ class PrivateStore:
                 if step in known
             )
             if changed:
-                mark = self._mark() + 1
-                self._connection.execute("UPDATE meta SET value = ? WHERE key = 'mark'", (mark,))
+                mark = self._next_mark()
                 number = self._source(source)
                 self._connection.executemany(
                     "INSERT INTO superseded SELECT member, step, mark, energy_uwh, is_spread,"
@@ -263,6 +314,11 @@ class PrivateStore:
     def _mark(self) -> int:
         (mark,) = self._connection.execute("SELECT value FROM meta WHERE key = 'mark'").fetchone()
         return int(mark)
+
+    def _next_mark(self) -> int:
+        mark = self._mark() + 1
+        self._connection.execute("UPDATE meta SET value = ? WHERE key = 'mark'", (mark,))
+        return mark
 
     def _source(self, name: str) -> int:
         self._connection.execute("INSERT OR IGNORE INTO sources (name) VALUES (?)", (name,))
@@ -291,6 +347,19 @@ class PrivateStore:
                     self._connection.execute("ROLLBACK")
         except sqlite3.Error as error:
             raise StoreFailed(f"the private store cannot be written: {error}") from error
+
+
+def open_opening(path: Path, member: str, step: int) -> Opening | None:
+    """What opens the commitment to a member's consumption, if both are known; reads only.
+
+    Raises:
+        ConfigurationError, StoreFailed: as `PrivateStore`.
+    """
+    if not path.exists():
+        return None
+    with closing(PrivateStore(path)) as store:
+        need_uwh, salt = store.of(step).get(member), store.known_salt(member, step)
+    return None if need_uwh is None or salt is None else Opening(need_uwh, salt)
 
 
 def _value(energy_uwh: int, is_spread: int, source: str, received_ms: int) -> Value:

@@ -30,9 +30,10 @@ from gateway.node import (
     found_store,
     gateway_name,
 )
+from gateway.private import PrivateStore
 from gateway.sqlite_store import SqliteStore
 from gateway.verifying import Verifiers
-from gateway.vpp import NoFacts, Vpp
+from gateway.vpp import Vpp
 from hal.broker import broker_settings
 from hal.drivers import open_clock
 from hal.files import DiskTree, hold
@@ -112,7 +113,7 @@ class Service:
             policy,
             folder.load_next_key(),
             self._verifiers,
-            Vpp(folder.load_vpp_key(), NoFacts()) if folder.vpp_key.exists() else None,
+            _open_vpp(folder),
         )
         base = f"cryptometer/1/{community.id.hex()}"
         self._link = Link(
@@ -250,6 +251,12 @@ class Service:
         if self._said.get(about) != what:
             self._said[about] = what
             _log(what)
+
+
+def _open_vpp(folder: Folder) -> Vpp | None:
+    if not folder.vpp_key.exists():
+        return None
+    return Vpp(folder.load_vpp_key(), PrivateStore(folder.private))
 
 
 def rounds(messages: Sequence[Message]) -> Iterator[list[Message]]:

@@ -291,6 +291,14 @@ class SqliteStore:
         row = self._connection.execute("SELECT * FROM blocks WHERE step = ?", (step,)).fetchone()
         return None if row is None else _block_row(row)
 
+    def block_of(self, leaf: int) -> BlockRow:
+        row = self._connection.execute(
+            "SELECT * FROM blocks WHERE size > ? ORDER BY step LIMIT 1", (leaf,)
+        ).fetchone()
+        if row is None:
+            raise LookupError(f"no block holds leaf {leaf}")
+        return _block_row(row)
+
     def refusals(self) -> list[RefusalCount]:
         rows = self._connection.execute("SELECT * FROM refusals ORDER BY meter, reason")
         return [RefusalCount(*row) for row in rows]

@@ -263,6 +263,14 @@ class Store(Protocol):
         """The block of a step."""
         ...
 
+    def block_of(self, leaf: int) -> BlockRow:
+        """The block that holds a leaf.
+
+        Raises:
+            LookupError: none does.
+        """
+        ...
+
     def refusals(self) -> list[RefusalCount]:
         """All refusals, by meter and reason."""
         ...

@@ -11,37 +11,22 @@ from cryptometer.keys import Signer
 from cryptometer.records import Agreement, Distribution, Method, Record, Role
 from cryptometer.settlement import Plant, Settlement, commitment, draft, split
 from cryptometer.state import State
+from gateway.consumption import Consumption
 
 # In one block: a month of consumption that came at once must not keep a block from being sealed.
 DISTRIBUTIONS_MAX = 200
 
 
-class Facts(Protocol):
-    """What a rule may ask that no ledger holds. Each method reads only."""
-
-    def of(self, step: int) -> Mapping[str, int]:
-        """What is known to have been consumed in a step, µWh, by member.
-
-        Raises:
-            OSError: the machine does not let us; ask again later.
-        """
-        ...
-
-    def salt(self, member: str, step: int) -> bytes:
-        """The salt of the commitment to what a member consumed in a step: the same each time."""
-        ...
+class Facts(Consumption, Protocol):
+    """What a rule may ask that no ledger holds. Whoever cannot say now raises OSError, and is asked
+    again later."""
 
     def coefficients(self, step: int) -> Mapping[tuple[str, str], int]:
         """Weights given from outside for a step, by producer ("" for any) and member."""
         ...
 
     def losses_uwh(self, step: int) -> int | None:
-        """Losses of a step as measured; None while they are not known."""
-        ...
-
-    def steps_changed_since(self, mark: int) -> tuple[list[int], int]:
-        """Steps of which something was learnt since, and the mark for the next call; from 0 on,
-        all of them."""
+        """Losses of a step as measured, µWh; None while they are not known."""
         ...
 
 

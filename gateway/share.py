@@ -1,0 +1,191 @@
+"""Gathers, out of the ledger, the file that proves a member's share of a step."""
+
+from collections.abc import Iterator, Sequence
+
+from cryptometer import cose, records
+from cryptometer.community import Community
+from cryptometer.errors import ConfigurationError, Reason, Rejected
+from cryptometer.records import (
+    Agreement,
+    Batch,
+    ChainRecord,
+    Checkpoint,
+    Distribution,
+    Input,
+    Reading,
+    Record,
+    Registration,
+    Role,
+    StepClose,
+)
+from cryptometer.share_file import Opening, encode_share
+from cryptometer.tiles import (
+    CHECKPOINT_PATH,
+    TILE_WIDTH,
+    Read,
+    Tile,
+    node_from_tiles,
+    read_entries,
+)
+from gateway.store import BlockRow, Store
+
+_STEP_CLOSE = StepClose.KIND.value.encode()
+
+
+def make_share(
+    member: str,
+    step: int,
+    store: Store,
+    read: Read,
+    community: Community,
+    opening: Opening | None = None,
+) -> bytes:
+    """The share file's bytes.
+
+    Args:
+        read: gives the content of a ledger path, or None.
+        community: with all of the authority's records.
+        opening: of the commitment to what the member consumed.
+
+    Raises:
+        ConfigurationError: nothing was given to the member in that step, or not yet.
+        Rejected: the ledger's files are damaged.
+    """
+    signed = read(CHECKPOINT_PATH)
+    if signed is None:
+        raise ConfigurationError("the ledger has no block yet")
+    entries = _Entries(community.open_checkpoint(signed, revoked=True), read)
+    leaves: dict[int, bytes] = {}
+    bodies = []
+    for leaf in store.distributions(step):
+        if leaf >= entries.size or store.verdict(leaf) is not None:
+            continue
+        body = entries.record(leaf).body
+        assert isinstance(body, Distribution)  # noqa: S101 - what the store calls so
+        bodies.append(body)
+        row = store.block_of(leaf)
+        for at in (leaf, row.first - 1, row.size - 1):
+            leaves[at] = entries.raw(at)
+        for index in _behind(body.inputs, step, row, store, entries):
+            leaves[index] = entries.raw(index)
+    if not bodies:
+        raise ConfigurationError(_why_none(step, store))
+    _check_member(member, bodies[0], community)
+    authority = _authority(bodies, [records.decode(leaves[at]) for at in leaves], community)
+    node = node_from_tiles(entries.size, read)
+    return encode_share(member, step, signed.decode(), authority, leaves, node, opening)
+
+
+class _Entries:
+    """The ledger's entries, each tile read once."""
+
+    def __init__(self, checkpoint: Checkpoint, read: Read) -> None:
+        self.size = checkpoint.size
+        self._read = read
+        self._tiles: dict[int, Sequence[bytes]] = {}
+
+    def raw(self, leaf: int) -> bytes:
+        index = leaf // TILE_WIDTH
+        if index not in self._tiles:
+            width = min(TILE_WIDTH, self.size - index * TILE_WIDTH)
+            self._tiles[index] = read_entries(Tile(None, index, width), self._read)
+        return self._tiles[index][leaf % TILE_WIDTH]
+
+    def record(self, leaf: int) -> Record:
+        return records.decode(self.raw(leaf))
+
+
+def _behind(
+    inputs: Sequence[Input], step: int, spent_in: BlockRow, store: Store, entries: _Entries
+) -> Iterator[int]:
+    """The leaves of closes, and of the records behind each of them."""
+    for leaf, close in _closes({one.close for one in inputs}, step, spent_in, store, entries):
+        yield leaf
+        yield from _counted(close, store, entries)
+
+
+def _closes(
+    wanted: set[bytes], step: int, spent_in: BlockRow, store: Store, entries: _Entries
+) -> Iterator[tuple[int, StepClose]]:
+    """The leaf of each close that is spent, with what it says."""
+    for at in _blocks(step, spent_in.step):
+        row = store.block(at)
+        if row is None:
+            continue
+        for leaf in range(row.first, row.size - 1):
+            # A look at the bytes spares thousands of records from being decoded.
+            if _STEP_CLOSE not in entries.raw(leaf)[: cose.HEADER_MAX]:
+                continue
+            record = entries.record(leaf)
+            if record.identity in wanted and isinstance(record.body, StepClose):
+                wanted.discard(record.identity)
+                yield leaf, record.body
+        if not wanted:
+            return
+
+
+def _blocks(step: int, newest: int) -> Iterator[int]:
+    """Where a step's closes are: most in its own block, what was late in a later one, the newest of
+    all in the block that spends it."""
+    yield step
+    if newest > step:
+        yield newest
+        yield from range(step + 1, newest)
+
+
+def _counted(close: StepClose, store: Store, entries: _Entries) -> Iterator[int]:
+    """The leaves of a chain's records behind a close, back to the one before that counted: what
+    was not closed then came with this one."""
+    for sequence in reversed(range(close.sequence)):
+        leaf = store.leaf_at(close.meter, sequence)
+        if leaf is None:
+            return
+        if isinstance(entries.record(leaf).body, StepClose) and store.verdict(leaf) is None:
+            return
+        yield leaf
+
+
+def _authority(
+    distributions: Sequence[Distribution], leaves: Sequence[Record], community: Community
+) -> list[bytes]:
+    """The agreement, and the registrations that the meters' records name or are signed under."""
+    needed = {one.agreement for one in distributions}
+    keys = set()
+    for record in leaves:
+        body = record.body
+        if isinstance(body, Batch | Reading):
+            needed.add(body.registration)
+        if isinstance(body, ChainRecord):
+            keys.add(record.key_id)
+    return [
+        known.raw
+        for known in community.records
+        if known.identity in needed or _registers_meter(known, keys)
+    ]
+
+
+def _registers_meter(record: Record, keys: set[bytes]) -> bool:
+    body = record.body
+    is_meter = isinstance(body, Registration) and body.role is Role.METER
+    return is_meter and body.key.thumbprint in keys
+
+
+def _check_member(member: str, body: Distribution, community: Community) -> None:
+    for known in community.records:
+        if known.identity == body.agreement and isinstance(known.body, Agreement):
+            if member in known.body.members:
+                return
+            members = ", ".join(known.body.members)
+            raise ConfigurationError(
+                f"{member} has no claim in step {body.step}; those who have: {members:.400}"
+            )
+    raise Rejected(Reason.WRONG_AGREEMENT, "the store lacks the agreement that was applied")
+
+
+def _why_none(step: int, store: Store) -> str:
+    state = store.state()
+    if store.block(step) is None:
+        return f"step {step} has no block here"
+    if state is not None and step in state.settlements and state.settlements[step].waiting:
+        return f"what step {step} brought waits at the virtual power plant: ask again later"
+    return f"nothing was distributed of step {step}: it brought no energy, or no agreement held"
