@@ -9,7 +9,18 @@ from dataclasses import dataclass, replace
 from cryptometer.doubt import STEPPED_MS
 from cryptometer.records import REGISTER, Ending, Mark
 from cryptometer.steps import NS_PER_MS, NS_PER_S
-from cryptometer.wire import UINT_MAX, Bytes, Choice, Many, Map, Row, Uint, wire, wire_optional
+from cryptometer.wire import (
+    UINT_MAX,
+    Bytes,
+    Choice,
+    Flag,
+    Many,
+    Map,
+    Row,
+    Uint,
+    wire,
+    wire_optional,
+)
 from firmware.events import (
     BOOT,
     EVENT_MAX,
@@ -19,6 +30,7 @@ from firmware.events import (
     Dated,
     Ended,
     Event,
+    Excused,
     Kept,
     Noticed,
     Passed,
@@ -72,6 +84,7 @@ class Snapshot:
         end: where the signed chain stands, for an outbox that damage takes.
         ahead: as in `Aligned`, in the boot of the newest run.
         base, less: as in `Rebased`.
+        excused: as in `Excused`.
     """
 
     register: int = wire(0, REGISTER)
@@ -86,6 +99,7 @@ class Snapshot:
     ahead: int | None = wire_optional(9, Uint(0, BESIDE_MODULUS - 1))
     base: int | None = wire_optional(10, REGISTER)
     less: int | None = wire_optional(11, REGISTER)
+    excused: bool | None = wire_optional(12, Flag())
 
 
 BLANK_SNAPSHOT = Snapshot(0, bytes(16), 0, Ending.FIRST, BLANK, (), ())
@@ -100,6 +114,7 @@ class Counter:
         self.ahead = snapshot.ahead  # of another counter; None in a boot that has not told yet
         # What is added to a meter's own index.
         self.base = (snapshot.base or 0) - (snapshot.less or 0)
+        self.is_excused = snapshot.excused is True
         self.limits = limits
         self._boot = snapshot.boot
         self._mono_ns = snapshot.mono_ns
@@ -157,6 +172,7 @@ class Counter:
             self.ahead,
             max(self.base, 0) or None,
             max(-self.base, 0) or None,
+            self.is_excused or None,
         )
 
     def take_drafts(self) -> list[Draft]:
@@ -195,10 +211,15 @@ class Counter:
                 self.register = max(self.register, register)
                 self._mono_ns = to_ns
             case Read(register=register, at_ns=at_ns):
+                self.is_excused = False
                 self.register = max(self.register, register)
                 self._mono_ns = max(self._mono_ns, at_ns)
             case Rebased(base=base, less=less):
+                self.is_excused = False
                 self.base = base - less
+                return
+            case Excused():
+                self.is_excused = True
                 return
             case Recalled(register=register, at_ms=at_ms, error_ms=error_ms):
                 if isinstance(self._lots, Latch) and self.dating is not None:

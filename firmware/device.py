@@ -407,9 +407,12 @@ class Device:
         unsigned_from = signed_so_far(end).register
         withheld = self._outbox.waiting_before(at)
         refused = self._outbox.waiting - withheld
-        self._outbox.begin(anchored(end, unsigned_from, anchors, first))
         if self._listening is not None:
-            self._listening.excuse()
+            # Durable before the outbox knows of the re-anchor, which no later run acts on again: a
+            # run that dies in between is excused by a word that stands.
+            self._give(self._listening.excuse())
+            self._journal.sync()
+        self._outbox.begin(anchored(end, unsigned_from, anchors, first))
         said = f"re-anchored: sequence={body.at} signed anew={refused}"
         if withheld:
             said += f"; not signed anew, since the gateway may have them: {withheld}"
@@ -586,7 +589,8 @@ class Device:
         # Readings have machine times; in those, a clock that runs faster makes the meter stronger.
         speed = self._clock.community_ns(1) - self._clock.community_ns(0)
         spoken = replace(spoken, power_w=spoken.power_w * speed)
-        return Listening(spoken, counter.base, before, keep_ns)
+        is_excused = counter.is_excused
+        return Listening(spoken, counter.base, before, keep_ns, is_excused=is_excused)
 
     def _compare_beside(self, taken: Taken, now_ns: int, *, waited: bool) -> list[Event]:
         """Holds the register against another counter of the same pulses. What that counted while

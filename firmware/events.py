@@ -142,6 +142,12 @@ class Rebased:
 
 
 @dataclass(frozen=True, slots=True)
+class Excused:
+    """A re-anchor is taken up: the next index that the meter states is believed, whatever it is.
+    Holds until one is journalled, through any number of runs."""
+
+
+@dataclass(frozen=True, slots=True)
 class Recalled:
     """The meter's own load profile says where its index stood at a step's end that nobody read.
 
@@ -170,6 +176,7 @@ Event: TypeAlias = (
     | Read
     | Rebased
     | Recalled
+    | Excused
 )
 
 _KINDS: tuple[type[Event], ...] = (
@@ -186,6 +193,7 @@ _KINDS: tuple[type[Event], ...] = (
     Read,
     Rebased,
     Recalled,
+    Excused,
 )
 _CODECS = {kind: (number, Row(kind)) for number, kind in enumerate(_KINDS)}
 

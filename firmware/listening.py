@@ -10,7 +10,7 @@ from fractions import Fraction
 from cryptometer.records import Mark
 from cryptometer.steps import MS_PER_S, NS_PER_MS
 from firmware.enrolment import Enrolment
-from firmware.events import Event, Noticed, Read, Rebased, Recalled
+from firmware.events import Event, Excused, Noticed, Read, Rebased, Recalled
 from hal.index.choice import split_settings
 from hal.index.plausible import Before, Limits, Plausible
 from hal.index.reading import Index, Past, Reading, Refusal, Refused, Register
@@ -88,13 +88,22 @@ class SpokenLine:
 class Listening:
     """Listens to one meter. Times are the machine's monotonic ones, but for those of events."""
 
-    def __init__(self, spoken: Spoken, base: int, before: Before | None, keep_ns: int) -> None:
+    def __init__(
+        self,
+        spoken: Spoken,
+        base: int,
+        before: Before | None,
+        keep_ns: int,
+        *,
+        is_excused: bool = False,
+    ) -> None:
         """
         Args:
             spoken: how it is read.
             keep_ns: after so long a reading is journalled though no step ends.
             base: what is added to its index, in the registered unit.
             before: the newest index that was believed, as the meter stated it.
+            is_excused: an earlier run had the authority's leave, and believed nothing since.
         """
         self._spoken = spoken
         self._base = base
@@ -107,6 +116,8 @@ class Listening:
         self._newest: Reading | None = None  # believed
         self._asked_step = -1  # the newest step that its memory was asked for
         self._noticed: dict[Mark, int] = {}
+        if is_excused:
+            self._excuse()
 
     @property
     def _limits(self) -> Limits:
@@ -117,8 +128,13 @@ class Listening:
     def base(self) -> int:
         return self._base
 
-    def excuse(self) -> None:
-        """The authority has the chain go on: whatever the meter says next is believed."""
+    def excuse(self) -> list[Event]:
+        """The authority has the chain go on: whatever the meter says next is believed. To be
+        journalled: what was believed before it, and that it is so."""
+        self._excuse()
+        return [*self.give(), Excused()]
+
+    def _excuse(self) -> None:
         # Of two re-anchors without a reading in between, the first knew what was believed.
         self._excused = self._excused or self._plausible
         self._plausible = Plausible(self._limits)

@@ -17,6 +17,7 @@ from firmware.events import (
     Dated,
     Ended,
     Event,
+    Excused,
     Noticed,
     Passed,
     Pulses,
@@ -115,6 +116,7 @@ def marks_of(drafts: list[Draft]) -> dict[int, int]:
         (Noticed.of(Mark.NOISE, 24), "820482081818"),
         (Ended(9, Ending.STOPPED), "8205820967" + b"stopped".hex()),
         (Passed(300), "82068119012c"),
+        (Excused(), "820d80"),
     ],
 )
 def test_an_event_stands_in_the_journal_as_its_kind_and_its_fields(

@@ -12,6 +12,7 @@ from cryptometer.steps import NS_PER_S
 from firmware.events import Read
 from firmware.journal import Journal
 from firmware.listening import Spoken, SpokenLine
+from hal import files
 from hal.index import reading as said
 from hal.index.reading import Caveat, Index, Past, Refusal, Refused, Register, Remembering
 from hal.ports import Heard, LineLost, PulseSource
@@ -228,6 +229,92 @@ def test_a_new_meter_on_the_wall_goes_on_behind_a_re_anchor(site: Site) -> None:
     site.run(60, 0, 5.0)
     assert site.transferred_wh - counted_wh > more_wh + STEP_S // 5
     assert not site.world.audit().quarantined
+
+
+class Death(Exception):  # noqa: N818 - an event, not a fault
+    """The board stops here."""
+
+
+@pytest.mark.parametrize(("torn", "shows_wh"), [(None, 10), (0, 9_000_000), (5, 10)])
+def test_the_leave_of_a_re_anchor_outlives_a_death_at_any_point(
+    torn: int | None, shows_wh: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each death lies a little later than the one before, until none does any more.
+    passage = 0
+    while True:
+        passage += 1
+        site = Site()
+        site.steps(1)
+        site.meter.wh = shows_wh  # exchanged
+        site.steps(1)
+        meter = site.world.audit().state.meters["m0"]
+        anchor = site.world.authority.re_anchor("m0", meter.head.sequence, meter.head.register or 0)
+        assert site.world.node is not None
+        site.world.node.take_authority([anchor.raw])
+        left = [passage]
+
+        def passing(_: object, left: list[int] = left, board: Board = site.board) -> None:
+            is_known = board.device is None or board.enrolment().anchors
+            left[0] -= bool(is_known)
+            if left[0] == 0:
+                raise Death
+
+        has_died = False
+        monkeypatch.setattr(files, "passing", passing)
+        try:
+            while not any("re-anchored" in line for line in site.board.log):
+                site.run(5.0, 0, 5.0)
+            # Until the first readings behind it are journalled, and durable.
+            site.run(40.0, 0, 5.0)
+        except Death:
+            has_died = True
+        monkeypatch.undo()
+        if not has_died:
+            break
+        if torn is None:
+            site.board.kill()
+        else:
+            site.board.cut_power(torn)
+        site.board.start()
+        site.steps(2, wh=0)
+        counted_wh = site.transferred_wh
+        site.steps(1, wh=3)
+        site.steps(1, wh=0)
+        site.run(60, 0, 5.0)
+        assert site.transferred_wh - counted_wh == 3 * STEP_S // 5, passage
+        assert not site.world.audit().quarantined
+        site.world.close()
+    assert passage > 10
+
+
+def test_the_leave_of_a_re_anchor_waits_for_a_meter_through_runs_and_power_cuts(site: Site) -> None:
+    site.steps(2)
+    site.meter.wh = 10
+    site.meter.is_silent = True
+    site.steps(1)
+    meter = site.world.audit().state.meters["m0"]
+    anchor = site.world.authority.re_anchor("m0", meter.head.sequence, meter.head.register or 0)
+    assert site.world.node is not None
+    site.world.node.take_authority([anchor.raw])
+    site.steps(1)
+    for end in (site.board.stop, site.board.kill, site.board.cut_power):
+        end()
+        site.board.start()
+        site.steps(1)
+    site.meter.is_silent = False
+    site.steps(1, wh=0)
+    site.run(60, 0, 5.0)
+    counted_wh = site.transferred_wh
+    site.steps(1, wh=2)
+    site.steps(1, wh=0)
+    site.run(60, 0, 5.0)
+    assert site.transferred_wh - counted_wh == 2 * STEP_S // 5
+    site.board.kill()
+    counted_wh = site.transferred_wh
+    site.meter.wh = 3  # the leave is used up
+    site.board.start()
+    site.steps(2)
+    assert site.transferred_wh == counted_wh
 
 
 def test_what_a_used_meter_shows_when_it_comes_is_no_energy(site: Site) -> None:
