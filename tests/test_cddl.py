@@ -261,8 +261,8 @@ def test_an_altered_protected_header_is_refused_by_cddl_and_code(kind: Kind) -> 
 # --- The same verdict just inside and just outside every limit. ----------------------------------
 
 
-# Of a map in an array pycddl overlooks an entry too many, and of arrays in an array the one too many
-# (inputs, outputs, commitments); zcbor sees both: see test_peers.
+# Of a map in an array pycddl overlooks an entry too many; of arrays in an array, the one too many
+# (inputs, outputs, commitments). zcbor sees both: see test_peers.
 OVERLOOKED = {Kind.AGREEMENT: 1, Kind.DISTRIBUTION: 3}
 
 
