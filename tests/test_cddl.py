@@ -25,7 +25,7 @@ from cryptometer import cbor, cose, records, wire
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey, Signer
 from cryptometer.metrology import Side
-from cryptometer.records import Body, CountingSource, Ending, Kind, Mark, Role, Use
+from cryptometer.records import Body, CountingSource, Ending, Kind, Mark, Method, Role, Use
 from cryptometer.steps import ClockSource, ClockState
 from tests.keys import signer
 from tests.vectors.edges import SIGNERS, edges, plan
@@ -97,7 +97,12 @@ def test_a_payload_has_the_same_entries_in_cddl_and_code(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "cls"), [("meter-details", records.MeterDetails), ("broker", records.Broker)]
+    ("rule", "cls"),
+    [
+        ("meter-details", records.MeterDetails),
+        ("claim", records.Claim),
+        ("broker", records.Broker),
+    ],
 )
 def test_a_nested_map_has_the_same_entries_in_cddl_and_code(rule: str, cls: type) -> None:
     assert entries(rule) == [(key, name, may) for key, name, _, may in plan(cls)]
@@ -124,6 +129,7 @@ def test_a_fixed_array_has_the_same_items_in_cddl_and_code(rule: str, cls: type)
         ("use", Use),
         ("counting-source", CountingSource),
         ("side", Side),
+        ("method", Method),
         ("clock-source", ClockSource),
         ("clock-state", ClockState),
         ("ending", Ending),
@@ -255,6 +261,11 @@ def test_an_altered_protected_header_is_refused_by_cddl_and_code(kind: Kind) -> 
 # --- The same verdict just inside and just outside every limit. ----------------------------------
 
 
+# Of a map in an array pycddl overlooks an entry too many; of arrays in an array, the one too many
+# (inputs, outputs, commitments). zcbor sees both: see test_peers.
+OVERLOOKED = {Kind.AGREEMENT: 1, Kind.DISTRIBUTION: 3}
+
+
 def code_accepts(kind: str, payload: bytes) -> bool:
     try:
         wire.decode_map(BODIES[kind], cbor.decode(payload))
@@ -278,10 +289,10 @@ def test_cddl_and_code_refuse_every_value_beyond_its_range(kind: Kind) -> None:
     around = edges(wire.Map(BODIES[kind]))
     bodies = [*around.beyond, *around.unmatched]
     assert len(bodies) >= 2 * len(plan(BODIES[kind]))
-    for body in bodies:
-        payload = cbor2.dumps(body, canonical=True)
-        assert not code_accepts(kind, payload), body
-        assert not is_valid(kind, payload), body
+    payloads = [cbor2.dumps(body, canonical=True) for body in bodies]
+    assert [cbor2.loads(one) for one in payloads if code_accepts(kind, one)] == []
+    valid = [cbor2.loads(one) for one in payloads if is_valid(kind, one)]
+    assert len(valid) == OVERLOOKED.get(kind, 0), valid
 
 
 def test_what_no_cddl_can_state_is_refused_by_the_code() -> None:

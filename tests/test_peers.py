@@ -318,33 +318,20 @@ def test_zcbor_validates_what_community_pub_and_a_proof_carry() -> None:
     assert None not in answers[3:]
 
 
-# The seam for the next release: refused today (test_cddl), and yet of a definite shape.
-
-
-def test_a_distribution_as_the_next_release_may_send_it_is_valid() -> None:
-    close = bytes.fromhex(load("records/step-close.json")["identity"])
-    plant = bytes.fromhex(load("records/registration-vpp.json")["identity"])
-    distribution: dict[int, object] = {
-        0: "tilleuls",
-        1: 0,
-        2: plant,
-        3: ["system", "S", 3],
-        4: 1_963_585,
-        5: 0,
-        6: [1, 1],
-        7: plant,
-        8: [close, 9_583_334, 1],
-        9: ["house-7", 9_000_000, 1, "house-8", 500_000, 0],
-        10: 0,
-        11: 83_334,
-        12: 0,
-    }
-    valid = [distribution, distribution | {13: ["house-7", bytes(32)]}]
-    invalid = [distribution | one for one in ({6: [0, 1]}, {8: [close, 1]}, {9: ["a"]}, {14: 0})]
-    invalid.append({key: distribution[key] for key in distribution if key != 10})
-    answers = complaints([("distribution", encoded(one)) for one in valid + invalid])
-    assert answers[:2] == [None, None]
-    assert None not in answers[2:]
+def test_zcbor_refuses_a_distribution_of_another_shape() -> None:
+    distribution = cbor2.loads(bytes.fromhex(load("records/distribution.json")["payload"]))
+    (first, *_), (x, *_) = distribution[7], distribution[8]
+    close = first[0]
+    invalid = [
+        {5: [0, 1]}, {5: [1]}, {5: [1, 1001]}, {7: [[close, 1]]}, {7: [close, 1, 1]},
+        {7: [[close, -1, 0]]}, {7: [first] * 1501}, {8: [[*x, 0]]}, {8: [["", 1, 0]] * 2501},
+        {13: [["x", bytes(31)]]}, {13: [["x"]]}, {14: [-1]}, {14: [[1]]}, {15: 0},
+    ]  # fmt: skip
+    cases = [distribution | one for one in invalid]
+    cases += [{key: distribution[key] for key in distribution if key != gone} for gone in (2, 12)]
+    answers = complaints([("distribution", encoded(one)) for one in [distribution, *cases]])
+    assert answers[0] is None
+    assert None not in answers[1:]
 
 
 # --- Notes, by openssl. --------------------------------------------------------------------------

@@ -22,10 +22,22 @@ from cryptometer.cose import HEADER_MAX
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import from_cose
 from cryptometer.metrology import lot_limit, register_uwh
-from cryptometer.records import Batch, Checkpoint, Kind, Registration, StepClose
+from cryptometer.records import (
+    Agreement,
+    Batch,
+    Checkpoint,
+    Distribution,
+    Input,
+    Kind,
+    Output,
+    Registration,
+    StepClose,
+)
+from cryptometer.settlement import judge
 from cryptometer.steps import step_of
 from cryptometer.wire import encode_map
 from tests.keys import p256_signer
+from tests.vectors.example import CONSUMED, CORRECTED, LATE_STEP, SHARED_STEP, Example
 from tests.vectors.generate import (
     ES256,
     FOLDER,
@@ -47,6 +59,11 @@ def golden() -> Golden:
     return Golden()
 
 
+@cache
+def example() -> Example:
+    return Example()
+
+
 def load(path: str) -> Any:
     return json.loads((FOLDER / path).read_bytes())
 
@@ -56,12 +73,20 @@ def stored_record(name: str) -> records.Record:
 
 
 def read_ledger(path: str) -> bytes | None:
-    place = LEDGER / path
+    return read_from(LEDGER, path)
+
+
+def read_example(path: str) -> bytes | None:
+    return read_from(FOLDER / "example", path)
+
+
+def read_from(folder: Path, path: str) -> bytes | None:
+    place = folder / path
     return place.read_bytes() if place.is_file() else None
 
 
 def test_the_code_gives_the_stored_bytes() -> None:
-    made = golden_files(golden())
+    made = golden_files(golden(), example())
     for path, data in made.items():
         assert (FOLDER / path).read_bytes() == data, f"{path}: the format has changed"
 
@@ -73,7 +98,7 @@ def test_every_stored_vector_is_one_the_generator_makes() -> None:
         if path.is_file() and path.suffix not in (".py", ".pyc")
     }
     # That one is made by tests/kernel, from edges of a real kernel.
-    assert stored == set(golden_files(golden())) | {ES256, "kernel-edges.json"}
+    assert stored == set(golden_files(golden(), example())) | {ES256, "kernel-edges.json"}
 
 
 def test_every_kind_has_a_golden_record() -> None:
@@ -233,3 +258,134 @@ def test_no_golden_header_comes_near_the_limit() -> None:
         for path in RECORD_FILES
     )
     assert longest == 122 <= HEADER_MAX
+
+
+# --- Paper A's example. --------------------------------------------------------------------------
+
+KWH = 10**9  # µWh
+
+
+def stored_leaves(header: str) -> list[str]:
+    """Names of the leaves of the example's block that this header ends, without it."""
+    leaves: list[str] = load("example.json")["leaves"]
+    end = leaves.index(header)
+    begin = end
+    while begin and not leaves[begin - 1].startswith("example-header"):
+        begin -= 1
+    return leaves[begin:end]
+
+
+def distribution(name: str) -> Distribution:
+    body = stored_record(name).body
+    assert isinstance(body, Distribution)
+    return body
+
+
+def test_the_example_is_paper_a_s_five_transactions_in_one_block() -> None:
+    """Section IV-B2: 1) create 15 kWh and credit it to device A; 2) transfer from A to VPP;
+    3) create 10 kWh and credit it to device B; 4) transfer from B to VPP; 5) transfer to
+    participants: 8 kWh from VPP to X, 17 kWh from VPP to Y, inputs by the hashes of 2 and 4."""
+    names = stored_leaves("example-header-3")
+    assert names == [
+        "example-create-a", "example-transfer-a", "example-create-b", "example-transfer-b",
+        "distribution",
+    ]  # fmt: skip
+    create_a, transfer_a, create_b, transfer_b, shared = map(stored_record, names)
+    verdicts = load("example.json")["blocks"][2]["verdicts"]
+    assert [one["energy_uwh"] for one in verdicts] == [
+        15 * KWH, 15 * KWH, 10 * KWH, 10 * KWH, 25 * KWH,
+    ]  # fmt: skip
+    assert {one["reason"] for one in verdicts} == {None}
+    assert isinstance(create_a.body, Batch)
+    assert isinstance(create_b.body, Batch)
+    assert (create_a.body.meter, create_a.body.pulses) == ("a", (1, 1, 1))  # of 5 kWh each
+    assert (create_b.body.meter, create_b.body.pulses) == ("b", (1, 1))
+    keys = load("keys.json")
+    signers = [one.key_id.hex() for one in (create_a, transfer_a, create_b, transfer_b, shared)]
+    assert signers == [
+        keys[f"example-{name}"]["key_id"] for name in ("a", "a", "b", "b", "vpp")
+    ]  # fmt: skip
+    body = distribution("distribution")
+    assert body.inputs == (
+        Input(transfer_a.identity, 15 * KWH, 15),
+        Input(transfer_b.identity, 10 * KWH, 10),
+    )
+    assert body.outputs == (Output("x", 8 * KWH, 8), Output("y", 17 * KWH, 17))
+    assert (body.losses_uwh, body.fee_uwh, body.surplus_uwh, body.from_surplus_uwh) == (0, 0, 0, 0)
+    assert (body.vpp, body.sequence, body.step, body.supplement) == ("vpp", 0, SHARED_STEP, 0)
+    assert body.previous.hex() == load("example.json")["community"]
+    assert body.agreement == stored_record("agreement").identity
+
+
+def test_the_example_s_agreement_gives_eight_parts_to_x_and_seventeen_to_y() -> None:
+    agreement = stored_record("agreement").body
+    assert isinstance(agreement, Agreement)
+    assert [(one.member, one.weight) for one in agreement.claims] == [("x", 8), ("y", 17)]
+    assert agreement.from_step == SHARED_STEP
+    assert (agreement.losses, agreement.fee) == (None, None)
+
+
+def test_a_late_close_of_the_example_has_a_supplement_and_then_a_correction() -> None:
+    """By consumption, X 3 and Y 9 kWh, 1 % lost and 0.5 % fee, all worked by hand."""
+    first, late = distribution("distribution-pro-rata"), distribution("distribution-supplement")
+    # 10 kWh: 0.1 lost, 0.05 fee, and of 9.85 a quarter to X.
+    assert first.outputs == (Output("x", 2_462_500_000, 3), Output("y", 7_387_500_000, 7))
+    assert (first.losses_uwh, first.fee_uwh, first.surplus_uwh) == (100_000_000, 50_000_000, 0)
+    # With 5 kWh more the step has 15, of which 12 are used: what each still lacks, and no more.
+    assert late.outputs == (Output("x", 537_500_000, 1), Output("y", 1_612_500_000, 4))
+    assert (late.losses_uwh, late.fee_uwh, late.surplus_uwh) == (
+        50_000_000, 25_000_000, 2_775_000_000,
+    )  # fmt: skip
+    # X consumed 4 kWh, as is known in the end: one more, from the surplus.
+    corrected = distribution("distribution-correction")
+    assert corrected.inputs == ()
+    assert corrected.outputs == (Output("x", KWH, 0),)
+    assert (corrected.from_surplus_uwh, corrected.surplus_uwh) == (KWH, 0)
+    three = (first, late, corrected)
+    assert [one.supplement for one in three] == [0, 1, 2]
+    assert {one.step for one in three} == {LATE_STEP}
+    assert {one.agreement for one in three} == {stored_record("agreement-pro-rata").identity}
+
+
+def test_the_example_s_ledger_holds_and_gives_the_stated_energies() -> None:
+    community = decode_community((FOLDER / "example.pub").read_text())
+    stated = load("example.json")
+    report = audit(read_example, community)
+    assert community.id.hex() == stated["community"]
+    assert report.checkpoint == Checkpoint(stated["size"], bytes.fromhex(stated["root"]))
+    assert report.blocks == 6
+    assert report.sums_only == 3
+    assert report.quarantined == {"repeat": 1}
+    assert report.findings == []
+    assert report.energy_uwh["registered"] == 40 * KWH
+    assert report.state.accounts == stated["accounts"] == {"x": 12 * KWH, "y": 26 * KWH}
+    assert (report.state.balance.surplus, report.state.balance.waiting) == (1_775_000_000, 0)
+
+
+def test_the_stated_consumption_fits_the_commitments_and_no_other_does() -> None:
+    community = bytes.fromhex(load("example.json")["community"])
+    for one in load("example.json")["consumption"]:
+        shown = {each.member: each.digest for each in distribution(one["distribution"]).commitments}
+        said: list[object] = [
+            "cryptometer consumption", community, one["step"], one["member"], one["need_uwh"],
+            bytes.fromhex(one["salt"]),
+        ]  # fmt: skip
+        assert sha256(cbor2.dumps(said)).digest() == shown[one["member"]]
+        assert sha256(cbor2.dumps([*said[:4], 1, said[5]])).digest() != shown[one["member"]]
+
+
+def test_whoever_is_given_the_consumption_recomputes_the_rule() -> None:
+    agreed = example().blocks[-1].state.agreed(LATE_STEP)
+    assert agreed is not None
+    for name, needs in (
+        ("distribution-pro-rata", CONSUMED),
+        ("distribution-supplement", CONSUMED),
+        ("distribution-correction", CORRECTED),
+    ):
+        before = example().before[name]
+        assert judge(agreed, before, distribution(name), needs) == judge(
+            agreed, before, distribution(name)
+        )
+        with pytest.raises(Rejected) as refused:
+            judge(agreed, before, distribution(name), {"x": 2 * KWH, "y": 9 * KWH})
+        assert refused.value.reason is Reason.NOT_AS_AGREED

@@ -29,12 +29,16 @@ from tests.core.community import DETAILS, Village, flip
 from tests.core.refusing import refusing
 from tests.core.strategies import bodies, examples, plain_values, refusal_of
 from tests.keys import p256_signer, signer
+from tests.vectors.example import SIGNERS as EXAMPLE_SIGNERS
 from tests.vectors.generate import FOLDER, SIGNERS
 
 COMMUNITY = bytes(range(32))
 FREE = (Kind.GENESIS, Kind.ENROLMENT_REQUEST)
 GOLDEN = sorted((FOLDER / "records").glob("*.json"))
-KEYS = {signer(number).public.thumbprint: signer(number).public for number in SIGNERS.values()}
+KEYS = {
+    signer(number).public.thumbprint: signer(number).public
+    for number in (*SIGNERS.values(), *EXAMPLE_SIGNERS.values())
+}
 
 
 def golden(name: str) -> Record:
@@ -84,7 +88,7 @@ def test_a_golden_record_that_is_cut_off_anywhere_is_refused(path: Any) -> None:
         assert refusal_of(decode, raw[:size]) is not None, size
 
 
-@pytest.mark.parametrize("kind", ["distribution", "vote", "nonsense", "", "Batch"])
+@pytest.mark.parametrize("kind", ["winner", "vote", "nonsense", "", "Batch"])
 def test_an_unknown_kind_is_refused(kind: str) -> None:
     with refusing(Reason.UNKNOWN_KIND):
         decode(sealed_payload(kind, b"\xa0"))

@@ -109,9 +109,10 @@ def _flat(group: int, most: int) -> Edges:
         # One group that is always there: the code reads none, too, and check_block refuses that.
         inside = [[0] * group, [wire.UINT_MAX] * group]
     else:
-        inside = [[], [0, wire.UINT_MAX] * (group // 2), [1] * group * most]
+        inside = [[], [0, wire.UINT_MAX] * group, [1] * group * most]
     beyond = [[-1] * group, [2**63] * group, [0] * group * (most + 1)]
-    return Edges(inside, beyond, [], [[0] * (group + 1), ["a"] * group, {}, 0])
+    unequal = [[0] * (group + 1)] if group > 1 else []
+    return Edges(inside, beyond, [], [*unequal, ["a"] * group, {}, 0])
 
 
 def _many(item: Edges, low: int, high: int) -> Edges:

@@ -11,15 +11,13 @@ from enum import Enum
 from fractions import Fraction
 from pathlib import Path
 
-from cryptometer import merkle, metrology, note, proof, records, tiles
-from cryptometer.block import Checked, Slot, check_block, propose
-from cryptometer.community import Community, encode_community, trust
+from cryptometer import merkle, metrology, note, records
+from cryptometer.community import encode_community, trust
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey, Signer
 from cryptometer.records import (
     Acknowledgement,
     Batch,
-    Body,
     Broker,
     Bundle,
     ChainPlace,
@@ -41,9 +39,10 @@ from cryptometer.records import (
     Stop,
     Use,
 )
-from cryptometer.state import State
 from cryptometer.steps import ClockSource, ClockState, step_start_ms
 from tests.keys import p256_signer, seed, signer
+from tests.vectors import example
+from tests.vectors.ledgers import Ledger
 
 FOLDER = Path(__file__).parent
 ES256 = "es256.json"
@@ -64,7 +63,6 @@ CREATED_MS = 1_767_200_000_000
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 DEVICE_CLOCK = ClockReading(ClockSource.SYSTEM, ClockState.SYNCHRONISED, 12)
-GATEWAY_CLOCK = ClockReading(ClockSource.SYSTEM, ClockState.SYNCHRONISED, 3)
 
 # 3 · 230 V · 0.25 A · 2 % · 0.25 h = 0.8625 Wh; a pulse is 83333 1/3 µWh: ten to a lot.
 ROOF_DETAILS = MeterDetails(
@@ -109,30 +107,18 @@ BARN_DETAILS = MeterDetails(
 )
 
 
-class Golden:
-    """The golden community: its records by name, its two blocks, its ledger and its proof."""
+class Golden(Ledger):
+    """The golden community: two blocks, and what stands beside a ledger."""
 
     def __init__(self) -> None:
-        self.by_name: dict[str, Record] = {}
-        self.community_id: bytes | None = None
-        genesis = self._seal("genesis", _genesis(), AUTHORITY)
+        super().__init__(GATEWAY)
+        genesis = self.seal("genesis", _genesis(), AUTHORITY)
         self.community_id = genesis.identity
         first = [genesis, *self._registrations(genesis)]
-        self.community: Community = trust(genesis.raw, [first[1].raw, first[2].raw])
-        self.blocks: list[Checked] = []
-        self.leaves: list[Record] = []
-        self._commit("header-1", first, self.community.state)
-        self._commit("header", self._second(first[-1]), self.blocks[0].state)
+        self.community = trust(genesis.raw, [first[1].raw, first[2].raw])
+        self.commit("header-1", first, self.community.state)
+        self.commit("header", self._second(first[-1]), self.blocks[0].state)
         self._beside_the_ledger()
-
-    @property
-    def checkpoint(self) -> str:
-        head = self.blocks[-1].state.checkpoint
-        return note.sign_checkpoint(head, self.community.origin, signer(GATEWAY))
-
-    def _seal(self, name: str, body: Body, by: int) -> Record:
-        self.by_name[name] = records.seal(body, self.community_id, signer(by))
-        return self.by_name[name]
 
     def _registrations(self, genesis: Record) -> list[Record]:
         made: list[Record] = []
@@ -151,14 +137,14 @@ class Golden:
             body = Registration(
                 sequence, previous.identity, role, party, key, FIRST_STEP + 1, details
             )
-            made.append(self._seal(name, body, AUTHORITY))
+            made.append(self.seal(name, body, AUTHORITY))
         return made
 
     def _second(self, newest: Record) -> list[Record]:
         """What the block of the second step holds; see `verdicts` in ledger.json."""
         step, start_ms = FIRST_STEP + 1, step_start_ms(FIRST_STEP + 1, STEP_S)
         roof, barn = self.by_name["registration"], self.by_name["registration-barn"]
-        barn_start = self._seal(
+        barn_start = self.seal(
             "run-start-barn",
             RunStart(
                 "pv-barn", 0, barn.identity, DEVICE_CLOCK, (), 0, step,
@@ -166,7 +152,7 @@ class Golden:
             ),
             BARN,
         )  # fmt: skip
-        barn_batch = self._seal(
+        barn_batch = self.seal(
             "batch-barn",
             Batch(
                 "pv-barn", 1, barn_start.identity, DEVICE_CLOCK, (), 0, step,
@@ -174,7 +160,7 @@ class Golden:
             ),
             BARN,
         )  # fmt: skip
-        roof_start = self._seal(
+        roof_start = self.seal(
             "run-start",
             RunStart(
                 "pv-roof", 0, roof.identity, DEVICE_CLOCK, (int(Mark.LOST), 3), 8, step,
@@ -183,7 +169,7 @@ class Golden:
             ROOF,
         )  # fmt: skip
         lots = [part for lot in range(11) for part in (10, 20_000 + 30_000 * lot)]
-        counted = self._seal(
+        counted = self.seal(
             "batch",
             Batch(
                 "pv-roof", 1, roof_start.identity, DEVICE_CLOCK, (int(Mark.STRADDLE), 2), 8, step,
@@ -191,7 +177,7 @@ class Golden:
             ),
             ROOF,
         )  # fmt: skip
-        too_large = self._seal(
+        too_large = self.seal(
             "batch-quarantined",
             Batch(
                 "pv-roof", 2, counted.identity, DEVICE_CLOCK, (), 123, step,
@@ -199,7 +185,7 @@ class Golden:
             ),
             ROOF,
         )  # fmt: skip
-        close = self._seal(
+        close = self.seal(
             "step-close",
             StepClose(
                 "pv-roof", 3, too_large.identity, DEVICE_CLOCK, (), 8, step,
@@ -207,7 +193,7 @@ class Golden:
             ),
             ROOF,
         )  # fmt: skip
-        revoked = self._seal(
+        revoked = self.seal(
             "revocation",
             Revocation(
                 6, newest.identity, Role.METER, "pv-barn", "seal found broken",
@@ -215,7 +201,7 @@ class Golden:
             ),
             AUTHORITY,
         )  # fmt: skip
-        anchored = self._seal(
+        anchored = self.seal(
             "re-anchor",
             ReAnchor(7, revoked.identity, "pv-roof", 6, 140, "journal lost, index read on site"),
             AUTHORITY,
@@ -224,24 +210,16 @@ class Golden:
             revoked, anchored, barn_start, barn_batch, roof_start, counted, too_large, close
         ]  # fmt: skip
 
-    def _commit(self, name: str, leaves: list[Record], state: State) -> None:
-        step = state.step + 1
-        sealed_ms = step_start_ms(step + 1, STEP_S) + 1_100
-        header = propose(state, leaves, Slot(step, sealed_ms, GATEWAY_CLOCK, caught_up=False))
-        block = [*leaves, self._seal(name, header, GATEWAY)]
-        self.blocks.append(check_block(state, block))
-        self.leaves += block
-
     def _beside_the_ledger(self) -> None:
         close = self.by_name["step-close"]
-        self._seal(
+        self.seal(
             "acknowledgement",
             Acknowledgement("pv-roof", 1, 4, close.identity, 134, Stop(4, Reason.FORK)),
             GATEWAY,
         )
         start_ms = step_start_ms(FIRST_STEP + 2, STEP_S)
         registration = self.by_name["registration"].identity
-        self._seal(
+        self.seal(
             "reading",
             Reading(
                 "pv-roof", 4, close.identity, DEVICE_CLOCK, (int(Mark.REFUSED), 2), 134,
@@ -251,7 +229,7 @@ class Golden:
             ROOF,
         )  # fmt: skip
         names = ("registration-gateway", "registration-vpp", "registration")
-        self._seal(
+        self.seal(
             "bundle",
             Bundle(
                 "pv-roof",
@@ -271,19 +249,8 @@ class Golden:
         request = EnrolmentRequest(
             Role.METER, newcomer.public, "board-0007", "cryptometer-firmware 0.1.0", CREATED_MS
         )
-        self._seal("enrolment-request", request, NEWCOMER)
+        self.seal("enrolment-request", request, NEWCOMER)
         self.community_id = self.by_name["genesis"].identity
-
-    def proof_of(self, record: Record, registration: Record | None) -> str:
-        hashes = [merkle.leaf_hash(leaf.raw) for leaf in self.leaves]
-        served = {
-            tile.path: b"".join(hashes[: tile.width])
-            for tile in tiles.tiles_of(0, 0, len(self.leaves))
-        }
-        node = tiles.node_from_tiles(len(self.leaves), served.get)
-        index = self.leaves.index(record)
-        path = merkle.inclusion_proof(index, len(self.leaves), node)
-        return proof.encode_proof(record, registration, index, path, self.checkpoint)
 
 
 def _genesis() -> Genesis:
@@ -338,13 +305,13 @@ def describe(record: Record) -> dict[str, object]:
     }
 
 
-def _ledger(golden: Golden) -> dict[str, object]:
+def _ledger(golden: Ledger, gateway: int) -> dict[str, object]:
     names = {record.identity: name for name, record in golden.by_name.items()}
     head = golden.blocks[-1].state.checkpoint
     return {
         "community": golden.community.id.hex(),
         "origin": golden.community.origin,
-        "vkey": note.Verifier(golden.community.origin, signer(GATEWAY).public).vkey,
+        "vkey": note.Verifier(golden.community.origin, signer(gateway).public).vkey,
         "size": head.size,
         "root": head.root.hex(),
         "leaves": [names[record.identity] for record in golden.leaves],
@@ -375,33 +342,44 @@ def _keys() -> dict[str, object]:
             "cose_key": plain(signer(number).public),
             "key_id": signer(number).public.thumbprint.hex(),
         }
-        for name, number in SIGNERS.items()
+        for name, number in {**SIGNERS, **example.SIGNERS}.items()
     }
 
 
-def ledger_files(leaves: list[Record], checkpoint: str) -> dict[str, bytes]:
-    """The static files of a ledger with fewer than 257 leaves."""
-    hashes = [merkle.leaf_hash(record.raw) for record in leaves]
-    files = {tiles.CHECKPOINT_PATH: checkpoint.encode()}
-    for tile in tiles.tiles_of(None, 0, len(leaves)):
-        files[tile.path] = tiles.encode_bundle([record.raw for record in leaves])
-    for tile in tiles.tiles_of(0, 0, len(leaves)):
-        files[tile.path] = b"".join(hashes)
-    return files
+def _example(made: example.Example) -> dict[str, object]:
+    """What the example's ledger holds, and what its commitments hide."""
+    return _ledger(made, example.GATEWAY) | {
+        "accounts": dict(made.blocks[-1].state.accounts),
+        "consumption": [
+            {
+                "distribution": name,
+                "step": example.LATE_STEP,
+                "member": member,
+                "need_uwh": amount,
+                "salt": example.SALTS[member].hex(),
+            }
+            for name, needs in (
+                ("distribution-pro-rata", example.CONSUMED),
+                ("distribution-supplement", example.CONSUMED),
+                ("distribution-correction", example.CORRECTED),
+            )
+            for member, amount in needs.items()
+        ],
+    }
 
 
-def golden_files(golden: Golden) -> dict[str, bytes]:
+def golden_files(golden: Golden, made: example.Example) -> dict[str, bytes]:
     """Every vector that is the same on every run, by path below this folder."""
-    files = {
-        f"ledger/{path}": data
-        for path, data in ledger_files(golden.leaves, golden.checkpoint).items()
-    }
+    files = {f"ledger/{path}": data for path, data in golden.files.items()}
+    files |= {f"example/{path}": data for path, data in made.files.items()}
     files["community.pub"] = encode_community(golden.community).encode()
+    files["example.pub"] = encode_community(made.community).encode()
     batch, registration = golden.by_name["batch"], golden.by_name["registration"]
     files["batch.tlog-proof"] = golden.proof_of(batch, registration).encode()
-    files["ledger.json"] = _json(_ledger(golden))
+    files["ledger.json"] = _json(_ledger(golden, GATEWAY))
+    files["example.json"] = _json(_example(made))
     files["keys.json"] = _json(_keys())
-    for name, record in golden.by_name.items():
+    for name, record in {**golden.by_name, **made.by_name}.items():
         files[f"records/{name}.json"] = _json(describe(record))
     return files
 
@@ -439,7 +417,7 @@ def _json(value: object) -> bytes:
 
 
 def main() -> None:
-    for path, data in {**golden_files(Golden()), ES256: _es256()}.items():
+    for path, data in {**golden_files(Golden(), example.Example()), ES256: _es256()}.items():
         place = FOLDER / path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(data)
