@@ -175,9 +175,7 @@ def _share(arguments: argparse.Namespace) -> int:
     with closing(folder.open_store(read_only=True)) as store:
         community = read_community(store)
         opening = open_opening(folder.private, member, step)
-        data = make_share(
-            member, step, store, DiskTree(folder.ledger).read, community, opening
-        )
+        data = make_share(member, step, store, DiskTree(folder.ledger).read, community, opening)
     # It may open what the member consumed: for his eyes, and those he shows it to.
     put_file(arguments.out, data, mode=0o600)
     return _print(f"{arguments.out}: check it with cryptometer verify")

@@ -119,7 +119,12 @@ class PrivateStore:
                 now = self._mark()
                 # A mark of the future is of a newer store than this copy: all is new to its owner.
                 since = mark if mark <= now else 0
-    XX
+                rows = self._connection.execute(
+                    "SELECT step FROM consumption WHERE mark > :since"
+                    " UNION SELECT step FROM coefficients WHERE mark > :since"
+                    " UNION SELECT step FROM losses WHERE mark > :since ORDER BY step",
+                    {"since": since},
+                ).fetchall()
             finally:
                 self._connection.execute("ROLLBACK")
         return [step for (step,) in rows], now
@@ -141,8 +146,8 @@ class PrivateStore:
     # --- For those who fill it and look at it. ---
 
     def put_coefficients(self, weights: Mapping[int, Mapping[tuple[str, str], int]]) -> None:
-        """Takes the weights of steps by producer ("" for any) and member, each step's as a whole, in
-        place of those known before.
+        """Takes the weights of steps by producer ("" for any) and member: each step's as a whole,
+        in place of those known before.
 
         Raises:
             StoreFailed: none was taken.

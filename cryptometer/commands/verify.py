@@ -86,8 +86,8 @@ def describe_share(share: Share, community: Community) -> list[str]:
         lines.append("rule recomputed: the agreement gives just these shares")
     else:
         lines.append(
-            "rule not recomputed: it asks what others consumed, which the ledger hides; who is given"
-            " that can do it"
+            "rule not recomputed: it asks what others consumed, which the ledger hides; whoever is"
+            " given that can do it"
         )
     return lines
 
