@@ -94,8 +94,8 @@ def day_of(step: int, step_s: int, zone: tzinfo) -> date:
 
 
 def hours_of_year(year: int, zone: tzinfo) -> int:
-    """How many hours pass in a local year: 8760, or 8784 in a leap year. What clocks lose in
-    spring they gain in autumn."""
+    """How many hours pass in a local year: 8760, or 8784 in a leap year, since what clocks lose in
+    spring they gain in autumn; others only where a country changes its zone."""
     first, end = day_start_s(_date(year, 1), zone), day_start_s(_date(year + 1, 1), zone)
     return (end - first) // HOUR_S
 

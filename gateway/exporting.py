@@ -2,28 +2,37 @@
 ledger's blocks. It reads the ledger and writes what it is told to, nothing else."""
 
 import argparse
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, timedelta, tzinfo
 from pathlib import Path
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cryptometer import __version__, audit
+from cryptometer.community import Community
 from cryptometer.errors import ConfigurationError
 from cryptometer.keys import Algorithm, PublicKey
 from cryptometer.local_calendar import month_days, steps_of_day
-from cryptometer.records import Record
+from cryptometer.records import Record, Registration
+from gateway.exports.allotments import Allotment, totals_by_step
+from gateway.exports.france import Template, coefficients_fr, read_template
 from gateway.exports.gathering import Gathered
 from gateway.exports.load_curve import load_curve_local, load_curve_utc
 from gateway.exports.ocmf import check_key, key_text, ocmf_container, ocmf_record
-from gateway.exports.source import Source
-from gateway.folder import open_folder, read_community
-from hal.files import DiskTree, put_file
+from gateway.exports.source import SIDECAR_SUFFIX, Source, sidecar
+from gateway.exports.spain import Layout, coefficients_es
+from gateway.exports.virtual_meter import virtual_meter_csv, virtual_meter_json
+from gateway.folder import Folder, open_folder, read_community
+from gateway.private import PrivateStore
+from hal.files import MISPLACED, DiskTree, put_file
 from hal.keyfile import create_key, load_key
+from hal.zone import zone_named
 
 OCMF_KEY = "ocmf.key"
 _PERIOD = "a local day, month or year: 2026-03-29, 2026-03 or 2026"
+_OURS = 0o600  # what says how much a member consumes is for whoever was asked to write it
+_PUBLIC = 0o644  # what the ledger shows to everybody
 
 
 def add_commands(
@@ -38,17 +47,74 @@ def add_commands(
     )
     formats = parser.add_subparsers(required=True, metavar="FORMAT")
 
-    curve = formats.add_parser("load-curve", help="a meter's energy, step by step")
-    curve.add_argument("--meter", required=True, metavar="NAME")
+    curve = formats.add_parser("load-curve", help="a meter's or a member's energy, step by step")
+    whose = curve.add_mutually_exclusive_group(required=True)
+    whose.add_argument("--meter", metavar="NAME", help="what a meter's step closes transferred")
+    whose.add_argument("--member", metavar="NAME", help="a member's virtual generation meter")
     curve.add_argument(
         "--form",
         choices=("utc", "local"),
         default="utc",
         help="UTC, or local days of 92, 96 or 100 quarter hours; default: utc",
     )
-    _add_period(curve)
     _add_common(curve, default)
     curve.set_defaults(act=_load_curve)
+
+    virtual = formats.add_parser(
+        "virtual-meter",
+        help="virtual generation and market-face meters",
+        description="A line for each member and step, late corrections apart. A file named .json"
+        " is JSON, any other CSV.",
+    )
+    virtual.add_argument("--member", metavar="NAME", help="one member only; default: all")
+    _add_common(virtual, default)
+    virtual.set_defaults(act=_virtual_meter)
+
+    spain = formats.add_parser(
+        "coefficients-es",
+        help="the Spanish file of coefficients for a month",
+        description="CUPS;hour;coefficient, by Real Decreto 244/2019 annex I. What it was made"
+        f" from stands in a file beside it, FILE{SIDECAR_SUFFIX}.",
+    )
+    _add_points(spain, "CUPS")
+    spain.add_argument(
+        "--first-hour",
+        type=int,
+        choices=(0, 1),
+        default=1,
+        help="the number of a year's first hour, as the distributor counts; default: 1",
+    )
+    spain.add_argument(
+        "--hour-digits",
+        type=int,
+        choices=range(1, 5),
+        default=1,
+        help="digits of an hour at least, with zeros before; default: 1",
+    )
+    spain.add_argument(
+        "--idle",
+        type=Path,
+        metavar="TOML",
+        help="member = WEIGHT, for hours in which nobody was given anything; default: all alike",
+    )
+    spain.add_argument(
+        "--accept-missing",
+        action="store_true",
+        help="treat hours that are not distributed yet like those",
+    )
+    _add_common(spain, default, "Europe/Madrid")
+    spain.set_defaults(act=_spain)
+
+    france = formats.add_parser(
+        "coefficients-fr",
+        help="coefficients for a French grid operator, by a template",
+        description="The grid operator's own layout was not found in public: columns are as a"
+        " template says, and not verified.",
+    )
+    _add_points(france, "PRM")
+    france.add_argument("--template", type=Path, metavar="TOML", help="the file's form")
+    _add_common(france, default, "Europe/Paris")
+    france.set_defaults(act=_france)
 
     ocmf = formats.add_parser(
         "ocmf",
@@ -58,7 +124,6 @@ def add_commands(
     )
     ocmf.add_argument("--meter", required=True, metavar="NAME")
     ocmf.add_argument("--key", type=Path, help=f"a P-256 key; default: {OCMF_KEY} of this folder")
-    _add_period(ocmf)
     _add_common(ocmf, default)
     ocmf.set_defaults(act=_ocmf)
 
@@ -67,14 +132,24 @@ def add_commands(
     key.set_defaults(act=_ocmf_key)
 
 
-def _add_period(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--period", required=True, metavar="DAY|MONTH|YEAR", help=_PERIOD)
+def _add_points(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
-        "--zone", required=True, help="time zone of the local days, as Europe/Brussels"
+        "--points",
+        type=Path,
+        required=True,
+        metavar="TOML",
+        help=f'member = "{what}" of every member; it stays outside the ledger',
     )
 
 
-def _add_common(parser: argparse.ArgumentParser, default: Path) -> None:
+def _add_common(parser: argparse.ArgumentParser, default: Path, zone: str | None = None) -> None:
+    parser.add_argument("--period", required=True, metavar="DAY|MONTH|YEAR", help=_PERIOD)
+    parser.add_argument(
+        "--zone",
+        required=zone is None,
+        default=zone,
+        help="time zone of the local days, " + (f"default: {zone}" if zone else "Europe/Brussels"),
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
     parser.add_argument(
         "--config", type=Path, default=default, help="gateway.toml, or the folder that holds it"
@@ -83,20 +158,89 @@ def _add_common(parser: argparse.ArgumentParser, default: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """Local days, and what the ledger says of their steps."""
+    """Local days, and what the ledger and the private store say of their steps."""
 
     days: tuple[date, date]
-    zone: ZoneInfo
+    zone: tzinfo
     source: Source
     gathered: Gathered
+    allotments: list[Allotment]
 
 
 def _load_curve(arguments: argparse.Namespace) -> int:
     asked = _gather(arguments)
-    energy = asked.gathered.energy_uwh.get(arguments.meter, {})
+    if arguments.meter is not None:
+        what, energy = f"meter {arguments.meter}", asked.gathered.energy_uwh.get(arguments.meter)
+        mode = _PUBLIC
+    else:
+        totals = totals_by_step(_of(asked, arguments.member))
+        what = f"what member {arguments.member} was given"
+        energy = {step: members[arguments.member] for step, members in totals.items()}
+        mode = _OURS
     make = load_curve_utc if arguments.form == "utc" else load_curve_local
-    text = make(f"meter {arguments.meter}", energy, asked.days, asked.zone, asked.source)
-    return _write(arguments.out, text)
+    text = make(what, energy or {}, asked.days, asked.zone, asked.source)
+    return _write(arguments.out, text, mode)
+
+
+def _virtual_meter(arguments: argparse.Namespace) -> int:
+    asked = _gather(arguments, with_consumption=True)
+    rows = asked.allotments if arguments.member is None else _of(asked, arguments.member)
+    is_json = arguments.out.suffix == ".json"
+    make = virtual_meter_json if is_json else virtual_meter_csv
+    return _write(arguments.out, make(rows, asked.source), _OURS)
+
+
+def _spain(arguments: argparse.Namespace) -> int:
+    days = _days(arguments.period)
+    if days != month_days(days[0].year, days[0].month):
+        raise ConfigurationError("the Spanish file is a month's: --period 2026-03")
+    points = _points(arguments.points)
+    idle = None if arguments.idle is None else _weights(arguments.idle)
+    asked = _gather(arguments)
+    made = coefficients_es(
+        days[0].year,
+        days[0].month,
+        totals_by_step(asked.allotments),
+        points,
+        asked.source.step_s,
+        asked.zone,
+        idle=idle,
+        accept_missing=arguments.accept_missing,
+        layout=Layout(first_hour=arguments.first_hour, hour_digits=arguments.hour_digits),
+    )
+    beside = sidecar(
+        asked.source,
+        arguments.out.name,
+        zone=arguments.zone,
+        hours=made.hours,
+        first_hour=arguments.first_hour,
+        idle=list(made.idle),
+        missing=list(made.missing),
+    )
+    # The file beside comes first: no file stands there that nothing says the source of.
+    _write(arguments.out.with_name(arguments.out.name + SIDECAR_SUFFIX), beside, _OURS)
+    return _write(arguments.out, made.text, _OURS)
+
+
+def _france(arguments: argparse.Namespace) -> int:
+    template = Template()
+    if arguments.template is not None:
+        template = read_template(_toml(arguments.template))
+    points = _points(arguments.points)
+    asked = _gather(arguments)
+    text = coefficients_fr(
+        totals_by_step(asked.allotments),
+        asked.gathered.produced_uwh,
+        points,
+        asked.days,
+        asked.zone,
+        asked.source,
+        template,
+    )
+    if not template.comments:
+        beside = sidecar(asked.source, arguments.out.name, zone=arguments.zone)
+        _write(arguments.out.with_name(arguments.out.name + SIDECAR_SUFFIX), beside, _OURS)
+    return _write(arguments.out, text, _OURS)
 
 
 def _ocmf(arguments: argparse.Namespace) -> int:
@@ -121,7 +265,8 @@ def _ocmf(arguments: argparse.Namespace) -> int:
     ]
     is_container = arguments.out.suffix == ".xml"
     lines = "".join(f"{record}\n" for record in records)
-    return _write(arguments.out, ocmf_container(records, key.public) if is_container else lines)
+    text = ocmf_container(records, key.public) if is_container else lines
+    return _write(arguments.out, text, _PUBLIC)
 
 
 def _ocmf_key(arguments: argparse.Namespace) -> int:
@@ -132,10 +277,10 @@ def _ocmf_key(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _gather(arguments: argparse.Namespace) -> _Asked:
+def _gather(arguments: argparse.Namespace, *, with_consumption: bool = False) -> _Asked:
     """Goes through the ledger for the steps of a period."""
     folder = open_folder(arguments.config)
-    zone = _zone(arguments.zone)
+    zone = zone_named(arguments.zone)
     days = _days(arguments.period)
     with closing(folder.open_store(read_only=True)) as store:
         community = read_community(store)
@@ -143,14 +288,16 @@ def _gather(arguments: argparse.Namespace) -> _Asked:
     steps = range(
         steps_of_day(days[0], step_s, zone).start, steps_of_day(days[1], step_s, zone).start
     )
-    gathered = Gathered(steps)
+    gathered = Gathered(steps, _serials(community))
     report = audit.audit(
         DiskTree(folder.ledger).read, community, watch=gathered.take, verify=_verified_before
     )
     source = Source(
         community.id, community.parameters.name, report.checkpoint, report.state.step, step_s
     )
-    return _Asked(days, zone, source, gathered)
+    consumption = _consumption(folder, steps) if with_consumption else {}
+    allotments = list(gathered.allotments(report.state, consumption))
+    return _Asked(days, zone, source, gathered, allotments)
 
 
 def _verified_before(
@@ -161,13 +308,33 @@ def _verified_before(
     return ((record, True) for record, _ in stream)
 
 
-def _zone(name: str) -> ZoneInfo:
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ConfigurationError(
-            f"there is no time zone {name!r}; one is Europe/Brussels"
-        ) from None
+def _serials(community: Community) -> dict[bytes, str]:
+    """The number on each meter's name plate, by the registration that states it."""
+    return {
+        record.identity: body.meter.serial
+        for record in community.records
+        if isinstance(body := record.body, Registration) and body.meter is not None
+    }
+
+
+def _consumption(folder: Folder, steps: range) -> dict[int, Mapping[str, int]]:
+    """What members consumed, as this gateway knows it now, by step."""
+    if not folder.private.exists():
+        return {}
+    with closing(PrivateStore(folder.private)) as private:
+        return {step: private.of(step) for step in steps}
+
+
+def _of(asked: _Asked, member: str) -> list[Allotment]:
+    """One member's share.
+
+    Raises:
+        ConfigurationError: no agreement names the member then.
+    """
+    found = [one for one in asked.allotments if one.member == member]
+    if not found:
+        raise ConfigurationError(f"no agreement names {member!r:.80} in a block of that period")
+    return found
 
 
 def _days(period: str) -> tuple[date, date]:
@@ -187,7 +354,34 @@ def _days(period: str) -> tuple[date, date]:
     raise ConfigurationError(f"the period is {_PERIOD}, not {period!r:.40}")
 
 
-def _write(out: Path, text: str) -> int:
-    put_file(out, text.encode(), mode=0o644)
+def _points(path: Path) -> dict[str, str]:
+    points = {}
+    for member, point in _toml(path).items():
+        if not isinstance(point, str):
+            raise ConfigurationError(f"{path}: {member} has a text, in quotation marks")
+        points[member] = point
+    return points
+
+
+def _weights(path: Path) -> dict[str, int]:
+    weights = {}
+    for member, weight in _toml(path).items():
+        if not isinstance(weight, int) or isinstance(weight, bool) or weight < 0:
+            raise ConfigurationError(f"{path}: {member} has a whole number, 0 or more")
+        weights[member] = weight
+    return weights
+
+
+def _toml(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text())
+    except MISPLACED as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}") from None
+
+
+def _write(out: Path, text: str, mode: int) -> int:
+    put_file(out, text.encode(), mode=mode)
     print(f"{out}: {len(text.splitlines())} lines")
     return 0

@@ -42,6 +42,7 @@ _PROGRAM = r"cryptometer(?:-firmware|-gateway)?"
 # Tables.
 _NAMES_ONLY = {"state", "source", "key", "clock", "batch", "journal", "outbox", "broker", "web"}
 _NAMES_ONLY |= {"members", "only"}  # of a load curve's template
+_NAMES_ONLY |= {"columns"}  # of a French coefficient file's template
 
 
 _FENCED = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)

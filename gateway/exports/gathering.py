@@ -1,10 +1,13 @@
 """What exports are made from, read out of a ledger's blocks as an audit gives them."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cryptometer.block import Checked
-from cryptometer.records import StepClose, Use
+from cryptometer.records import Distribution, Record, StepClose, Use
+from cryptometer.state import State
 from cryptometer.steps import step_start_ms
+from gateway.exports.allotments import Allotment, Given
 from gateway.exports.ocmf import Close
 
 
@@ -14,53 +17,110 @@ class Gathered:
 
     Attributes:
         steps: those asked for.
+        serials: numbers on name plates, by the identity of the registration that states them.
         closes: of each meter, the closes that counted, in order.
         energy_uwh: of each meter, what they transferred, by step.
+        produced_uwh: by step, what distributions have spent: closes' energy, whoever got it.
+        given: by step and member, what each block gave.
     """
 
     steps: range
+    serials: Mapping[bytes, str]
     closes: dict[str, list[Close]] = field(default_factory=dict)
     energy_uwh: dict[str, dict[int, int]] = field(default_factory=dict)
+    produced_uwh: dict[int, int] = field(default_factory=dict)
+    given: dict[int, dict[str, list[Given]]] = field(default_factory=dict)
     _closed: dict[str, int] = field(default_factory=dict)
+    # By step, the block that held the first close of whoever generates.
+    _heard: dict[int, int] = field(default_factory=dict)
 
     def take(self, checked: Checked) -> None:
         """Takes the next block."""
         first = checked.state.frontier.size - len(checked.leaf_hashes)
         for leaf, verdict in enumerate(checked.verdicts, start=first):
             body = verdict.record.body
-            if not isinstance(body, StepClose) or verdict.reason is not None:
+            if verdict.reason is not None:
                 continue
-            before = self._closed.get(body.meter)
-            self._closed[body.meter] = body.step
-            if body.step not in self.steps:
-                continue
-            meter = checked.state.meters[body.meter]
-            terms = meter.in_force(body.step) or meter.terms[-1]
-            step_s = checked.state.genesis.step_s
-            self.energy_uwh.setdefault(body.meter, {})[body.step] = verdict.energy_uwh
-            self.closes.setdefault(body.meter, []).append(
-                Close(
-                    meter=body.meter,
-                    serial=meter.serial,
-                    use=terms.use,
-                    step=body.step,
-                    identity=verdict.record.identity,
-                    device=verdict.record.key_id,
-                    leaf=leaf,
-                    begin_ms=_begin_ms(body, before, step_s),
-                    end_ms=step_start_ms(body.step + 1, step_s),
-                    before_uwh=terms.energy_uwh(0, body.register),
-                    after_uwh=terms.energy_uwh(0, body.register_after),
-                    transferred_uwh=verdict.energy_uwh,
-                    state=body.clock.state,
-                    error_ms=body.clock.error_ms,
-                )
-            )
+            if isinstance(body, StepClose):
+                self._take_close(checked.state, verdict.record, body, verdict.energy_uwh, leaf)
+            elif isinstance(body, Distribution) and body.step in self.steps:
+                self._take_distribution(checked.state, body)
 
-    def use_of(self, meter: str) -> Use | None:
-        """What a meter's energy is to the community; None if it closed none of the steps."""
-        closes = self.closes.get(meter)
-        return closes[-1].use if closes else None
+    def allotments(
+        self, state: State, consumption_uwh: Mapping[int, Mapping[str, int]]
+    ) -> Iterator[Allotment]:
+        """Of every step that has its block, one for each member of the agreement that held in it.
+
+        Args:
+            state: the community after the last block taken.
+            consumption_uwh: by step and member, as far as it is known.
+        """
+        for step in self.steps:
+            agreed = state.agreed(step)
+            if agreed is None or step > state.step:
+                continue
+            given = self._given(state, step, agreed.agreement.members)
+            used = consumption_uwh.get(step, {})
+            for member in agreed.agreement.members:
+                yield Allotment(member, step, tuple(given.get(member, ())), used.get(member))
+
+    def _given(self, state: State, step: int, members: Sequence[str]) -> dict[str, list[Given]]:
+        """What each block gave; of a step whose closes brought nothing there is no distribution,
+        and it is known that everyone was given nothing."""
+        settlement, block = state.settlements.get(step), self._heard.get(step)
+        if step in self.given or block is None or (settlement and settlement.waiting):
+            return self.given.get(step, {})
+        return {member: [Given(block, 0)] for member in members}
+
+    def _take_distribution(self, state: State, body: Distribution) -> None:
+        """Takes one part of a distribution."""
+        step = body.step
+        spent = sum(one.energy_uwh for one in body.inputs)
+        self.produced_uwh[step] = self.produced_uwh.get(step, 0) + spent
+        agreed = state.agreed(step)
+        if step not in self.given:
+            # Who is left out of the first distribution was given nothing, and that is known.
+            members = () if agreed is None else agreed.agreement.members
+            self.given[step] = {member: [Given(state.step, 0)] for member in members}
+        for output in body.outputs:
+            block = Given(state.step, output.energy_uwh)
+            before = self.given[step].setdefault(output.member, [])
+            if body.supplement == 0:
+                before[:] = [block]
+            elif output.energy_uwh:
+                before.append(block)
+
+    def _take_close(
+        self, state: State, record: Record, body: StepClose, energy_uwh: int, leaf: int
+    ) -> None:
+        before = self._closed.get(body.meter)
+        self._closed[body.meter] = body.step
+        if body.step not in self.steps:
+            return
+        meter = state.meters[body.meter]
+        terms = meter.in_force(body.step) or meter.terms[-1]
+        step_s = state.genesis.step_s
+        if terms.use is not Use.CONSUMPTION:
+            self._heard.setdefault(body.step, state.step)
+        self.energy_uwh.setdefault(body.meter, {})[body.step] = energy_uwh
+        self.closes.setdefault(body.meter, []).append(
+            Close(
+                meter=body.meter,
+                serial=self.serials[terms.registration],
+                use=terms.use,
+                step=body.step,
+                identity=record.identity,
+                device=record.key_id,
+                leaf=leaf,
+                begin_ms=_begin_ms(body, before, step_s),
+                end_ms=step_start_ms(body.step + 1, step_s),
+                before_uwh=terms.energy_uwh(0, body.register),
+                after_uwh=terms.energy_uwh(0, body.register_after),
+                transferred_uwh=energy_uwh,
+                state=body.clock.state,
+                error_ms=body.clock.error_ms,
+            )
+        )
 
 
 def _begin_ms(close: StepClose, before: int | None, step_s: int) -> int:

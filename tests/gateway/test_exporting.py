@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from gateway.exports.ocmf import key_text
+from gateway.private import PrivateStore
 from hal.keyfile import create_key, load_key
 from hal.program import EXIT_CONFIGURATION
 from tests.core.community import FIRST_STEP, PULSE_UWH, STEP_S
+from tests.gateway.exports.shared import MEMBERS, as_folder, shares
+from tests.gateway.exports.test_spain import POINTS
 from tests.gateway.kit import Premises
 from tests.gateway.test_main import gateway, refused
 from tests.test_peers import ask
@@ -135,6 +138,145 @@ def test_a_period_or_zone_that_is_none_is_told(
         "--config", worked.path,
     )  # fmt: skip
     assert said in told
+
+
+# --- What members were given. ---
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """The folder of a gateway whose community shares, and its first shared step."""
+    path = tmp_path_factory.mktemp("shared") / "gateway"
+    village, first = shares(12)
+    folder = as_folder(village, path)
+    with closing(PrivateStore(folder.private)) as private:
+        private.put("max", {first: 10 * PULSE_UWH, first + 11: 5}, "file:a", 0)
+    return path, first
+
+
+def made(path: Path, *words: str | Path) -> str:
+    """Makes a file twice, and gives its content: the same each time, for its owner alone."""
+    out = Path(words[-1])
+    contents = []
+    for _ in range(2):
+        done = gateway("export", *words[:-1], "--out", out, "--config", path)
+        assert (done.returncode, done.stderr) == (0, "")
+        contents.append(out.read_text())
+    assert contents[0] == contents[1]
+    assert out.stat().st_mode & 0o077 == 0
+    return contents[0]
+
+
+def test_virtual_meters_show_first_values_and_what_came_later(
+    shared: tuple[Path, int], tmp_path: Path
+) -> None:
+    path, first = shared
+    text = made(path, "virtual-meter", *PERIOD, tmp_path / "all.csv")
+    rows = list(csv.DictReader(line for line in text.splitlines() if line[0] != "#"))
+    assert {row["member"] for row in rows} == set(MEMBERS)
+    mine = {int(row["step"]): row for row in rows if row["member"] == "max"}
+    assert sorted(mine) == list(range(first, first + 12))
+    assert mine[first]["first_uwh"] == str(6 * PULSE_UWH)
+    assert mine[first]["later_blocks"] == f"{first + 1}:{3 * PULSE_UWH}"
+    assert mine[first + 1]["virtual_generation_kwh"] == "0.000000000"
+    assert mine[first + 11]["virtual_generation_kwh"] == ""
+    consumed = {
+        step: row["consumption_uwh"] for step, row in mine.items() if row["consumption_uwh"]
+    }
+    assert consumed == {first: str(10 * PULSE_UWH), first + 11: "5"}
+    market = {step: row["market_face_uwh"] for step, row in mine.items() if row["market_face_uwh"]}
+    assert market == {first: str(PULSE_UWH)}
+    values = json.loads(
+        made(path, "virtual-meter", "--member", "max", *PERIOD, tmp_path / "m.json")
+    )
+    assert [row["virtual_generation_kwh"] or "" for row in values["rows"]] == [
+        row["virtual_generation_kwh"] for row in mine.values()
+    ]
+
+
+def test_a_members_load_curve_is_its_virtual_meter(
+    shared: tuple[Path, int], tmp_path: Path
+) -> None:
+    path, first = shared
+    text = made(path, "load-curve", "--member", "ann", *PERIOD, tmp_path / "ann.csv")
+    rows = list(csv.DictReader(line for line in text.splitlines() if line[0] != "#"))
+    values = {int(row["step"]): row["energy_uwh"] for row in rows}
+    assert len(values) == 96
+    assert values[first] == str(3 * PULSE_UWH)
+    assert values[first + 1] == "0"
+    assert values[first + 11] == ""
+
+
+def test_the_spanish_file_comes_with_its_source(shared: tuple[Path, int], tmp_path: Path) -> None:
+    path, _ = shared
+    points = tmp_path / "points.toml"
+    points.write_text("".join(f'{name} = "{POINTS[name]}"\n' for name in MEMBERS))
+    idle = tmp_path / "idle.toml"
+    idle.write_text("ann = 1\nmax = 3\n")
+    month = ("--period", DAY.isoformat()[:7], "--points", points, "--idle", idle)
+    out = tmp_path / "es.txt"
+    done = gateway("export", "coefficients-es", *month, "--out", out, "--config", path)
+    assert done.returncode == EXIT_CONFIGURATION
+    assert "not distributed yet" in done.stderr
+    assert not out.exists()
+    lines = made(path, "coefficients-es", *month, "--accept-missing", out).splitlines()
+    beside = json.loads((tmp_path / "es.txt.source.json").read_text())
+    assert beside["file"] == "es.txt"
+    assert beside["checkpoint"]["size"] > 0
+    assert len(lines) == 3 * beside["hours"]
+    assert {line.partition(";")[2].partition(";")[2] for line in lines} == {
+        "0,250000",
+        "0,750000",
+        "0,000000",
+    }
+    # An hour of which every step was distributed is neither idle nor missing.
+    assert len(beside["idle"]) + len(beside["missing"]) in range(
+        beside["hours"] - 3, beside["hours"]
+    )
+
+
+def test_the_french_file_has_the_columns_of_its_template(
+    shared: tuple[Path, int], tmp_path: Path
+) -> None:
+    path, first = shared
+    points = tmp_path / "points.toml"
+    points.write_text("".join(f'{name} = "0{at}"\n' for at, name in enumerate(MEMBERS)))
+    template = tmp_path / "template.toml"
+    template.write_text('comments = false\n[columns]\nS = "step"\nP = "point"\nC = "coefficient"\n')
+    day = (*PERIOD, "--points", points, "--template", template)
+    lines = made(path, "coefficients-fr", *day, tmp_path / "fr.csv").splitlines()
+    assert lines[0] == "S;P;C"
+    assert f"{first};01;0,750000" in lines
+    assert f"{first + 11};01;" in lines
+    assert json.loads((tmp_path / "fr.csv.source.json").read_text())["file"] == "fr.csv"
+
+
+@pytest.mark.parametrize(
+    ("words", "content", "said"),
+    [
+        (("virtual-meter", "--member", "eve"), None, "no agreement names 'eve'"),
+        (("coefficients-es",), "ann = 1", "ann has a text"),
+        (("coefficients-es",), "ann =", "is not TOML"),
+        (("coefficients-es",), 'ann = "ES1"', "is no CUPS"),
+        (("coefficients-fr",), 'ann = "1"', "max was given energy"),
+    ],
+)
+def test_what_cannot_be_exported_is_told(
+    shared: tuple[Path, int],
+    tmp_path: Path,
+    words: tuple[str, ...],
+    content: str | None,
+    said: str,
+) -> None:
+    path, _ = shared
+    more: list[str | Path] = []
+    if content is not None:
+        (tmp_path / "points.toml").write_text(content)
+        more = ["--points", tmp_path / "points.toml"]
+    period = ("--period", DAY.isoformat()[:7], "--zone", "UTC")
+    out = tmp_path / "x"
+    assert said in refused("export", *words, *more, *period, "--out", out, "--config", path)
+    assert not out.exists()
 
 
 def test_without_a_format_it_says_which_there_are() -> None:

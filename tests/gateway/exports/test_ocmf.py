@@ -5,6 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from cryptometer.errors import ConfigurationError
 from cryptometer.keys import PublicKey
@@ -82,9 +84,15 @@ def test_what_members_take_is_import_and_what_generators_give_is_export(use: Use
     assert [one["RI"] for one in readings] == [code, code]
 
 
-def test_no_name_breaks_the_sections() -> None:
-    assert record_of(CLOSE).count("|") == 2
-    assert payload_of(record_of(CLOSE))["MS"] == CLOSE.serial
+@given(st.text(max_size=120))
+@example('","RD":[]|{"SD":"00"}')
+def test_no_name_plate_breaks_the_sections(serial: str) -> None:
+    record = record_of(replace(CLOSE, serial=serial))
+    assert record.isascii()
+    assert record.count("|") == 2
+    payload = payload_of(record)
+    assert payload["MS"] == serial
+    assert len(payload["RD"]) == 2
 
 
 def test_an_ed25519_key_is_refused_and_told_what_to_do() -> None:
