@@ -65,7 +65,7 @@ class Opening:
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class ShareFile:
     """What stands behind MAGIC.
 
     Attributes:
@@ -158,14 +158,14 @@ def encode_share(
 
     Args:
         checkpoint: a signed note.
-        authority: its records that are needed: see `_File`.
+        authority: its records that are needed: see `ShareFile`.
         leaves: records by their index.
         node: the tree of the checkpoint's leaves, of which `leaves` are some.
     """
     size = int(checkpoint.split("\n", 2)[1])
     ascending = sorted(leaves)
     hashes = merkle.subset_proof(ascending, size, node)
-    file = _File(
+    file = ShareFile(
         member,
         step,
         checkpoint.encode(),
@@ -183,7 +183,7 @@ def verify_share(data: bytes, community: Community) -> Share:
     Raises:
         Rejected: the first thing that does not hold, naming it.
     """
-    file = _open(data)
+    file = decode_share(data)
     try:
         checkpoint = community.open_checkpoint(file.checkpoint)
     except Rejected as refused:
@@ -206,13 +206,18 @@ def verify_share(data: bytes, community: Community) -> Share:
     )
 
 
-def _open(data: bytes) -> _File:
+def decode_share(data: bytes) -> ShareFile:
+    """What a file says, nothing of it verified.
+
+    Raises:
+        Rejected: MALFORMED or NOT_CANONICAL.
+    """
     if not data.startswith(MAGIC) or len(data) > SHARE_MAX:
         raise Rejected(Reason.MALFORMED, "not a share of this version")
-    return decode_map(_File, cbor.decode(data[len(MAGIC) :]))
+    return decode_map(ShareFile, cbor.decode(data[len(MAGIC) :]))
 
 
-def _follow(file: _File, ledger: "_Ledger") -> tuple[tuple[Given, ...], Settlement, Agreement]:
+def _follow(file: ShareFile, ledger: "_Ledger") -> tuple[tuple[Given, ...], Settlement, Agreement]:
     """The step's distributions, one after another, as `check_block` has applied them."""
     agreed = ledger.named.agreed
     if agreed.agreement.from_step > file.step:
@@ -249,7 +254,7 @@ def _follow(file: _File, ledger: "_Ledger") -> tuple[tuple[Given, ...], Settleme
     return tuple(given), settlement, agreed.agreement
 
 
-def _opened(file: _File, community: bytes, whole: Distribution) -> int | None:
+def _opened(file: ShareFile, community: bytes, whole: Distribution) -> int | None:
     """What the member consumed, as the step's newest distribution has committed to it."""
     opening = file.opening
     if opening is None:

@@ -165,9 +165,11 @@ def _authority(
 
 
 def _registers_meter(record: Record, keys: set[bytes]) -> bool:
-    body = record.body
-    is_meter = isinstance(body, Registration) and body.role is Role.METER
-    return is_meter and body.key.thumbprint in keys
+    match record.body:
+        case Registration(role=Role.METER, key=key):
+            return key.thumbprint in keys
+        case _:
+            return False
 
 
 def _check_member(member: str, body: Distribution, community: Community) -> None:

@@ -5,12 +5,19 @@ from dataclasses import replace
 
 import pytest
 
-from cryptometer import cbor, records
+from cryptometer import records
 from cryptometer.commands.verify import describe_share
 from cryptometer.community import trust
 from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.records import Claim, Method
-from cryptometer.share_file import MAGIC, Opening, Share, encode_share, verify_share
+from cryptometer.share_file import (
+    MAGIC,
+    Opening,
+    Share,
+    decode_share,
+    encode_share,
+    verify_share,
+)
 from cryptometer.tiles import node_from_tiles
 from gateway.share import make_share
 from tests.core.community import PULSE_UWH
@@ -91,13 +98,11 @@ def test_a_file_cut_short_is_refused(shared: tuple[Works, int, bytes], cut: int)
 
 def test_the_record_that_was_altered_is_named(shared: tuple[Works, int, bytes]) -> None:
     works, _, data = shared
-    fields = cbor.decode(data[len(MAGIC) :])
-    assert isinstance(fields, dict)
-    for index, raw in fields[4]:  # type: ignore[union-attr, misc]
-        altered = data.replace(raw, raw[:-1] + bytes([raw[-1] ^ 1]))
+    for leaf in decode_share(data).leaves:
+        altered = data.replace(leaf.raw, leaf.raw[:-1] + bytes([leaf.raw[-1] ^ 1]))
         with pytest.raises(Rejected) as refused:
             verified(works, altered)
-        assert f"leaf {index}" in refused.value.detail
+        assert f"leaf {leaf.index}" in refused.value.detail
 
 
 def test_another_member_cannot_use_it(shared: tuple[Works, int, bytes]) -> None:
@@ -111,33 +116,30 @@ def test_another_member_cannot_use_it(shared: tuple[Works, int, bytes]) -> None:
 def test_what_a_file_leaves_out_is_missed(shared: tuple[Works, int, bytes]) -> None:
     """Every leaf and every record of the authority is needed."""
     works, step, data = shared
-    fields = cbor.decode(data[len(MAGIC) :])
-    assert isinstance(fields, dict)
-    leaves = dict(fields[4])  # type: ignore[arg-type]
-    checkpoint, authority = fields[2].decode(), list(fields[3])  # type: ignore[union-attr, arg-type]
+    file = decode_share(data)
+    leaves = {leaf.index: leaf.raw for leaf in file.leaves}
+    checkpoint, authority = file.checkpoint.decode(), file.authority
     node = node_from_tiles(works.site.node.state.frontier.size, works.site.tree.read)
 
     def made(less: int | None = None, fewer: bytes = b"") -> bytes:
         left = {index: raw for index, raw in leaves.items() if index != less}
         rest = [raw for raw in authority if raw != fewer]
-        return encode_share("bo", step, checkpoint, rest, left, node)  # type: ignore[arg-type]
+        return encode_share("bo", step, checkpoint, rest, left, node)
 
     assert made() == data
     supplement = max(
-        index
-        for index, raw in leaves.items()
-        if records.decode(raw).body.KIND == "distribution"  # type: ignore[arg-type]
+        index for index, raw in leaves.items() if records.decode(raw).body.KIND == "distribution"
     )
     for index, raw in leaves.items():
-        body = records.decode(raw).body  # type: ignore[arg-type]
+        body = records.decode(raw).body
         if index == supplement or body.KIND == "run-start":
-            verified(works, made(less=index))  # type: ignore[arg-type]  # it shows less, and says so
+            verified(works, made(less=index))  # it shows less, and says so
             continue
         with pytest.raises(Rejected):
-            verified(works, made(less=index))  # type: ignore[arg-type]
+            verified(works, made(less=index))
     for raw in authority:
         with pytest.raises(Rejected):
-            verified(works, made(fewer=raw))  # type: ignore[arg-type]
+            verified(works, made(fewer=raw))
 
 
 def test_what_was_consumed_is_opened_to_whom_it_concerns() -> None:
