@@ -52,7 +52,8 @@ class HeardFile:
         self._next_ns: int | None = None  # of the next write; None: at once
 
     def keep(self, title: bytes, counter: int, at_ns: int) -> None:
-        """Takes in what was heard; it is durable within KEEP_NS, and the first of a run at once.
+        """Takes in what was heard. The first of a run is durable at once, then the first that is
+        heard KEEP_NS after the write before.
 
         Raises:
             OSError: it could not be written.

@@ -223,6 +223,37 @@ def test_the_examples_of_a_gpio_line_are_valid_and_drawn_as_they_are_configured(
     assert {"GPIO 17 (pin 11)", "GND (pin 6)", "3.3 V (pin 1)", *parts} <= _words(drawing)
 
 
+@pytest.mark.parametrize(
+    ("names", "drawing", "parts"),
+    [
+        (("linky",), "linky-on-rx.svg", {"I1", "I2", "1.2 kΩ", "3.3 kΩ", "RX (pin 10)"}),
+        (
+            ("p1",),
+            "p1-on-rx.svg",
+            {"1: +5 V", "2: data request", "3: data ground", "5: data", "RX (pin 10)"},
+        ),
+        (("modbus", "dlms"), "rs485-bus.svg", {"A", "B", "GND", "120 Ω", "address 3"}),
+        (
+            ("sml", "d0"),
+            "optical-head-on-rx.svg",
+            {"phototransistor", "RX (pin 10)", "TX (pin 8)", "LED, 800 to 1000 nm:"},
+        ),
+    ],
+)
+def test_the_data_ports_are_drawn_and_their_examples_name_drawing_and_document(
+    names: tuple[str, ...], drawing: str, parts: set[str]
+) -> None:
+    assert parts <= _words(drawing)
+    for name in names:
+        text = (DEPLOY / "examples" / f"{name}-meter.toml").read_text()
+        assert drawing in text
+        words = text.replace("\n# ", " ")
+        named = re.search(r"CPT_54E|P1 Companion Standard|IEC 62056-21|Serial Line V1\.02", words)
+        assert named or name == "dlms"
+        # A comment that is read on a screen of a hundred characters.
+        assert all(len(line) <= 100 for line in text.splitlines()), name
+
+
 def _words(drawing: str) -> set[str]:
     tree = ElementTree.parse(DEPLOY / "examples" / drawing)  # noqa: S314 - a file of our own
     return {one.text for one in tree.iter() if one.text}

@@ -8,10 +8,10 @@ scaled further than a Linky's frames bear, of which one must come in the last 18
 """
 
 import argparse
-import os
 import sys
 import time
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,12 +24,12 @@ from hal.modbus_line import BusLine
 from hal.modbus_maps import load_map
 from hal.modbus_meter import SimulatedBus, WiredEnds
 from hal.modbus_meter import SimulatedMeter as BusMeter
+from tests.bench.figures import process_cpu_s, process_memory_mb
 from tests.system.plant import Plant
 
 PULSE_METERS, BUS_METERS = 4, 5
 WATTS = 3_600
 START_WH = 1_000_000
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +85,6 @@ class Cost:
     rss_mb: float
 
 
-def _usage(pid: int) -> tuple[float, float]:
-    """Seconds of processor time, and MB of memory."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    used_s = (int(fields[11]) + int(fields[12])) / TICKS
-    return used_s, int(fields[21]) * os.sysconf("SC_PAGESIZE") / 1e6
-
-
 def _twin(address: int, speed: int, begun_ns: int) -> BusMeter:
     def index_wh(now_ns: int) -> tuple[Fraction, Fraction]:
         passed = Fraction((now_ns - begun_ns) * speed, 3_600 * 10**9)
@@ -100,12 +93,9 @@ def _twin(address: int, speed: int, begun_ns: int) -> BusMeter:
     return BusMeter(address, load_map("eastron-sdm"), f"1234567{address}", "112", index_wh)
 
 
-def live(folder: Path, minutes: int, speed: int) -> Cost:
-    """Runs the board so long, community time; checks that nothing is missing.
-
-    Raises:
-        AssertionError: something is.
-    """
+@contextmanager
+def standing(folder: Path, speed: int) -> Iterator[tuple[Plant, Child]]:
+    """All meters, broker and gateway, and the board's one process, which has just been started."""
     meters = [*LINES, *BUS, LINKY]
     with ExitStack() as stack:
         plant = stack.enter_context(Plant(folder, meters, speed=speed, grace_machine_s=8))
@@ -123,13 +113,23 @@ def live(folder: Path, minutes: int, speed: int) -> Cost:
             plant.start_simulator(line)
         _start_linky(plant, speed)
         plant.start_gateway()
-        board = _start_board(plant)
-        plant.wait_for_block(layout.first_step)
-        used_s, began_s = _usage(board.pid)[0], time.monotonic()
+        yield plant, _start_board(plant)
+
+
+def live(folder: Path, minutes: int, speed: int) -> Cost:
+    """Runs the board so long, community time; checks that nothing is missing.
+
+    Raises:
+        AssertionError: something is.
+    """
+    with standing(folder, speed) as (plant, board):
+        first_step = plant.layout.first_step
+        plant.wait_for_block(first_step)
+        used_s, began_s = process_cpu_s(board.pid), time.monotonic()
         steps = max(1, minutes * 60 // STEP_S)
-        plant.wait_for_block(layout.first_step + steps)
-        until_s, rss_mb = _usage(board.pid)
-        core = (until_s - used_s) / (time.monotonic() - began_s)
+        plant.wait_for_block(first_step + steps)
+        core = (process_cpu_s(board.pid) - used_s) / (time.monotonic() - began_s)
+        rss_mb = process_memory_mb(board.pid)
         _end_pulses(plant)
         plant.wait_for_block(plant.step(), blocks_late=1)
         _check(plant, steps)
