@@ -126,7 +126,7 @@ def share(
 def deductions(
     agreement: Agreement, energy: Mapping[str, int], losses_uwh: int | None
 ) -> tuple[int, int]:
-    """Losses and fee, which are taken before members share: parts of the whole energy, rounded down.
+    """Losses and fee, taken before members share: parts of the whole energy, rounded down.
     Arguments and errors as `share` has them."""
     if any(amount < 0 for amount in energy.values()):
         raise ValueError("energy below zero")
