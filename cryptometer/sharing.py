@@ -123,6 +123,23 @@ def share(
     return Outcome(tuple(given.values()), losses, fee, surplus)
 
 
+def deductions(
+    agreement: Agreement, energy: Mapping[str, int], losses_uwh: int | None
+) -> tuple[int, int]:
+    """Losses and fee, taken before members share: parts of the whole energy, rounded down.
+    Arguments and errors as `share` has them."""
+    if any(amount < 0 for amount in energy.values()):
+        raise ValueError("energy below zero")
+    if agreement.are_losses_stated != (losses_uwh is not None):
+        raise ValueError("losses are stated if, and only if, the agreement says so")
+    total = sum(energy.values())
+    losses = _part(agreement.losses, total) if losses_uwh is None else losses_uwh
+    fee = _part(agreement.fee, total)
+    if losses < 0 or losses + fee > total:
+        raise ValueError("losses and fee are more than the energy, or below zero")
+    return losses, fee
+
+
 def entitlements(
     agreement: Agreement,
     energy: Mapping[str, int],
@@ -237,22 +254,6 @@ def _rest(agreement: Agreement, energy: Mapping[str, int], losses_uwh: int | Non
     """What members share."""
     losses, fee = deductions(agreement, energy, losses_uwh)
     return sum(energy.values()) - losses - fee
-
-
-def deductions(
-    agreement: Agreement, energy: Mapping[str, int], losses_uwh: int | None
-) -> tuple[int, int]:
-    """Losses and fee, each a part of the whole energy and rounded down."""
-    if any(amount < 0 for amount in energy.values()):
-        raise ValueError("energy below zero")
-    if agreement.are_losses_stated != (losses_uwh is not None):
-        raise ValueError("losses are stated if, and only if, the agreement says so")
-    total = sum(energy.values())
-    losses = _part(agreement.losses, total) if losses_uwh is None else losses_uwh
-    fee = _part(agreement.fee, total)
-    if losses < 0 or losses + fee > total:
-        raise ValueError("losses and fee are more than the energy, or below zero")
-    return losses, fee
 
 
 def _part(factor: Fraction | None, total: int) -> int:

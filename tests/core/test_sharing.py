@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from cryptometer.records import Agreement, Claim, Method
 from cryptometer.sharing import Outcome, apportion, entitlements, nothing, share, supplement
 from tests.core.strategies import examples
+from tests.peers import sharing_peer
 
 KWH = 10**9
 MEMBERS = ("ana", "bob", "cleo", "dan", "eve")
@@ -446,3 +447,51 @@ def test_a_whole_that_is_not_what_was_and_what_came_is_refused() -> None:
     for energy in (1, -1):
         with pytest.raises(ValueError, match="whole"):
             supplement(before, before, energy)
+
+
+# --- A second implementation, from docs/formats.md section 15. -----------------------------------
+
+
+def peer_outcome(case: Case) -> sharing_peer.Account:
+    terms = case.agreement
+    coefficients = case.coefficients or (0,) * len(terms.claims)
+    claims = [
+        sharing_peer.Claim(one.member, one.weight, one.priority, one.producer, coefficient)
+        for one, coefficient in zip(terms.claims, coefficients, strict=True)
+    ]
+    rule = sharing_peer.Rule(
+        terms.method.value,
+        terms.capped,
+        terms.rounds,
+        claims,
+        terms.losses or Fraction(0),
+        terms.fee or Fraction(0),
+    )
+    needs = dict(case.needs or {})
+    return sharing_peer.rule(rule, dict(case.energy), needs, case.losses_uwh)
+
+
+def account(case: Case, outcome: Outcome) -> sharing_peer.Account:
+    given = dict(zip(case.agreement.members, outcome.given, strict=True))
+    return sharing_peer.Account(given, outcome.losses_uwh, outcome.fee_uwh, outcome.surplus_uwh)
+
+
+@given(cases())
+@examples(500)
+def test_who_reads_the_page_comes_to_the_same_microwatt_hour(case: Case) -> None:
+    assert account(case, case.outcome()) == peer_outcome(case)
+
+
+@given(cases(), st.data())
+@examples(300)
+def test_who_reads_the_page_comes_to_the_same_supplements(case: Case, data: st.DataObject) -> None:
+    came: dict[str, int] = {}
+    total = nothing(case.agreement)
+    for arrival in data.draw(splits(case.energy)):
+        came = {meter: came.get(meter, 0) + arrival[meter] for meter in arrival}
+        now = of_what_came(case, came)
+        new = sum(arrival.values())
+        more = supplement(total, now.outcome(), new)
+        theirs, back = sharing_peer.supplement(account(case, total), peer_outcome(now), new)
+        total = total.plus(more)
+        assert (account(case, total), more.from_surplus_uwh) == (theirs, back)
