@@ -11,10 +11,12 @@ from pathlib import Path
 
 from cryptometer import __version__, audit
 from cryptometer.community import Community
-from cryptometer.errors import ConfigurationError
+from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.keys import Algorithm, PublicKey
 from cryptometer.local_calendar import month_days, steps_of_day
 from cryptometer.records import Record, Registration
+from cryptometer.state import State
+from cryptometer.tiles import CHECKPOINT_PATH, Read
 from gateway.exports.allotments import Allotment, totals_by_step
 from gateway.exports.france import Template, coefficients_fr, read_template
 from gateway.exports.gathering import Gathered
@@ -31,6 +33,7 @@ from hal.zone import zone_named
 
 OCMF_KEY = "ocmf.key"
 _PERIOD = "a local day, month or year: 2026-03-29, 2026-03 or 2026"
+_ATTEMPTS = 3  # to go through a ledger that grows meanwhile, a block every quarter of an hour
 _OURS = 0o600  # what says how much a member consumes is for whoever was asked to write it
 _PUBLIC = 0o644  # what the ledger shows to everybody
 
@@ -163,6 +166,7 @@ class _Asked:
     days: tuple[date, date]
     zone: tzinfo
     source: Source
+    state: State
     gathered: Gathered
     allotments: list[Allotment]
 
@@ -170,6 +174,7 @@ class _Asked:
 def _load_curve(arguments: argparse.Namespace) -> int:
     asked = _gather(arguments)
     if arguments.meter is not None:
+        _check_meter(asked, arguments.meter)
         what, energy = f"meter {arguments.meter}", asked.gathered.energy_uwh.get(arguments.meter)
         mode = _PUBLIC
     else:
@@ -253,12 +258,12 @@ def _ocmf(arguments: argparse.Namespace) -> int:
     key = load_key(at)
     check_key(key.public)
     asked = _gather(arguments)
+    _check_meter(asked, arguments.meter)
     software = ("cryptometer-gateway", __version__)
     closes = asked.gathered.closes.get(arguments.meter, [])
     if not closes:
         raise ConfigurationError(
-            f"{arguments.meter} closed no step of {arguments.period}; cryptometer-gateway status"
-            " names the meters"
+            f"{arguments.meter} closed no step of {arguments.period} that counted"
         )
     records = [
         ocmf_record(close, asked.source, key.public, key.sign_again, software) for close in closes
@@ -288,16 +293,29 @@ def _gather(arguments: argparse.Namespace, *, with_consumption: bool = False) ->
     steps = range(
         steps_of_day(days[0], step_s, zone).start, steps_of_day(days[1], step_s, zone).start
     )
-    gathered = Gathered(steps, _serials(community))
-    report = audit.audit(
-        DiskTree(folder.ledger).read, community, watch=gathered.take, verify=_verified_before
-    )
+    report, gathered = _go_through(DiskTree(folder.ledger).read, community, steps)
     source = Source(
         community.id, community.parameters.name, report.checkpoint, report.state.step, step_s
     )
     consumption = _consumption(folder, steps) if with_consumption else {}
     allotments = list(gathered.allotments(report.state, consumption))
-    return _Asked(days, zone, source, gathered, allotments)
+    return _Asked(days, zone, source, report.state, gathered, allotments)
+
+
+def _go_through(read: Read, community: Community, steps: range) -> tuple[audit.Report, Gathered]:
+    """Every block of the ledger. A gateway that runs may publish one meanwhile, and take away a
+    partial tile that was to be read: then once more, from where it stands now."""
+    for left in reversed(range(_ATTEMPTS)):
+        before = read(CHECKPOINT_PATH)
+        gathered = Gathered(steps, _serials(community))
+        try:
+            report = audit.audit(read, community, watch=gathered.take, verify=_verified_before)
+        except Rejected:
+            if not left or read(CHECKPOINT_PATH) == before:
+                raise
+        else:
+            return report, gathered
+    raise AssertionError  # the last attempt returns or raises
 
 
 def _verified_before(
@@ -323,6 +341,13 @@ def _consumption(folder: Folder, steps: range) -> dict[int, Mapping[str, int]]:
         return {}
     with closing(PrivateStore(folder.private)) as private:
         return {step: private.of(step) for step in steps}
+
+
+def _check_meter(asked: _Asked, name: str) -> None:
+    """Raises ConfigurationError where no such meter is registered: its curve would be all gaps."""
+    if name not in asked.state.meters:
+        known = ", ".join(sorted(asked.state.meters)) or "none"
+        raise ConfigurationError(f"no meter {name!r:.80} is registered; there are: {known:.1000}")
 
 
 def _of(asked: _Asked, member: str) -> list[Allotment]:

@@ -8,11 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from cryptometer import records
+from cryptometer.community import Community, trust
+from cryptometer.errors import Rejected
+from cryptometer.keys import Algorithm
+from cryptometer.records import AuthorityRecord
+from gateway.exporting import _go_through
 from gateway.exports.ocmf import key_text
 from gateway.private import PrivateStore
 from hal.keyfile import create_key, load_key
 from hal.program import EXIT_CONFIGURATION
-from tests.core.community import FIRST_STEP, PULSE_UWH, STEP_S
+from tests.core.community import FIRST_STEP, PULSE_UWH, STEP_S, Village, flip
 from tests.gateway.exports.shared import MEMBERS, as_folder, shares
 from tests.gateway.exports.test_spain import POINTS
 from tests.gateway.kit import Premises
@@ -109,6 +115,55 @@ def test_step_closes_become_ocmf_records_that_a_verifier_accepts(
     again = tmp_path / "again.ocmf"
     export(worked, "ocmf", "--meter", "m1", *PERIOD, "--out", again)
     assert again.read_bytes() == out.read_bytes()
+
+
+@pytest.mark.parametrize("words", [("load-curve",), ("ocmf", "--key", "KEY")])
+def test_a_meter_that_is_not_registered_is_told(
+    worked: Premises, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    create_key(tmp_path / "KEY", Algorithm.ES256)
+    named = [str(tmp_path / word) if word == "KEY" else word for word in words]
+    said = refused(
+        "export", *named, "--meter", "m7", *PERIOD, "--out", tmp_path / "x",
+        "--config", worked.path,
+    )  # fmt: skip
+    assert said == "no meter 'm7' is registered; there are: m0, m1"
+
+
+def whole_community(village: Village) -> Community:
+    """As a gateway's store founds it: with every record of the authority."""
+    leaves = [records.decode(raw) for raw in village.leaves]
+    authority = [one.raw for one in leaves if isinstance(one.body, AuthorityRecord)]
+    return trust(village.authority.genesis.raw, authority)
+
+
+def test_a_block_that_is_published_meanwhile_only_begins_the_reading_anew() -> None:
+    village, first = shares(4)
+    before = village.files()
+    community = whole_community(village)
+    village.block()
+    files, reads = [before], 0
+
+    def read(path: str) -> bytes | None:
+        nonlocal reads
+        reads += 1
+        if reads == 3:  # the checkpoint was read twice: by the one who asks, and by the audit
+            files[0] = village.files()
+        return files[0].get(path)
+
+    report, gathered = _go_through(read, community, range(first, first + 4))
+    assert report.checkpoint == village.state.checkpoint
+    assert gathered.energy_uwh["m0"][first] == 8 * PULSE_UWH
+
+
+def test_a_ledger_that_does_not_hold_is_exported_nowhere() -> None:
+    village, first = shares(3)
+    community = whole_community(village)
+    files = village.files()
+    [entries] = [path for path in files if "entries" in path]
+    files[entries] = flip(files[entries], 8 * len(files[entries]) - 9)
+    with pytest.raises(Rejected):
+        _go_through(files.get, community, range(first, first + 3))
 
 
 def test_an_ed25519_key_signs_no_ocmf(worked: Premises, tmp_path: Path) -> None:
