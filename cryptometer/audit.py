@@ -28,7 +28,7 @@ from cryptometer.records import (
     Registration,
     StepClose,
 )
-from cryptometer.settlement import is_recomputed
+from cryptometer.settlement import Openings, Rule
 from cryptometer.state import State
 from cryptometer.tiles import CHECKPOINT_PATH, TILE_HEIGHT, TILE_WIDTH, Read, Tile
 
@@ -58,8 +58,8 @@ class Report:
         late: number of records that came after their step's block.
         caught_up: number of blocks made late after a restart.
         unsynchronised: number of blocks made without a synchronised clock.
-        sums_only: number of distributions whose sums are proven, and whose rule asks what the
-            ledger does not show; of all others the rule was recomputed, too.
+        rules: number of distributions by what is known of their rule: see `Rule`. The sums of all
+            of them are proven.
         energy_uwh: where all energy is, summed leaf by leaf (promise F).
         shown: what devices were shown that is not this ledger, one sentence each.
         kept_back: sequence numbers of authority records known from outside that no block holds.
@@ -75,7 +75,7 @@ class Report:
     late: int = 0
     caught_up: int = 0
     unsynchronised: int = 0
-    sums_only: int = 0
+    rules: Counter[str] = field(default_factory=Counter)
     energy_uwh: Counter[str] = field(default_factory=Counter)
     shown: list[str] = field(default_factory=list)
     kept_back: list[int] = field(default_factory=list)
@@ -85,13 +85,18 @@ class Report:
     @property
     def findings(self) -> list[str]:
         """What is odd and yet no breach, one sentence each."""
-        if not self.kept_back:
-            return list(self.shown)
-        missing = ", ".join(map(str, self.kept_back))
-        return [
-            *self.shown,
-            f"this ledger does not hold the authority's records {missing}, which community.pub has",
-        ]
+        found = list(self.shown)
+        if self.kept_back:
+            missing = ", ".join(map(str, self.kept_back))
+            found.append(
+                f"this ledger does not hold the authority's records {missing}, which community.pub"
+                " has"
+            )
+        if broken := self.rules[Rule.BROKEN]:
+            found.append(
+                f"by what was opened, {broken} distributions give something else than the agreement"
+            )
+        return found
 
 
 def audit(
@@ -102,6 +107,7 @@ def audit(
     resume: Report | None = None,
     watch: Watch = lambda _: None,
     verify: Verify = verify_none,
+    openings: Openings | None = None,
 ) -> Report:
     """Audits a ledger: whole, or what it has gained since an earlier audit.
 
@@ -115,6 +121,8 @@ def audit(
         verify: verifies signatures ahead, as on other cores. It is given each record with the key
             that the record names, wherever that is known from; whose key it is, and whether it may
             speak there, is for `check_block`, which also verifies what `verify` has not.
+        openings: of what members consumed: the rule of distributions that ask for it is recomputed
+            as far as they go. They are believed where they fit the ledger's commitments.
 
     Raises:
         Rejected: the first breach, naming the place.
@@ -137,7 +145,7 @@ def audit(
         if is_verified:
             verified.add(record.raw)
         if isinstance(record.body, Header):
-            checked = check_block(report.state, block, verified=verified)
+            checked = check_block(report.state, block, verified=verified, openings=openings)
             _note_authority(report, checked, named)
             _note_block(report, checked, record.body)
             watch(checked)
@@ -210,6 +218,7 @@ def _copy(report: Report) -> Report:
         report,
         kinds=Counter(report.kinds),
         quarantined=Counter(report.quarantined),
+        rules=Counter(report.rules),
         energy_uwh=Counter(report.energy_uwh),
         shown=list(report.shown),
         heads=dict(report.heads),
@@ -336,7 +345,7 @@ def _note_block(report: Report, checked: Checked, header: Header) -> None:
             report.energy_uwh["untransferred"] -= verdict.energy_uwh
             report.energy_uwh["waiting"] += verdict.energy_uwh
         elif isinstance(body, Distribution) and verdict.reason is None:
-            _note_distribution(report, checked.state, body)
+            _note_distribution(report, body, verdict.rule)
         if isinstance(body, StepClose) and body.checkpoint is not None:
             seen = body.checkpoint
             if report.heads.get(seen.size) != seen.root:
@@ -349,16 +358,14 @@ def _note_block(report: Report, checked: Checked, header: Header) -> None:
     report.heads[head.size] = head.root
 
 
-def _note_distribution(report: Report, state: State, part: Distribution) -> None:
+def _note_distribution(report: Report, part: Distribution, rule: Rule | None) -> None:
     report.energy_uwh["waiting"] -= sum(one.energy_uwh for one in part.inputs)
     report.energy_uwh["allocated"] += sum(one.energy_uwh for one in part.outputs)
     report.energy_uwh["losses"] += part.losses_uwh
     report.energy_uwh["fees"] += part.fee_uwh
     report.energy_uwh["surplus"] += part.surplus_uwh - part.from_surplus_uwh
-    agreed = state.agreed(part.step)
-    is_last = part.part.number == part.part.parts
-    if is_last and agreed is not None and not is_recomputed(agreed.agreement):
-        report.sums_only += 1
+    if rule is not None and part.part.number == part.part.parts:
+        report.rules[rule.value] += 1
 
 
 def _check_conservation(report: Report, checked: Checked, step: int) -> None:

@@ -57,7 +57,7 @@ class _Kept:
     shown: tuple[str, ...] = wire(12, Many(Text(1_000), 0, _MOST))
     agreements: tuple[bytes, ...] = wire(13, Many(Bytes(0, _MOST), 0, _MOST))
     settlements: tuple[bytes, ...] = wire(14, Many(Bytes(0, _MOST), 0, _MOST))
-    sums_only: int = wire(15, Uint())
+    rules: tuple[_Count, ...] = wire(15, Many(Row(_Count), 0, _MOST))
 
 
 def encode_report(report: Report) -> bytes:
@@ -80,7 +80,7 @@ def encode_report(report: Report) -> bytes:
         shown=tuple(report.shown),
         agreements=tuple(map(encode_agreement, report.state.agreements)),
         settlements=tuple(map(encode_settlement, report.state.settlements.values())),
-        sums_only=report.sums_only,
+        rules=_counts(report.rules),
     )
     content = _MARK + cbor.encode(encode_map(kept))
     return content + sha256(content).digest()
@@ -111,7 +111,7 @@ def decode_report(data: bytes, community: Community) -> Report:
         late=kept.late,
         caught_up=kept.caught_up,
         unsynchronised=kept.unsynchronised,
-        sums_only=kept.sums_only,
+        rules=_counter(kept.rules),
         energy_uwh=_counter(kept.energy_uwh),
         shown=list(kept.shown),
         heads={

@@ -30,7 +30,7 @@ from cryptometer.records import (
     StepClose,
     Use,
 )
-from cryptometer.settlement import Settlement, Waiting, opened
+from cryptometer.settlement import Openings, Rule, Settlement, Waiting, opened
 from cryptometer.state import Meter, State, act, govern
 from cryptometer.steps import MS_PER_S, step_start_ms
 
@@ -56,11 +56,13 @@ class Slot:
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The energy verdict on one leaf: `reason` is None where it counts, or where an authority
-    record acts; otherwise it stands without effect."""
+    record acts; otherwise it stands without effect. `rule`: of a distribution that counts, whether
+    the agreement gives what it says, as far as the checker can know."""
 
     record: Record
     reason: Reason | None
     energy_uwh: int
+    rule: Rule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,7 @@ def check_block(
     *,
     verified: Container[bytes] = (),
     applied: Applied | None = None,
+    openings: Openings | None = None,
 ) -> Checked:
     """Checks a whole block, its header last, against the state after the block before.
 
@@ -165,6 +168,7 @@ def check_block(
             key they name. Whether that key may speak for the meter is looked at here in any case.
         applied: what `apply_leaves` made of these leaves in this state, if the caller has it; of
             any others it is not believed, and they are applied here.
+        openings: as for `Proposal`; they change no verdict but that on a rule.
 
     Raises:
         Rejected: the first thing that is wrong, naming the leaf; the ledger must not go on so.
@@ -176,7 +180,7 @@ def check_block(
     # All signatures in one go: between other work each takes longer, by the processor's cache.
     faults = _faults(state, content, verified)
     if applied is None or not applied.is_of(state, header.step, content):
-        applied = _apply_faultless(state, header.step, content, faults)
+        applied = _apply_faultless(state, header.step, content, faults, openings)
     elif faults:
         index, fault = min(faults.items())
         raise _of_leaf(state, index, fault)
@@ -190,10 +194,14 @@ def check_block(
 
 
 def _apply_faultless(
-    state: State, step: int, leaves: Sequence[Record], faults: Mapping[int, Rejected]
+    state: State,
+    step: int,
+    leaves: Sequence[Record],
+    faults: Mapping[int, Rejected],
+    openings: Openings | None,
 ) -> Applied:
     """As `apply_leaves`, for leaves of which some have a fault: the first thing that is wrong."""
-    block = _Ordered(state, step)
+    block = _Ordered(state, step, openings)
     for index, record in enumerate(leaves):
         try:
             if index in faults:
@@ -286,13 +294,15 @@ class Proposal:
     its account, in the order of its chain, whatever the other meters have sent by then. Used once,
     then thrown away."""
 
-    def __init__(self, state: State, step: int) -> None:
+    def __init__(self, state: State, step: int, openings: Openings | None = None) -> None:
         """
         Args:
             state: the community after the block before.
             step: the market step of the block.
+            openings: of what members consumed, for whoever is given them.
         """
         self._state = state
+        self._openings = openings or {}
         self.step = step
         self._step_ms = state.genesis.step_s * MS_PER_S
         self._accounts: dict[str, _Account] = {}
@@ -348,7 +358,7 @@ class Proposal:
                 quarantined=before.quarantined + quarantined,
             ),
         )
-        state, judged = distribute(state, distributions)
+        state, judged = distribute(state, distributions, self._openings)
         verdicts: list[Verdict] = []
         hashes = [leaf_hash(record.raw) for record in authority]
         # Authority records act from the next block on, hence after everything else.
@@ -367,8 +377,8 @@ class Proposal:
             verdicts += self._accounts[name].verdicts
             hashes += self._accounts[name].leaf_hashes
         verdicts += [
-            Verdict(record, reason, energy)
-            for record, (reason, energy) in zip(distributions, judged, strict=True)
+            Verdict(record, one.reason, one.energy_uwh, one.rule)
+            for record, one in zip(distributions, judged, strict=True)
         ]
         hashes += [leaf_hash(record.raw) for record in distributions]
         return Applied(
@@ -529,8 +539,8 @@ class Proposal:
 class _Ordered:
     """A proposal from leaves that must stand in the block's order."""
 
-    def __init__(self, state: State, step: int) -> None:
-        self._proposal = Proposal(state, step)
+    def __init__(self, state: State, step: int, openings: Openings | None = None) -> None:
+        self._proposal = Proposal(state, step, openings)
         self._authority: list[Record] = []
         self._distributions: list[Record] = []
         self._place: tuple[int, str, int] | None = None

@@ -1,12 +1,22 @@
 """Distributions in a block: whether they continue their plant's chain, and what they move."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from cryptometer.errors import Reason, Rejected
 from cryptometer.records import Balance, Distribution, Record, Role
-from cryptometer.settlement import Plant, join, judge
+from cryptometer.settlement import (
+    Openings,
+    Plant,
+    Rule,
+    is_recomputed,
+    join,
+    judge,
+    opened_needs,
+)
 from cryptometer.state import Party, State
+
+_NOTHING: Openings = {}
 
 
 def distributor(state: State, record: Record, body: Distribution) -> Party:
@@ -25,11 +35,25 @@ def distributor(state: State, record: Record, body: Distribution) -> Party:
     return party
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The verdict on one record.
+
+    Attributes:
+        reason: why its distribution moves nothing; None where it does.
+        energy_uwh: of its own inputs, where it does.
+        rule: what is known of the agreement's rule; None where it moves nothing.
+    """
+
+    reason: Reason | None
+    energy_uwh: int = 0
+    rule: Rule | None = None
+
+
 def distribute(
-    state: State, distributions: Sequence[Record]
-) -> tuple[State, list[tuple[Reason | None, int]]]:
-    """The state once distributions have moved what they may; and for each record why its
-    distribution moves nothing, None where it does, with the energy of its own inputs, uWh.
+    state: State, distributions: Sequence[Record], openings: Openings = _NOTHING
+) -> tuple[State, list[Judged]]:
+    """The state once distributions have moved what they may, and the verdict on each record.
 
     As a record of a meter, one that is set aside stays in its chain: the plant need not sign
     another one in its place, and whoever signs two for one place is found by it.
@@ -38,15 +62,35 @@ def distribute(
         Rejected: one does not continue its plant's chain.
     """
     state = replace(state, plants=_followed(state, distributions))
-    verdicts: list[tuple[Reason | None, int]] = []
+    verdicts: list[Judged] = []
     for bodies in _wholes(distributions):
         try:
-            state = _apply(state, join(bodies))
+            whole = join(bodies)
+            after = _apply(state, whole)
         except Rejected as refused:
-            verdicts += [(refused.reason, 0) for _ in bodies]
-        else:
-            verdicts += [(None, sum(one.energy_uwh for one in body.inputs)) for body in bodies]
+            verdicts += [Judged(refused.reason) for _ in bodies]
+            continue
+        rule = _rule(state, whole, openings)
+        state = after
+        for body in bodies:
+            verdicts.append(Judged(None, sum(one.energy_uwh for one in body.inputs), rule))
     return state, verdicts
+
+
+def _rule(before: State, whole: Distribution, openings: Openings) -> Rule:
+    """What is known of the rule behind a distribution that moves what it says."""
+    agreed = before.agreed(whole.step)
+    assert agreed is not None  # noqa: S101 - it was judged by it
+    if is_recomputed(agreed.agreement):
+        return Rule.RECOMPUTED
+    needs = opened_needs(openings, before.community, whole)
+    if needs is None:
+        return Rule.SUMS_ONLY
+    try:
+        judge(agreed, before.settlements.get(whole.step), whole, needs)
+    except Rejected:
+        return Rule.BROKEN
+    return Rule.RECOMPUTED
 
 
 def follow(plant: Plant, record: Record, body: Distribution) -> Plant:

@@ -4,10 +4,11 @@ whom; and whether a distribution may move any of it. Drafting and judging share 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from hashlib import sha256
 from itertools import pairwise
 from struct import pack, unpack
-from typing import Any
+from typing import Any, TypeAlias
 
 from cryptometer import cbor
 from cryptometer.errors import Reason, Rejected
@@ -143,6 +144,41 @@ def commitment(community: bytes, step: int, member: str, need_uwh: int, salt: by
         raise ValueError(f"a salt has {SALT_BYTES} bytes")
     said: list[cbor.Value] = ["cryptometer consumption", community, step, member, need_uwh, salt]
     return sha256(cbor.encode(said)).digest()
+
+
+class Rule(StrEnum):
+    """What is known of a distribution whose sums are proven."""
+
+    RECOMPUTED = "recomputed"  # the agreement gives just these outputs
+    SUMS_ONLY = "sums-only"  # its rule asks what members consumed, which was not opened
+    BROKEN = "broken"  # by what was opened, the agreement gives others
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What opens the commitment to what a member consumed in a step."""
+
+    need_uwh: int = wire(0, Uint())
+    salt: bytes = wire(1, Bytes(SALT_BYTES, SALT_BYTES))
+
+
+Openings: TypeAlias = Mapping[tuple[int, str], Opening]
+"""Openings by step and member."""
+
+
+def opened_needs(
+    openings: Openings, community: bytes, whole: Distribution
+) -> dict[str, int] | None:
+    """What members consumed in a step, if an opening fits each commitment of its distribution."""
+    needs: dict[str, int] = {}
+    for one in whole.commitments:
+        known = openings.get((whole.step, one.member))
+        if known is None or one.digest != commitment(
+            community, whole.step, one.member, known.need_uwh, known.salt
+        ):
+            return None
+        needs[one.member] = known.need_uwh
+    return needs
 
 
 # --- Drafting. -----------------------------------------------------------------------------------

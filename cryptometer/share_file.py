@@ -30,8 +30,8 @@ from cryptometer.records import (
     StepClose,
 )
 from cryptometer.settlement import (
-    SALT_BYTES,
     Agreed,
+    Opening,
     Settlement,
     Waiting,
     commitment,
@@ -43,7 +43,7 @@ from cryptometer.settlement import (
 from cryptometer.wire import Bytes, Many, Row, Uint, decode_map, encode_map, wire, wire_optional
 
 MAGIC = b"cryptometer-share 1\n"
-SHARE_MAX = 2**28  # bytes; of a thousand generators in one step it takes some 2^24
+SHARE_MAX = 2**26  # bytes; a thousand generators in one step take a tenth of it
 _MOST = 2**22
 _RAW = Bytes(1, cose.RECORD_MAX)
 
@@ -54,14 +54,6 @@ class Leaf:
 
     index: int = wire(0, Uint())
     raw: bytes = wire(1, _RAW)
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """What opens the commitment to a member's consumption: for his eyes only."""
-
-    need_uwh: int = wire(0, Uint())
-    salt: bytes = wire(1, Bytes(SALT_BYTES, SALT_BYTES))
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ from gateway.sqlite_store import STORE_MODE, SqliteStore, connect, set_epoch
 from gateway.store import Changes
 from hal.files import DiskTree, make_folder, put_file, sync_folder
 
-_TOML, _STORE = "gateway.toml", "store.sqlite"
+_TOML, _STORE, _PRIVATE = "gateway.toml", "store.sqlite", "private.db"
 _KEPT = (
     "gateway.key",
     "gateway-next.key",
@@ -78,7 +78,10 @@ def backup(folder: Folder, out: Path) -> str:
         os.fsync(file.fileno())
     beside.replace(out)
     sync_folder(out.absolute().parent)
-    return f"{out}: {count} files. It holds the gateway's private keys: keep it closed."
+    return (
+        f"{out}: {count} files. It holds the gateway's private keys and what is known of members:"
+        " keep it closed."
+    )
 
 
 def restore(source: Path, target: Path, newer_ledger: Path | None) -> str:
@@ -174,6 +177,11 @@ def _members(folder: Folder) -> Iterator[tuple[str, bytes]]:
         copy = Path(scratch) / _STORE
         _copy_store(folder.store, copy)
         yield _STORE, copy.read_bytes()
+        if folder.private.exists():
+            # Salts that are lost open nothing that the ledger has committed to.
+            private = Path(scratch) / _PRIVATE
+            _copy_store(folder.private, private)
+            yield _PRIVATE, private.read_bytes()
         with closing(SqliteStore(copy, read_only=True)) as store:
             community = read_community(store) if store.authority() else None
     # The store first, the ledger after: the ledger's files may be ahead, and hardly behind.
@@ -266,7 +274,7 @@ def _write_state(folder: Folder, members: Iterable[tuple[str, bytes]]) -> None:
         part, _, rest = name.partition("/")
         if part == _LEDGER and rest:
             ledger.put(rest, data)
-        elif name in (*_KEPT, _STORE) or (part in _KEPT_FOLDERS and "/" not in rest):
+        elif name in (*_KEPT, _STORE, _PRIVATE) or (part in _KEPT_FOLDERS and "/" not in rest):
             (folder.state / name).parent.mkdir(mode=0o700, exist_ok=True)
             put_file(folder.state / name, data, _mode(name))
         else:

@@ -19,13 +19,14 @@ from cryptometer.load_curve import (
     read_template,
 )
 from cryptometer.metrology import kwh
+from cryptometer.openings import encode_openings
 from cryptometer.readable import utc
 from cryptometer.records import NAME, Registration, Role
 from cryptometer.steps import NS_PER_MS, step_start_ms
 from gateway.consumption import Filed, Known, Person, Value
 from gateway.folder import Folder, open_folder, read_community
 from gateway.private import PrivateStore
-from hal.files import MISPLACED, read_file
+from hal.files import MISPLACED, put_file, read_file
 from hal.zone import zone_named
 
 TEXT_MAX = 2_000  # characters of a person's address
@@ -59,10 +60,17 @@ def add_commands(
 
     shown = consumption.add_parser("show", help="a member's consumption, gaps and corrections")
     shown.add_argument("member")
-    shown.add_argument("--from", dest="first", type=int, metavar="STEP", help="the first step")
-    shown.add_argument("--to", dest="last", type=int, metavar="STEP", help="the last step")
+    _add_bounds(shown)
     add_config(shown)
     shown.set_defaults(act=_show)
+
+    openings = consumption.add_parser(
+        "openings", help="write what opens the commitments to all members' consumption"
+    )
+    openings.add_argument("--out", type=Path, required=True, help="the file to write")
+    _add_bounds(openings)
+    add_config(openings)
+    openings.set_defaults(act=_openings)
 
     data = commands.add_parser(
         "member-data", help="who a member is; kept outside the ledger, and erasable"
@@ -83,6 +91,11 @@ def add_commands(
         parser.add_argument("member")
         add_config(parser)
         parser.set_defaults(act=act)
+
+
+def _add_bounds(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--from", dest="first", type=int, metavar="STEP", help="the first step")
+    parser.add_argument("--to", dest="last", type=int, metavar="STEP", help="the last step")
 
 
 def _import(arguments: argparse.Namespace) -> int:
@@ -192,6 +205,18 @@ def _show(arguments: argparse.Namespace) -> int:
     print(
         f"{kwh(total)} in {len(known)} steps, {unknown} steps not known,"
         f" {sum(bool(one.earlier) for one in known)} corrected"
+    )
+    return 0
+
+
+def _openings(arguments: argparse.Namespace) -> int:
+    folder = open_folder(arguments.config)
+    with closing(PrivateStore(folder.private)) as store:
+        openings = store.openings(arguments.first, arguments.last)
+    put_file(arguments.out, "".join(encode_openings(openings)).encode(), mode=0o600)
+    print(
+        f"{arguments.out}: {len(openings)} openings. They tell what members consumed: for whoever"
+        " may know; cryptometer audit --openings recomputes the rule with them"
     )
     return 0
 

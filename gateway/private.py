@@ -13,7 +13,7 @@ from dataclasses import astuple
 from pathlib import Path
 
 from cryptometer.errors import ConfigurationError
-from cryptometer.share_file import Opening
+from cryptometer.settlement import Opening
 from gateway.consumption import (
     SALT_BYTES,
     Correction,
@@ -187,6 +187,17 @@ class PrivateStore:
             ).fetchone()
         return None if row is None else bytes(row[0])
 
+    def openings(self, first: int | None, last: int | None) -> dict[tuple[int, str], Opening]:
+        """What opens the commitments to consumption, of steps within bounds: by step and member."""
+        bounds = _bounds(first, last)
+        with self._reading():
+            rows = self._connection.execute(
+                "SELECT step, member, energy_uwh, salt FROM consumption"
+                " JOIN salts USING (member, step) WHERE step BETWEEN ? AND ?",
+                bounds,
+            ).fetchall()
+        return {(step, member): Opening(need, salt) for step, member, need, salt in rows}
+
     def put(
         self,
         member: str,
@@ -217,7 +228,7 @@ class PrivateStore:
 
     def curve(self, member: str, first: int | None, last: int | None) -> Iterator[Known]:
         """What is known of a member, in order of step; within bounds where they are given."""
-        bounds = (member, -(2**62) if first is None else first, 2**62 if last is None else last)
+        bounds = (member, *_bounds(first, last))
         within = "JOIN sources ON source = number WHERE member = ? AND step BETWEEN ? AND ?"
         with self._reading():
             before: dict[int, list[Value]] = {}
@@ -352,6 +363,10 @@ class PrivateStore:
                     self._connection.execute("ROLLBACK")
         except sqlite3.Error as error:
             raise StoreFailed(f"the private store cannot be written: {error}") from error
+
+
+def _bounds(first: int | None, last: int | None) -> tuple[int, int]:
+    return -(2**62) if first is None else first, 2**62 if last is None else last
 
 
 def open_opening(path: Path, member: str, step: int) -> Opening | None:

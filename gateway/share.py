@@ -18,7 +18,8 @@ from cryptometer.records import (
     Role,
     StepClose,
 )
-from cryptometer.share_file import Opening, encode_share
+from cryptometer.settlement import Opening
+from cryptometer.share_file import encode_share
 from cryptometer.tiles import (
     CHECKPOINT_PATH,
     TILE_WIDTH,

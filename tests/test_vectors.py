@@ -354,7 +354,7 @@ def test_the_example_s_ledger_holds_and_gives_the_stated_energies() -> None:
     assert community.id.hex() == stated["community"]
     assert report.checkpoint == Checkpoint(stated["size"], bytes.fromhex(stated["root"]))
     assert report.blocks == 6
-    assert report.sums_only == 3
+    assert report.rules["sums-only"] == 3
     assert report.quarantined == {"repeat": 1}
     assert report.findings == []
     assert report.energy_uwh["registered"] == 40 * KWH

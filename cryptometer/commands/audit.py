@@ -15,11 +15,13 @@ from cryptometer.commands.sources import (
     ledger_reader,
     read_community,
     read_file,
+    read_text,
 )
 from cryptometer.commands.verifiers import Verifiers, cores
 from cryptometer.community import Community
 from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.metrology import kwh
+from cryptometer.openings import OPENINGS_MAX, decode_openings
 from cryptometer.readable import printable, utc
 from cryptometer.steps import step_start_ms
 from cryptometer.tiles import Read
@@ -60,6 +62,13 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
         default=cores(),
         metavar="N",
         help="processes that verify the signatures of a large ledger; default: one for each core",
+    )
+    parser.add_argument(
+        "--openings",
+        type=Path,
+        metavar="FILE",
+        help="what members consumed, from cryptometer-gateway consumption openings: the rule of"
+        " distributions that ask for it is recomputed",
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.set_defaults(run=_run)
@@ -119,8 +128,16 @@ def _run(arguments: argparse.Namespace) -> int:
         except Rejected as refused:
             raise Rejected(refused.reason, f"{arguments.since}: {refused.detail}") from None
     resume = _read_state(arguments.state, community)
+    openings = None
+    if arguments.openings is not None:
+        try:
+            openings = decode_openings(read_text(arguments.openings, OPENINGS_MAX))
+        except Rejected as refused:
+            raise Rejected(refused.reason, f"{arguments.openings}: {refused.detail}") from None
     with _reader(arguments.ledger) as read, Verifiers(arguments.jobs) as verify:
-        report = audits.audit(read, community, since=since, resume=resume, verify=verify)
+        report = audits.audit(
+            read, community, since=since, resume=resume, verify=verify, openings=openings
+        )
     if arguments.json:
         print(json.dumps(_values(report, community)))
     else:

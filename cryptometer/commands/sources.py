@@ -31,15 +31,15 @@ def read_file(path: Path, most: int = FILE_MAX) -> bytes:
     return data
 
 
-def read_text(path: Path) -> str:
-    """A text file's content.
+def read_text(path: Path, most: int = FILE_MAX) -> str:
+    """A text file's content, of at most so many bytes.
 
     Raises:
         ConfigurationError: it cannot be read.
         Rejected: it is no UTF-8 text, or too large.
     """
     try:
-        return read_file(path).decode()
+        return read_file(path, most).decode()
     except UnicodeDecodeError:
         raise Rejected(Reason.MALFORMED, f"{path} is no text file") from None
 

@@ -6,16 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cryptometer.commands.audit import add_community
-from cryptometer.commands.sources import read_community
+from cryptometer.commands.sources import read_community, read_file
 from cryptometer.community import Community
 from cryptometer.errors import Rejected
 from cryptometer.explaining import explain
 from cryptometer.metrology import kwh
 from cryptometer.proof import verify_proof
 from cryptometer.readable import describe_record, printable, utc
-from cryptometer.share_file import MAGIC, Given, Share, Source, verify_share
+from cryptometer.share_file import MAGIC, SHARE_MAX, Given, Share, Source, verify_share
 from cryptometer.steps import step_start_ms
-from hal.files import read_file
 
 
 def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -34,7 +33,7 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
 
 def _run(arguments: argparse.Namespace) -> int:
     community = read_community(arguments.community)
-    data = read_file(arguments.file)
+    data = read_file(arguments.file, SHARE_MAX)
     try:
         if data.startswith(MAGIC):
             lines = describe_share(verify_share(data, community), community)

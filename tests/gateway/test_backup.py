@@ -18,12 +18,14 @@ import pytest
 from cryptometer import audit
 from cryptometer.commands.demo.community import SimulatedMeter
 from cryptometer.errors import ConfigurationError, Rejected
+from cryptometer.settlement import Opening
 from cryptometer.tiles import CHECKPOINT_PATH
 from gateway.backup import backup, restore
 from gateway.folder import Folder, open_folder, waiting_imports
 from gateway.ledger import Ledger
 from gateway.main import EXIT_BEHIND
 from gateway.node import Behind, Node
+from gateway.private import PrivateStore
 from gateway.sqlite_store import SqliteStore, create_store
 from hal.faults import CRASH_VARIABLE, Point
 from hal.files import DiskTree
@@ -517,3 +519,20 @@ def test_what_is_no_backup_of_ours_is_refused_and_writes_nowhere_else(
 def test_a_backup_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"cannot restore the backup .*nowhere"):
         restore(tmp_path / "nowhere", tmp_path / "new", None)
+
+
+# --- What is known of members. -------------------------------------------------------------------
+
+
+def test_what_opens_commitments_outlives_the_disk(tmp_path: Path) -> None:
+    premises = Premises(tmp_path / "gateway")
+    premises.enrol()
+    with closing(PrivateStore(premises.folder.private)) as store:
+        store.put("ada", {7: 600_000}, "file:test", 0)
+        salt = store.salt("ada", 7)
+    backup(premises.folder, tmp_path / "kept")
+    restore(tmp_path / "kept", tmp_path / "anew", None)
+    anew = open_folder(tmp_path / "anew").private
+    assert anew.stat().st_mode & 0o777 == 0o600
+    with closing(PrivateStore(anew)) as store:
+        assert store.openings(None, None) == {(7, "ada"): Opening(600_000, salt)}

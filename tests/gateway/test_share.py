@@ -10,9 +10,9 @@ from cryptometer.commands.verify import describe_share
 from cryptometer.community import trust
 from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.records import Claim, Method
+from cryptometer.settlement import Opening
 from cryptometer.share_file import (
     MAGIC,
-    Opening,
     Share,
     decode_share,
     encode_share,

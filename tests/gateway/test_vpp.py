@@ -140,7 +140,7 @@ def test_without_consumption_energy_waits_and_with_it_is_shared() -> None:
     assert [one.member for one in made.commitments] == list(MEMBERS)
     bo = made.commitments[1].digest
     assert bo == commitment(site.id, step, "bo", 500_000, works.facts.salt("bo", step))
-    assert site.audit().sums_only == 1
+    assert site.audit().rules == {"sums-only": 1}
 
 
 def test_a_corrected_consumption_takes_from_the_surplus_and_from_nobody() -> None:
