@@ -13,9 +13,9 @@ from dataclasses import astuple
 from pathlib import Path
 
 from cryptometer.errors import ConfigurationError
+from cryptometer.settlement import SALT_BYTES
 from cryptometer.share_file import Opening
 from gateway.consumption import (
-    SALT_BYTES,
     Correction,
     Erased,
     Filed,
@@ -30,7 +30,7 @@ from hal.files import sync_folder
 APPLICATION_ID = 0x43725072  # "CrPr" (PRAGMA application_id)
 FORMAT = 1
 MODE = 0o600  # `serve` and others in the group have no business here
-_BUSY_MS = 10_000  # an import and the gateway write in turns
+BUSY_MS = 10_000  # an import and the gateway write in turns
 _TOGETHER = 10_000  # values per transaction: others wait for some milliseconds only
 _COMMANDS = "cryptometer-gateway member-data and consumption"
 
@@ -55,6 +55,7 @@ CREATE TABLE coefficients (
     mark INTEGER NOT NULL, PRIMARY KEY (step, producer, member)) WITHOUT ROWID;
 CREATE TABLE losses (
     step INTEGER PRIMARY KEY, energy_uwh INTEGER NOT NULL, mark INTEGER NOT NULL);
+CREATE INDEX coefficients_by_mark ON coefficients (mark, step);
 CREATE TABLE people (
     member TEXT PRIMARY KEY, display_name TEXT NOT NULL, address TEXT NOT NULL,
     contact TEXT NOT NULL) WITHOUT ROWID;
@@ -66,12 +67,15 @@ _VALUE = "energy_uwh, is_spread, name, received_ms"
 class PrivateStore:
     """A `Consumption`, and what fills, shows and erases it."""
 
-    def __init__(self, path: Path, entropy: Callable[[int], bytes] = os.urandom) -> None:
+    def __init__(
+        self, path: Path, entropy: Callable[[int], bytes] = os.urandom, busy_ms: int = BUSY_MS
+    ) -> None:
         """Opens the store; makes an empty one where there is none.
 
         Args:
             path: the database's file.
             entropy: gives so many random bytes.
+            busy_ms: how long to wait for another program's turn.
 
         Raises:
             ConfigurationError: the file is none of ours, or of another format.
@@ -81,7 +85,7 @@ class PrivateStore:
         try:
             if not path.exists():
                 _create(path)
-            self._connection = _open(path)
+            self._connection = _open(path, busy_ms)
         except (OSError, sqlite3.Error) as error:
             raise StoreFailed(f"the private store {path} cannot be opened: {error}") from error
 
@@ -388,10 +392,10 @@ def _create(path: Path) -> None:
     sync_folder(path.absolute().parent)
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _open(path: Path, busy_ms: int) -> sqlite3.Connection:
     connection = connect(path)
     try:
-        connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+        connection.execute(f"PRAGMA busy_timeout = {busy_ms}")
         _check_format(connection, path)
         for pragma in (
             "journal_mode = DELETE",
