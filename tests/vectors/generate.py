@@ -228,7 +228,7 @@ class Golden(Ledger):
             ),
             ROOF,
         )  # fmt: skip
-        self._seal(
+        self.seal(
             "reading-compared",
             Reading(
                 "pv-roof", 4, close.identity, DEVICE_CLOCK, (), 134, FIRST_STEP + 2, registration,
