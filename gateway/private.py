@@ -13,7 +13,7 @@ from dataclasses import astuple
 from pathlib import Path
 
 from cryptometer.errors import ConfigurationError
-from cryptometer.settlement import SALT_BYTES
+from cryptometer.settlement import SALT_BYTES, commitment
 from cryptometer.share_file import Opening
 from gateway.consumption import (
     Correction,
@@ -358,8 +358,11 @@ class PrivateStore:
             raise StoreFailed(f"the private store cannot be written: {error}") from error
 
 
-def open_opening(path: Path, member: str, step: int) -> Opening | None:
-    """What opens the commitment to a member's consumption, if both are known; reads only.
+def open_opening(
+    path: Path, community: bytes, member: str, step: int, digest: bytes
+) -> Opening | None:
+    """What opens a commitment to a member's consumption, also where that was corrected since; None
+    where it is not known, or erased.
 
     Raises:
         ConfigurationError, StoreFailed: as `PrivateStore`.
@@ -367,8 +370,12 @@ def open_opening(path: Path, member: str, step: int) -> Opening | None:
     if not path.exists():
         return None
     with closing(PrivateStore(path)) as store:
-        need_uwh, salt = store.of(step).get(member), store.known_salt(member, step)
-    return None if need_uwh is None or salt is None else Opening(need_uwh, salt)
+        salt = store.known_salt(member, step)
+        known = list(store.curve(member, step, step))
+    for value in (value for one in known for value in (one.value, *reversed(one.earlier))):
+        if salt and commitment(community, step, member, value.energy_uwh, salt) == digest:
+            return Opening(value.energy_uwh, salt)
+    return None
 
 
 def _value(energy_uwh: int, is_spread: int, source: str, received_ms: int) -> Value:

@@ -3,11 +3,13 @@ lacks a fact waits, and what comes late or is corrected is given on top."""
 
 from collections.abc import Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from cryptometer.records import Claim, Distribution, Method, Record, Role
 from cryptometer.settlement import commitment
-from gateway.private import PrivateStore
+from cryptometer.share_file import Opening
+from gateway.private import PrivateStore, open_opening
 from gateway.vpp import DISTRIBUTIONS_MAX, Facts
 from tests.core.community import PULSE_UWH
 from tests.gateway.kit import Site
@@ -170,9 +172,15 @@ def test_what_the_private_store_learns_is_distributed(tmp_path: Path) -> None:
         salt = private.known_salt("bo", step)
         assert salt is not None
         assert bo == commitment(site.id, step, "bo", 500_000, salt)
+        # A correction that nothing is distributed by yet leaves what was committed to to be opened.
+        private.put("bo", {step: 400_000}, "file:c", 3)
+        opens = partial(open_opening, tmp_path / "private.db", site.id, "bo", step)
+        assert opens(bo) == Opening(500_000, salt)
+        assert opens(bytes(32)) is None
         # An erased member's consumption is in the ledger's hash, and nowhere else.
         private.erase("bo")
         assert private.known_salt("bo", step) is None
+        assert opens(bo) is None
         assert site.audit().sums_only == 1
 
 
