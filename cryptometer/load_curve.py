@@ -23,12 +23,12 @@ from cryptometer.settings import read_settings, setting
 INTERVALS_MINUTES = (15, 30, 60)
 LINE_MAX = 65_536  # bytes; a longer line is no row of a curve
 MEMBERS_MAX = 10_000
-# A year of 28 members in quarters of an hour; about 150 MB while it is read.
+# A year of 28 members in quarters of an hour; 100 MB while it is read.
 VALUES_MAX = 1_000_000
 # No member takes a terawatt-hour in an hour: the unit is another one, or the column.
 INTERVAL_UWH_MAX = 10**15
 _PREAMBLE_MAX = 100  # lines before the one that names the columns
-_TWICE_MAX = 100_000  # rows in hours that come twice, which wait for the file's end
+_TWICE_MAX = 100_000  # values in hours that come twice, which wait for the file's end
 _SHOWN = 10  # names in a message
 _YEARS = range(2000, 2100)
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - local times are counted from it, too
@@ -433,10 +433,11 @@ class _Sheet:
         if zoned == 1:
             self._put(moment.line, moment.local_s - moment.offsets_s[0], values)
             return
-        self._twice += 1
+        self._twice += len(values)
         if self._twice > _TWICE_MAX:
             raise _wrong(
-                moment.line, "too many rows of hours that come twice: give times with their offset"
+                moment.line,
+                "too many values in hours that come twice: give times with their offset",
             )
         order.twice.append((moment, values))
 

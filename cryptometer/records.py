@@ -49,6 +49,7 @@ STEP = Uint(high=2**40)
 STEP_S = Uint(60, 86_400)
 MS = Uint(high=2**50)
 REGISTER = Uint(high=2**61)  # pulses; leaves room to add a batch without leaving 63 bits
+UNIT_UWH = Uint(1, 10**15)  # of an index's last digit, up to a GWh
 
 
 class Kind(StrEnum):
@@ -122,6 +123,7 @@ class Mark(IntEnum):
     REFUSED = 12  # messages of a meter that speaks, damaged or not as they should be
     INDEX_FAULT = 13  # its readings that went back, or grew faster than I_max allows
     RECALLED = 14  # steps that nobody read, told by the meter's own load profile
+    COMPARED_FAULT = 15  # messages of a source that is only compared, refused or not to be believed
 
 
 class Ending(StrEnum):
@@ -434,13 +436,16 @@ class Reading(ChainRecord):
 
     Attributes:
         registration: identity of the registration it was made under, whose constant says what the
-            last digit of `register` and `index` is worth.
+            last digit of `register` and, of one that counts, of `index` is worth.
         index: as the meter says it, but for what a re-anchor has moved.
         at_ms: when it was taken, ms since the Unix epoch: the index is not younger than a message
             that came by itself, and not older than the question that was answered.
         source: the protocol.
         counting: whether it counts; another source is compared only, and moves no register.
         since_step: of the counting reading before, when steps were missed between the two.
+        unit_uwh: of one that is compared only, what the last digit of `index` is worth, µWh, on the
+            primary side.
+        counted: likewise, where the register of what counts stood when the index was taken.
     """
 
     KIND: ClassVar[Kind] = Kind.READING
@@ -451,6 +456,8 @@ class Reading(ChainRecord):
     source: str = wire(10, NAME)
     counting: bool = wire(11, Flag())
     since_step: int | None = wire_optional(12, STEP)
+    unit_uwh: int | None = wire_optional(13, UNIT_UWH)
+    counted: int | None = wire_optional(14, REGISTER)
 
     @property
     def register_after(self) -> int:

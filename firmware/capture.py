@@ -13,7 +13,7 @@ from fractions import Fraction
 from json import dumps
 from pathlib import Path
 
-from cryptometer import cbor
+from cryptometer import cbor, records
 from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.keys import PublicKey
 from cryptometer.records import Batch, ChainRecord, Mark, Record, RunStart, StepClose
@@ -402,11 +402,15 @@ def describe(record: Record) -> str:
             rest = (
                 f"register={body.register} lots={len(body.lots) // 2} pulses={sum(body.lots[::2])}"
             )
+        case records.Reading(counting=False):
+            rest = f"compared index={body.index} unit_uwh={body.unit_uwh} counted={body.counted}"
+        case records.Reading():
+            rest = f"index={body.index} from={body.register}"
         case StepClose():
             rest = f"register={body.register}..{body.register_after}"
         case _:
             return f"{body.KIND} identity={record.identity.hex()}"
-    assert isinstance(body, ChainRecord)  # noqa: S101 - each of the three is one
+    assert isinstance(body, ChainRecord)  # noqa: S101 - each of them is one
     pairs = zip(body.marks[::2], body.marks[1::2], strict=True)
     marks = "".join(f" {Mark(mark).name.lower()}={amount}" for mark, amount in pairs)
     return (

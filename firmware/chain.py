@@ -18,7 +18,16 @@ from cryptometer.records import (
     RunStart,
     StepClose,
 )
-from firmware.lots import BatchDraft, CloseDraft, Draft, ReadingDraft, RunDraft, Signed
+from firmware.lots import (
+    BatchDraft,
+    CloseDraft,
+    ComparedDraft,
+    Comparison,
+    Draft,
+    ReadingDraft,
+    RunDraft,
+    Signed,
+)
 from firmware.outbox import Anew, End, chain_start, follow, starts_from
 
 
@@ -29,6 +38,7 @@ class Chain:
     Attributes:
         registrations: from which step on each acts, and its identity; the newest last.
         source: of an index, the protocol.
+        compared: of an index that is only compared, the protocol.
     """
 
     meter: str
@@ -36,6 +46,7 @@ class Chain:
     registrations: tuple[tuple[int, bytes], ...]
     signer: Signer
     source: str = "pulses"
+    compared: str = "index"
 
     def sign(
         self, drafts: Iterable[Draft], end: End, checkpoint: Checkpoint | None
@@ -96,6 +107,21 @@ class Chain:
                     counting=True,
                     since_step=draft.since_step,
                 )
+            case ComparedDraft(compared=compared):
+                counted = compared.counted + end.offset
+                return Reading(
+                    *head,
+                    register=draft.register + end.offset,
+                    step=draft.step,
+                    registration=self._acting_at(draft.step),
+                    index=compared.index,
+                    at_ms=compared.at_ms,
+                    source=self.compared,
+                    counting=False,
+                    unit_uwh=compared.unit_uwh,
+                    # Behind a re-anchor it may lie before all that this chain counts.
+                    counted=counted if counted >= 0 else None,
+                )
             case CloseDraft():
                 return StepClose(
                     *head,
@@ -116,6 +142,7 @@ def signed_so_far(end: End) -> Signed:
         end.run_ms,
         end.step,
         end.read_step,
+        end.compared_step,
     )
 
 
@@ -222,6 +249,12 @@ def draft_of(record: Record, offset: int) -> Draft:
             )
         case Batch() as body:
             return BatchDraft(body.register - offset, body.step, body.clock, body.marks, body.lots)
+        case Reading(counting=False) as body:
+            counted = body.register if body.counted is None else body.counted
+            compared = Comparison(body.index, body.unit_uwh or 1, counted - offset, body.at_ms)
+            return ComparedDraft(
+                body.register - offset, body.step, body.clock, body.marks, compared
+            )
         case Reading() as body:
             return ReadingDraft(
                 body.register - offset,

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 from cryptometer.errors import ConfigurationError
 from cryptometer.records import Role
 from firmware import device_key, folder
+from firmware.comparing import ComparedLine, Second, second_of, without_ratio
 from firmware.config import Config
 from firmware.device import Device, Parts
 from firmware.enrolment import Enrolment, check_meter, check_source
 from firmware.listening import Spoken, SpokenLine, spoken_of
 from hal.broker import broker_settings
-from hal.drivers import Buses, open_clock, open_guard, open_index, open_source
+from hal.drivers import Buses, open_clock, open_compared, open_guard, open_index, open_source
 from hal.files import DiskDirectory, hold
 from hal.index.choice import is_index_source
 from hal.mqtt import Link
-from hal.ports import PulseSource
+from hal.ports import Clock, PulseSource
 
 if TYPE_CHECKING:
     from firmware.capture import Recorder
@@ -81,10 +82,12 @@ class Channel:
                 check_meter(enrolment)
                 self.name = enrolment.meter
             spoken = self._spoken(config, enrolment)
+            second = self._second(config, enrolment)
+            clock = open_clock(config.clock)
             link = self._make_link(config, state, enrolment)
             parts = Parts(
-                clock=open_clock(config.clock),
-                open_line=lambda: self._open_line(config, spoken),
+                clock=clock,
+                open_line=lambda: self._open_line(config, spoken, second, clock),
                 journal_directory=self._directory(state / "journal"),
                 outbox_directory=self._directory(state / "outbox"),
                 signer=key,
@@ -94,6 +97,7 @@ class Channel:
                 log=self.say,
                 guard=open_guard(device_key.key_place(state, config.key)),
                 spoken=spoken,
+                second=second,
             )
             device = self._make_device(parts, config)
             self._life.callback(device.abandon)
@@ -154,7 +158,25 @@ class Channel:
             )
         return spoken_of(config.source, enrolment)
 
-    def _open_line(self, config: Config, spoken: Spoken | None) -> PulseSource:
+    @staticmethod
+    def _second(config: Config, enrolment: Enrolment | None) -> Second | None:
+        """None, too, before the registration says what the meter can give."""
+        if not config.compared or enrolment is None:
+            return None
+        return second_of(config.compared, enrolment)
+
+    def _open_line(
+        self, config: Config, spoken: Spoken | None, second: Second | None, clock: Clock
+    ) -> PulseSource:
+        line = self._open_counting(config, spoken)
+        if second is None:
+            return line
+        _, table = without_ratio(config.compared)
+        return ComparedLine(
+            line, lambda: open_compared(table, self._buses), clock.machine_ns, self.say
+        )
+
+    def _open_counting(self, config: Config, spoken: Spoken | None) -> PulseSource:
         if spoken is None:
             return open_source(config.source)
         return SpokenLine(open_index(config.source, self._buses), spoken)

@@ -85,6 +85,13 @@ class Config:
 
     state: str = setting("folder for key, enrolment, journal and outbox", "/var/lib/cryptometer")
     source: dict[str, Any] = setting("the pulse line: see the driver's own settings")
+    compared: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "doc": "another source of the same meter, that is only compared: a meter that speaks,"
+            " as [source] has it, and `ratio`"
+        },
+    )
     key: KeySettings = setting("where the private key is kept")
     clock: dict[str, Any] = field(default_factory=dict, metadata={"doc": "the clock"})
     batch: BatchSettings = setting("when lots are signed together")

@@ -27,6 +27,7 @@ from firmware.events import (
     Aligned,
     Anchored,
     Began,
+    Compared,
     Dated,
     Ended,
     Event,
@@ -43,7 +44,7 @@ from firmware.events import (
     encode_event,
 )
 from firmware.latch import Latch
-from firmware.lots import BLANK, Draft, Limits, Lots, LotState, Signed, Terms
+from firmware.lots import BLANK, Comparison, Draft, Limits, Lots, LotState, Signed, Terms
 from firmware.outbox import End
 from firmware.timekeeping import Dating, clock_of
 from hal.ports import BESIDE_MODULUS
@@ -189,6 +190,13 @@ class Counter:
         due_ms = self._lots.next_due_ms()
         return None if due_ms is None else self.dating.mono_at(due_ms)
 
+    def step_end_ns(self) -> int | None:
+        """The monotonic time at which the open step ends; None while none is open or dated."""
+        if self._lots is None or self.dating is None:
+            return None
+        end_ms = self._lots.step_end_ms()
+        return None if end_ms is None else self.dating.mono_at(end_ms)
+
     def apply(self, event: Event) -> None:
         """Counts one event."""
         match event:
@@ -224,6 +232,12 @@ class Counter:
             case Recalled(register=register, at_ms=at_ms, error_ms=error_ms):
                 if isinstance(self._lots, Latch) and self.dating is not None:
                     self._lots.recall(register, at_ms, clock_of(self.dating.source, error_ms))
+                return
+            case Compared(at_ns=at_ns):
+                if self._lots is not None and self.dating is not None:
+                    at_ms = self.dating.utc_ms(at_ns)
+                    told = Comparison(event.index, event.unit_uwh, event.counted, at_ms)
+                    self._lots.compare(told)
                 return
             case Watched(mono_ns=mono_ns) | Ended(mono_ns=mono_ns) | Passed(mono_ns=mono_ns):
                 self._mono_ns = mono_ns

@@ -24,6 +24,7 @@ from firmware.chain import (
     may_take_back,
     signed_so_far,
 )
+from firmware.comparing import Comparing, Second
 from firmware.config import Config
 from firmware.counter import BLANK_SNAPSHOT, Counter, Snapshot
 from firmware.enrolment import Enrolment, open_acknowledgement
@@ -38,6 +39,7 @@ from firmware.events import (
     Noticed,
     Passed,
     Pulses,
+    Read,
     Watched,
 )
 from firmware.guarding import Guarding
@@ -100,6 +102,8 @@ class Parts:
             over with them.
         guard: tells an older copy of the folders from the newest; None: nothing does.
         spoken: how the meter's own index is read; None where pulses are counted.
+        second: how the index of a second source is read, which is only compared; None where there
+            is none. Its lines are those of `open_line`, too.
     """
 
     clock: Clock
@@ -113,6 +117,7 @@ class Parts:
     log: Log
     guard: Guard | None = None
     spoken: Spoken | None = None
+    second: Second | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +157,7 @@ class Device:
         )
         self._line: PulseSource | None = None
         self._listening: Listening | None = None
+        self._comparing: Comparing | None = None
         self._line_retry_ns = 0
         self._claim: Claim | None = None  # a time far ahead that is not believed yet
         self._slept_ns = 0  # suspended in all, as of the beginning of the run
@@ -188,10 +194,13 @@ class Device:
                 enrolment.registered,
                 parts.signer,
                 str(config.source.get("driver", "")),
+                str(config.compared.get("driver", "")),
             )
         self._counter = self._recover()
         if parts.spoken is not None:
             self._listening = self._listen(parts.spoken)
+        if parts.second is not None:
+            self._comparing = self._compare(parts.second)
 
     @property
     def status(self) -> str:
@@ -255,7 +264,7 @@ class Device:
         if draft_ns is not None and self._line is not None:
             wait_ns = min(wait_ns, draft_ns + self._line.latency_ns)
             rest_ns = min(rest_ns, draft_ns - ALERT_NS)
-        if self._listening is not None:
+        if self._listening is not None or self._comparing is not None:
             line_ns = _due_ns(self._line)
             if line_ns is not None:
                 wait_ns = min(wait_ns, max(0, line_ns - now_ns))
@@ -276,6 +285,7 @@ class Device:
             self._look()
         if self._line is not None:  # the last look may have found it gone
             newest = [] if self._listening is None else self._listening.give()
+            newest += [] if self._comparing is None else self._comparing.give()
             self._give([*newest, Ended(self._looked_ns, Ending.STOPPED)])
             self.abandon()
         self._sign()
@@ -518,12 +528,13 @@ class Device:
             if self._clock.machine_ns() >= self._line_retry_ns:
                 self._open_line()
             return
+        looked_ns = 0 if self._comparing is None else self._clock.machine_ns()
         try:
             taken = self._line.take()
         except LineLost as lost:
             self._lose_line(str(lost))
             return
-        after = self._clock.now()
+        after, dated = self._clock.now(), len(events)
         if self._listening is not None:
             due_ns = self._counter.next_due_ns()
             events += self._listening.hear(
@@ -544,12 +555,21 @@ class Device:
             events.append(Pulses(register, since, after.mono_ns, int(waited or has_slept)))
         self._note_rate(taken.pulses)
         events += self._compare_beside(taken, after.mono_ns, waited=waited)
+        if self._comparing is not None:
+            self._comparing.note(self._register_after(events), looked_ns)
+            end_ns = self._counter.step_end_ns()
+            # Before what came with it, which may close the step.
+            events[dated:dated] = self._comparing.hear(
+                taken.compared, end_ns, self._clock.community_ns
+            )
         # What was emitted before this look began has been taken now, but for the line's latency.
         latency_ns = self._clock.community_ns(self._line.latency_ns) - self._clock.community_ns(0)
         self._looked_ns = max(self._looked_ns, before.mono_ns - latency_ns)
         if self._is_mark_due():
             if self._listening is not None:
                 events += self._listening.give()
+            if self._comparing is not None:
+                events += self._comparing.give()
             events.append(Watched(self._looked_ns))
         self._give(events)
         if self._listening is not None:
@@ -591,6 +611,18 @@ class Device:
         spoken = replace(spoken, power_w=spoken.power_w * speed)
         is_excused = counter.is_excused
         return Listening(spoken, counter.base, before, keep_ns, is_excused=is_excused)
+
+    def _compare(self, second: Second) -> Comparing:
+        """As `_listen`, for a source that is only compared."""
+        keep_ns = self._config.journal.watch_machine_ms * NS_PER_MS
+        speed = self._clock.community_ns(1) - self._clock.community_ns(0)
+        return Comparing(replace(second, power_w=second.power_w * speed), keep_ns)
+
+    def _register_after(self, events: list[Event]) -> int:
+        """The counter's register once these events are journalled, or a reading that is not yet."""
+        given = [one.register for one in events if isinstance(one, Pulses | Read)]
+        held = 0 if self._listening is None else self._listening.register
+        return max([self._counter.register, held, *given])
 
     def _compare_beside(self, taken: Taken, now_ns: int, *, waited: bool) -> list[Event]:
         """Holds the register against another counter of the same pulses. What that counted while

@@ -56,6 +56,7 @@ from hal.index.reading import Reading, Refusal
 from hal.mqtt import Link, broker_address
 from hal.ports import Connected, Disconnected, LineLost, Message, StoredKey
 from hal.probe import is_connected, lock_holder, service_status, way_to, write_and_sync
+from hal.terminal import READ_BY_ANOTHER
 
 ANSWER_S = 10.0  # of a broker, to a login
 RETAINED_S = 1.0  # after the login, until what the broker keeps has come
@@ -68,6 +69,11 @@ _SETTINGS = "see docs/operations.md, section 7"
 _AS_SERVICE = "run it as the service's user and group: sudo -u cryptometer -g dialout (or gpio)"
 _KEY_STORE = "see docs/operations.md, section 7, a key in a token"
 _LINE = "see docs/operations.md, sections 1 and 13"
+_BUSY = (
+    "if that is this service with other meters of the line, restart it: it reads them all in turn,"
+    " and this one, too, once its configuration is among its own; else end the other (fuser -v on"
+    " the port names it)"
+)
 
 
 def examine(path: Path, seconds: float) -> list[Finding]:
@@ -369,7 +375,8 @@ def _guarded(about: str, act: Callable[[], list[Finding]]) -> list[Finding]:
     except KeyLost as error:
         return [wrong(about, str(error), _KEY_STORE)]
     except LineLost as error:
-        do = _AS_SERVICE if "permission denied" in str(error) else _LINE
+        hints = {"permission denied": _AS_SERVICE, READ_BY_ANOTHER: _BUSY}
+        do = next((hint for part, hint in hints.items() if part in str(error)), _LINE)
         return [wrong(about, str(error), do)]
     except Rejected as error:
         do = "another version wrote it, or the card is dying: docs/operations.md, section 13"

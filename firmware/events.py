@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from cryptometer import cbor
 from cryptometer.errors import Reason, Rejected
-from cryptometer.records import LABEL, MS, REGISTER, Ending, Mark
+from cryptometer.records import LABEL, MS, REGISTER, UNIT_UWH, Ending, Mark
 from cryptometer.wire import Bytes, Choice, Map, Row, Uint, wire
 from firmware.outbox import End
 from firmware.timekeeping import Dating
@@ -162,6 +162,20 @@ class Recalled:
     error_ms: int = wire(2, MS)
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A source that is only compared was read, and believed; the other fields as in `Comparison`.
+
+    Attributes:
+        at_ns: monotonic time of the reading.
+    """
+
+    index: int = wire(0, REGISTER)
+    unit_uwh: int = wire(1, UNIT_UWH)
+    counted: int = wire(2, REGISTER)
+    at_ns: int = wire(3, Uint())
+
+
 Event: TypeAlias = (
     Began
     | Dated
@@ -177,6 +191,7 @@ Event: TypeAlias = (
     | Rebased
     | Recalled
     | Excused
+    | Compared
 )
 
 _KINDS: tuple[type[Event], ...] = (
@@ -194,6 +209,7 @@ _KINDS: tuple[type[Event], ...] = (
     Rebased,
     Recalled,
     Excused,
+    Compared,
 )
 _CODECS = {kind: (number, Row(kind)) for number, kind in enumerate(_KINDS)}
 

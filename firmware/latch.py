@@ -120,6 +120,7 @@ class Latch(Lots):
             self._register = self._batch_from
         else:
             self._tell_reading(step, clock)
+            self._tell_compared(step, clock)
             marks = self._take_marks(clock, 0)
             watched = tuple(self._watched)
             self._tell(CloseDraft(self._closed_from, step, clock, marks, self._register, watched))

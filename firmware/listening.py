@@ -128,6 +128,11 @@ class Listening:
     def base(self) -> int:
         return self._base
 
+    @property
+    def register(self) -> int:
+        """Of the newest reading that is believed and not journalled yet; 0 if there is none."""
+        return 0 if self._held is None else self._held.register
+
     def excuse(self) -> list[Event]:
         """The authority has the chain go on: whatever the meter says next is believed. To be
         journalled: what was believed before it, and that it is so."""

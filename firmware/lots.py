@@ -15,6 +15,7 @@ from cryptometer.records import (
     MS,
     REGISTER,
     STEP,
+    UNIT_UWH,
     WATCHED_MAX,
     ClockReading,
     Ending,
@@ -29,8 +30,9 @@ from cryptometer.steps import (
     step_of,
     step_start_ms,
 )
-from cryptometer.wire import Choice, Flag, Flat, Row, wire, wire_optional
+from cryptometer.wire import Choice, Flag, Flat, Many, Row, wire, wire_optional
 
+COMPARED_KEPT = 2  # comparisons that wait: the newest of the open step, and of the next one
 BURST_FACTOR = 2  # how much faster than at I_max pulses come before they are declared a burst
 
 
@@ -122,6 +124,34 @@ class ReadingDraft:
 
 
 @dataclass(frozen=True, slots=True)
+class Comparison:
+    """An index of another source of the same meter, that is only compared.
+
+    Attributes:
+        index: in its own unit.
+        unit_uwh: what that is worth, micro-watt-hours, on the primary side.
+        counted: where the counter's register stood when it was taken.
+        at_ms: when that was, ms since the Unix epoch.
+    """
+
+    index: int = wire(0, REGISTER)
+    unit_uwh: int = wire(1, UNIT_UWH)
+    counted: int = wire(2, REGISTER)
+    at_ms: int = wire(3, MS)
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedDraft:
+    """A reading that does not count, to be signed; fields as in the record."""
+
+    register: int
+    step: int
+    clock: ClockReading
+    marks: tuple[int, ...]
+    compared: Comparison
+
+
+@dataclass(frozen=True, slots=True)
 class CloseDraft:
     """A step close to be signed; fields as in the record."""
 
@@ -133,7 +163,7 @@ class CloseDraft:
     watched: tuple[int, ...]
 
 
-Draft: TypeAlias = RunDraft | BatchDraft | ReadingDraft | CloseDraft
+Draft: TypeAlias = RunDraft | BatchDraft | ReadingDraft | ComparedDraft | CloseDraft
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +191,8 @@ class LotState:
             chain begins with it once that step has come.
         read_ms: of an index, when it was read.
         read_step: of an index, the step of the newest reading that was drafted.
+        compared: what another source said, not told yet, in order of time.
+        compared_step: the newest step of which it was told.
     """
 
     register: int = wire(0, REGISTER)
@@ -183,6 +215,10 @@ class LotState:
     clock: ClockReading | None = wire_optional(17, Row(ClockReading))
     read_ms: int | None = wire_optional(18, MS)
     read_step: int | None = wire_optional(19, STEP)
+    compared: tuple[Comparison, ...] | None = wire_optional(
+        20, Many(Row(Comparison), 1, COMPARED_KEPT)
+    )
+    compared_step: int | None = wire_optional(21, STEP)
 
 
 BLANK = LotState(0, 0, 0, 0, 0, 0, (), 0, (), watching=False, marks=())
@@ -199,6 +235,7 @@ class Signed:
         run_ms: when the newest signed run began.
         step: of the newest record, or None.
         read_step: of the newest reading of an index, or None.
+        compared_step: of the newest that was only compared, or None.
     """
 
     register: int
@@ -207,6 +244,7 @@ class Signed:
     run_ms: int
     step: int | None = None
     read_step: int | None = None
+    compared_step: int | None = None
 
 
 class Lots:
@@ -238,6 +276,8 @@ class Lots:
         self._told_step = state.told_step
         self._back_step = state.back_step
         self._clock = state.clock
+        self._compared = list(state.compared or ())
+        self._compared_step = state.compared_step
 
     @property
     def seen_ms(self) -> int | None:
@@ -276,6 +316,8 @@ class Lots:
             self._told_step,
             self._back_step,
             self._clock,
+            compared=tuple(self._compared) or None,
+            compared_step=self._compared_step,
         )
 
     def resume(self, signed: Signed) -> None:
@@ -298,18 +340,24 @@ class Lots:
         self._signed_run_ms = signed.run_ms
         if signed.step is not None:
             self._told_step = signed.step
+        if signed.compared_step is not None:
+            self._compared_step = signed.compared_step
 
     def caught_up(self) -> None:
         """All journalled events were applied again: a run that begins now is a new one, even if
         the clock stands before the newest signed one."""
         self._run_ms = max(self._run_ms, self._signed_run_ms)
 
+    def step_end_ms(self) -> int | None:
+        """When the open step ends; None while none is open."""
+        return None if self._step is None else step_start_ms(self._step + 1, self.terms.step_s)
+
     def next_due_ms(self) -> int | None:
         """When something must be drafted even if no pulse comes: a batch, or the step's close."""
-        if self._step is None:
-            return None
-        end_ms = step_start_ms(self._step + 1, self.terms.step_s)
-        return min(end_ms, self._lots_ms + self.limits.delay_ms) if self._lots else end_ms
+        end_ms = self.step_end_ms()
+        if end_ms is None or not self._lots:
+            return end_ms
+        return min(end_ms, self._lots_ms + self.limits.delay_ms)
 
     def notice(self, mark: Mark | int, amount: int) -> None:
         """Declares something in the next record."""
@@ -390,6 +438,14 @@ class Lots:
         """A journalled reading of an index, now that the meter's pulses are registered: it says
         nothing of those."""
 
+    def compare(self, comparison: Comparison) -> None:
+        """Another source said its index. It moves nothing: of each step the newest is told."""
+        kept = self._compared
+        step = step_of(comparison.at_ms, self.terms.step_s)
+        while kept and step_of(kept[-1].at_ms, self.terms.step_s) >= step:
+            del kept[-1]
+        self._compared = [*kept, comparison][-COMPARED_KEPT:]
+
     def watch(self, until_ms: int, clock: ClockReading) -> None:
         """Every pulse given before `until_ms` has been counted."""
         if self._first_run is not None and not self._begin_held(self._register, until_ms, clock):
@@ -435,7 +491,7 @@ class Lots:
         ahead that nobody has counted those steps, they are begun anew from the present."""
         if not self.is_far_ahead(utc_ms):
             return
-        self._told_step = None
+        self._told_step = self._compared_step = None
         self._signed_run_ms = 0
         self._run_ms = min(self._run_ms, utc_ms)
         self._back_step = step_of(utc_ms, self.terms.step_s)
@@ -586,6 +642,7 @@ class Lots:
         self._close_lot(step_start_ms(self._step + 1, self.terms.step_s))
         self._cut(clock)
         clock = self._widest(clock)
+        self._tell_compared(self._step, clock)
         self._tell(
             CloseDraft(
                 self._closed_from,
@@ -599,6 +656,18 @@ class Lots:
         self._closed_from = self._register
         self._step = None
         self._watched = []
+
+    def _tell_compared(self, step: int, clock: ClockReading) -> None:
+        """Tells what another source said last in a step, now that all of the step is told."""
+        begin_ms = step_start_ms(step, self.terms.step_s)
+        end_ms = begin_ms + self.terms.step_ms
+        here = [one for one in self._compared if begin_ms <= one.at_ms < end_ms]
+        self._compared = [one for one in self._compared if one.at_ms >= end_ms]
+        is_told = self._compared_step is not None and step <= self._compared_step
+        # A register that is not told yet would be of the next step.
+        if here and not is_told and here[-1].counted <= self._register:
+            self._compared_step = step
+            self._tell(ComparedDraft(self._register, step, clock, (), here[-1]))
 
     def _tell(self, draft: Draft) -> None:
         self.drafts.append(draft)

@@ -86,9 +86,10 @@ class End:
             both logs' word on it; a suspicion, void once the gateway has acknowledged it.
         forked: the first record that the gateway's signed word shows to be none of its own.
         step: of the newest record.
-        read_step: of the newest reading; no step before it is told behind it.
+        read_step: of the newest reading that counts; no step before it is told behind it.
         guarded: what the guard's count becomes before more is signed: `firmware.rollback`; None
             without a guard.
+        compared_step: of the newest reading that is only compared.
     """
 
     sequence: int = wire(0, Uint())
@@ -107,6 +108,7 @@ class End:
     step: int | None = wire_optional(13, STEP)
     guarded: int | None = wire_optional(14, Uint())
     read_step: int | None = wire_optional(15, STEP)
+    compared_step: int | None = wire_optional(16, STEP)
 
     @property
     def offset(self) -> int:
@@ -131,7 +133,7 @@ def follow(end: End, record: Record) -> End:
     """The end of the chain with one more record of ours."""
     anew = None if end.anew is None else end.anew.after(end.anew.first + 1)
     run_ms, closed_from, closed_step = end.run_ms, end.closed_from, end.closed_step
-    read_step = end.read_step
+    read_step, compared_step = end.read_step, end.compared_step
     match record.body:
         case RunStart() as body:
             register = body.register
@@ -139,10 +141,13 @@ def follow(end: End, record: Record) -> End:
                 closed_from = register
             run_ms = body.at_ms
             if closed_step is not None and closed_step >= body.step:
-                closed_step = None  # of the far future: the chain has come back to the present
+                # Of the far future: the chain has come back to the present.
+                closed_step = compared_step = None
         case StepClose() as body:
             register = closed_from = body.register_after
             closed_step = body.step
+        case Reading(counting=False) as body:
+            register, compared_step = body.register_after, body.step
         case Reading() as body:
             register, read_step = body.register_after, body.step
         case Batch() as body:
@@ -160,6 +165,7 @@ def follow(end: End, record: Record) -> End:
         anew=anew,
         step=body.step,
         read_step=read_step,
+        compared_step=compared_step,
     )
 
 

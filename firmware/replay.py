@@ -20,6 +20,7 @@ from cryptometer.keys import SIGNATURE_BYTES, Algorithm, KeyLost, PublicKey, Sig
 from cryptometer.records import Record
 from cryptometer.steps import NS_PER_S, ClockState, Instant
 from cryptometer.wire import decode_map
+from firmware.comparing import Second, second_of
 from firmware.config import Config, read_config
 from firmware.device import Device, Parts
 from firmware.enrolment import Enrolment, enrolment_of
@@ -38,6 +39,7 @@ _FAMILIES = {
     Answer.RAW: Answer.TAKEN,
     Answer.SPOKE: Answer.TAKEN,
     Answer.LOST: Answer.TAKEN,
+    Answer.COMPARED: Answer.TAKEN,
     Answer.UNOPENED: Answer.OPENED,
 }
 _CARRIED = (
@@ -157,6 +159,7 @@ def _live(
         log=log,
         guard=_Guard(reel) if life.is_guarded else None,
         spoken=_spoken(config, enrolment),
+        second=_second(config, enrolment),
     )
     device: Device | None = None
     is_ended = False
@@ -205,6 +208,12 @@ def _spoken(config: Config, enrolment: Enrolment | None) -> Spoken | None:
     if enrolment is None or not is_index_source(config.source):
         return None
     return spoken_of(config.source, enrolment)
+
+
+def _second(config: Config, enrolment: Enrolment | None) -> Second | None:
+    if enrolment is None or not config.compared:
+        return None
+    return second_of(config.compared, enrolment)
 
 
 def _restore(folder: Directory, files: Sequence[File], *, is_first: bool) -> None:
@@ -398,6 +407,15 @@ class _Line:
 
     def take(self) -> Taken:
         answer = self._reel.next(Answer.TAKEN)
+        match answer:
+            case [Answer.COMPARED, *said]:
+                compared = [decode_said(one) for one in said]
+                heard = tuple(one for one in compared if not isinstance(one, Past))
+                return replace(self._take(self._reel.next(Answer.TAKEN)), compared=heard)
+            case _:
+                return self._take(answer)
+
+    def _take(self, answer: Sequence[cbor.Value] | None) -> Taken:
         match answer:
             case None:
                 return Taken(0)

@@ -78,6 +78,7 @@ class Answer(IntEnum):
     )
     SIGNED = 14  # nothing if the key signed, else why it could not
     SPOKE = 16  # bytes as received, then what a meter said: a reading, or a refusal, as an array
+    COMPARED = 17  # what a second source has said, as in SPOKE; before what its line brought
     GUARDED = 15  # the guard's count, nothing where it has none or was advanced, else why it cannot
 
 
@@ -269,6 +270,8 @@ class _TapedLine:
 
 def put_taken(tape: Tape, taken: Taken) -> None:
     """Takes down what a look at the line brought: as received, where the driver tells it."""
+    if taken.compared:
+        tape.put(Answer.COMPARED, *map(encode_said, taken.compared))
     beside = () if taken.beside is None else (taken.beside,)
     spoke = (*taken.said, *taken.past)
     if spoke or (taken.raw and not taken.pulses and not taken.noise):

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-SALT_BYTES = 32
-
 
 class Consumption(Protocol):
     """What a VPP is told of consumption."""

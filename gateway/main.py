@@ -7,6 +7,7 @@ import sqlite3
 import sys
 from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from cryptometer.errors import ConfigurationError
@@ -174,8 +175,8 @@ def _share(arguments: argparse.Namespace) -> int:
     folder, member, step = _folder(arguments), arguments.member, arguments.step
     with closing(folder.open_store(read_only=True)) as store:
         community = read_community(store)
-        opening = open_opening(folder.private, member, step)
-        data = make_share(member, step, store, DiskTree(folder.ledger).read, community, opening)
+        opens = partial(open_opening, folder.private, community.id, member, step)
+        data = make_share(member, step, store, DiskTree(folder.ledger).read, community, opens)
     # It may open what the member consumed: for his eyes, and those he shows it to.
     put_file(arguments.out, data, mode=0o600)
     return _print(f"{arguments.out}: check it with cryptometer verify")

@@ -13,9 +13,8 @@ from dataclasses import astuple
 from pathlib import Path
 
 from cryptometer.errors import ConfigurationError
-from cryptometer.settlement import Opening
+from cryptometer.settlement import SALT_BYTES, Opening, commitment
 from gateway.consumption import (
-    SALT_BYTES,
     Correction,
     Erased,
     Filed,
@@ -30,7 +29,7 @@ from hal.files import sync_folder
 APPLICATION_ID = 0x43725072  # "CrPr" (PRAGMA application_id)
 FORMAT = 1
 MODE = 0o600  # `serve` and others in the group have no business here
-_BUSY_MS = 10_000  # an import and the gateway write in turns
+BUSY_MS = 10_000  # an import and the gateway write in turns
 _TOGETHER = 10_000  # values per transaction: others wait for some milliseconds only
 _COMMANDS = "cryptometer-gateway member-data and consumption"
 
@@ -55,6 +54,7 @@ CREATE TABLE coefficients (
     mark INTEGER NOT NULL, PRIMARY KEY (step, producer, member)) WITHOUT ROWID;
 CREATE TABLE losses (
     step INTEGER PRIMARY KEY, energy_uwh INTEGER NOT NULL, mark INTEGER NOT NULL);
+CREATE INDEX coefficients_by_mark ON coefficients (mark, step);
 CREATE TABLE people (
     member TEXT PRIMARY KEY, display_name TEXT NOT NULL, address TEXT NOT NULL,
     contact TEXT NOT NULL) WITHOUT ROWID;
@@ -66,12 +66,15 @@ _VALUE = "energy_uwh, is_spread, name, received_ms"
 class PrivateStore:
     """A `Consumption`, and what fills, shows and erases it."""
 
-    def __init__(self, path: Path, entropy: Callable[[int], bytes] = os.urandom) -> None:
+    def __init__(
+        self, path: Path, entropy: Callable[[int], bytes] = os.urandom, busy_ms: int = BUSY_MS
+    ) -> None:
         """Opens the store; makes an empty one where there is none.
 
         Args:
             path: the database's file.
             entropy: gives so many random bytes.
+            busy_ms: how long to wait for another program's turn.
 
         Raises:
             ConfigurationError: the file is none of ours, or of another format.
@@ -81,7 +84,7 @@ class PrivateStore:
         try:
             if not path.exists():
                 _create(path)
-            self._connection = _open(path)
+            self._connection = _open(path, busy_ms)
         except (OSError, sqlite3.Error) as error:
             raise StoreFailed(f"the private store {path} cannot be opened: {error}") from error
 
@@ -369,8 +372,11 @@ def _bounds(first: int | None, last: int | None) -> tuple[int, int]:
     return -(2**62) if first is None else first, 2**62 if last is None else last
 
 
-def open_opening(path: Path, member: str, step: int) -> Opening | None:
-    """What opens the commitment to a member's consumption, if both are known; reads only.
+def open_opening(
+    path: Path, community: bytes, member: str, step: int, digest: bytes
+) -> Opening | None:
+    """What opens a commitment to a member's consumption, also where that was corrected since; None
+    where it is not known, or erased.
 
     Raises:
         ConfigurationError, StoreFailed: as `PrivateStore`.
@@ -378,8 +384,12 @@ def open_opening(path: Path, member: str, step: int) -> Opening | None:
     if not path.exists():
         return None
     with closing(PrivateStore(path)) as store:
-        need_uwh, salt = store.of(step).get(member), store.known_salt(member, step)
-    return None if need_uwh is None or salt is None else Opening(need_uwh, salt)
+        salt = store.known_salt(member, step)
+        known = list(store.curve(member, step, step))
+    for value in (value for one in known for value in (one.value, *reversed(one.earlier))):
+        if salt and commitment(community, step, member, value.energy_uwh, salt) == digest:
+            return Opening(value.energy_uwh, salt)
+    return None
 
 
 def _value(energy_uwh: int, is_spread: int, source: str, received_ms: int) -> Value:
@@ -403,10 +413,10 @@ def _create(path: Path) -> None:
     sync_folder(path.absolute().parent)
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _open(path: Path, busy_ms: int) -> sqlite3.Connection:
     connection = connect(path)
     try:
-        connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+        connection.execute(f"PRAGMA busy_timeout = {busy_ms}")
         _check_format(connection, path)
         for pragma in (
             "journal_mode = DELETE",

@@ -50,6 +50,7 @@ WAIT_MAX_S = 1.0
 # have it walk all records that wait, again and again.
 COLLECT_EVERY, COLLECT_OLDER_EVERY = 50_000, 20
 IMPORTS_EVERY_S = 1.0
+PRIVATE_BUSY_MS = 500  # so long an import or an erasure may hold up a block
 SETTLE_MACHINE_MS = 500  # after connecting, for what the broker kept for us to come
 
 
@@ -256,7 +257,7 @@ class Service:
 def _open_vpp(folder: Folder) -> Vpp | None:
     if not folder.vpp_key.exists():
         return None
-    return Vpp(folder.load_vpp_key(), PrivateStore(folder.private))
+    return Vpp(folder.load_vpp_key(), PrivateStore(folder.private, busy_ms=PRIVATE_BUSY_MS))
 
 
 def rounds(messages: Sequence[Message]) -> Iterator[list[Message]]:

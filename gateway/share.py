@@ -1,6 +1,6 @@
 """Gathers, out of the ledger, the file that proves a member's share of a step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from cryptometer import cose, records
 from cryptometer.community import Community
@@ -39,14 +39,14 @@ def make_share(
     store: Store,
     read: Read,
     community: Community,
-    opening: Opening | None = None,
+    opens: Callable[[bytes], Opening | None] = lambda _: None,
 ) -> bytes:
     """The share file's bytes.
 
     Args:
         read: gives the content of a ledger path, or None.
         community: with all of the authority's records.
-        opening: of the commitment to what the member consumed.
+        opens: gives what opens the newest commitment to what the member consumed, if it is known.
 
     Raises:
         ConfigurationError: nothing was given to the member in that step, or not yet.
@@ -74,7 +74,22 @@ def make_share(
     _check_member(member, bodies[0], community)
     authority = _authority(bodies, [records.decode(leaves[at]) for at in leaves], community)
     node = node_from_tiles(entries.size, read)
+    digest = _committed(member, bodies)
+    opening = None if digest is None else opens(digest)
     return encode_share(member, step, signed.decode(), authority, leaves, node, opening)
+
+
+def _committed(member: str, bodies: Sequence[Distribution]) -> bytes | None:
+    """The commitment to a member's consumption in the newest of a step's distributions."""
+    newest = bodies[-1].supplement
+    digests = [
+        one.digest
+        for body in bodies
+        if body.supplement == newest
+        for one in body.commitments
+        if one.member == member
+    ]
+    return digests[0] if digests else None
 
 
 class _Entries:

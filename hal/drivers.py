@@ -148,6 +148,22 @@ def open_index(table: Mapping[str, object], buses: Buses) -> IndexSource:
                 return _open_line_of(driver, rest, buses.lines)
 
 
+def open_compared(table: Mapping[str, object], buses: Buses) -> IndexSource:
+    """Opens the meter that a table `[compared]` describes.
+
+    Args:
+        table: without the keys that are of the comparison alone.
+        buses: as in `open_index`.
+
+    Raises:
+        ConfigurationError, LineLost: as `open_index`.
+    """
+    try:
+        return open_index(table, buses)
+    except ConfigurationError as error:
+        raise ConfigurationError(str(error).replace("[source]", "[compared]")) from None
+
+
 def _open_line_of(driver: str, rest: Mapping[str, object], lines: SharedLines) -> IndexSource:
     from hal import index_drivers as of  # noqa: PLC0415
 

@@ -25,6 +25,7 @@ class Taken:
         raw: the bytes as received, where the line gives bytes: all else follows from them.
         said: what a meter that speaks has said, in order.
         past: rows of its load profile that were asked for.
+        compared: what a second source of the same meter has said, in order.
         beside: what another counter of the same pulses stood at before this look, modulo
             BESIDE_MODULUS; it goes on while nobody watches the line. None where there is none.
     """
@@ -37,6 +38,7 @@ class Taken:
     beside: int | None = None
     said: tuple[Reading | Refusal, ...] = ()
     past: tuple[Past | Refusal, ...] = ()
+    compared: tuple[Reading | Refusal, ...] = ()
 
 
 class LineLost(Exception):  # noqa: N818 - a state of the line, for the loop to act on

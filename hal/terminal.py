@@ -6,6 +6,8 @@ import termios
 
 from hal.ports import LineLost
 
+READ_BY_ANOTHER = "another program reads it"
+
 
 def why_unopened(error: BaseException) -> str:
     """Why, and what to do; of an OSError, a termios.error, or what pyserial makes of one."""
@@ -19,7 +21,7 @@ def why_unopened(error: BaseException) -> str:
     if number in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
         return "there is no such device; look under /dev/serial/by-id"
     if number in (errno.EAGAIN, errno.EWOULDBLOCK):
-        return "another program reads it"
+        return READ_BY_ANOTHER
     if number in (errno.ENOTTY, errno.EISDIR, errno.EINVAL, errno.EIO):
         return "it is no serial line"
     return str(error)

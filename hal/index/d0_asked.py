@@ -188,14 +188,15 @@ class D0Asked:
     # --- The identification. ---------------------------------------------------------------------
 
     def _receive_identification(self, data: bytes, at_ns: int) -> list[Reading | Refusal]:
-        self._heard += data.translate(SEVEN_BITS)
-        begin = self._heard.rfind(b"/")
-        if begin >= 0 and self._heard[begin:].startswith(b"/?"):
+        self._heard += data
+        text = self._heard.translate(SEVEN_BITS)
+        begin = text.rfind(b"/")
+        if begin >= 0 and text[begin:].startswith(b"/?"):
             begin = -1  # the head returns what it sends
-        end = self._heard.find(b"\r\n", begin) if begin >= 0 else -1
+        end = text.find(b"\r\n", begin) if begin >= 0 else -1
         if end >= 0:
-            line, rest = self._heard[begin:end], self._heard[end + 2 :]
-            return self._identified(line, rest, at_ns)
+            # What follows keeps its parity bits, by which it is judged.
+            return self._identified(text[begin:end], self._heard[end + 2 :], at_ns)
         self._heard = self._heard[-_IDENTIFICATION_MAX:]
         if at_ns < self._due_ns:
             if data and begin >= 0:  # it is being sent

@@ -565,7 +565,35 @@ def test_members_and_rows_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch)
     text = "Horodate;PRM;Valeur\n" + "".join(f"2026-06-01T12:00;m{one};1\n" for one in range(5))
     assert "more than 3 members" in refused(text, template)
     monkeypatch.setattr(load_curve, "_TWICE_MAX", 3)
-    assert "too many rows of hours that come twice" in refused(rows(*["2026-10-25T02:00;1"] * 10))
+    assert "too many values in hours that come twice" in refused(rows(*["2026-10-25T02:00;1"] * 10))
+
+
+@pytest.mark.parametrize("way", ["order", "reverse"])
+@pytest.mark.parametrize(
+    ("zone", "day"),
+    [
+        ("Africa/Casablanca", "2026-02-15"),  # summer time is the usual one
+        ("Atlantic/Azores", "2026-10-25"),  # back to the hour before, at 01:00
+        ("Australia/Lord_Howe", "2026-04-05"),  # by half an hour
+        ("America/Santiago", "2026-04-04"),  # at midnight
+        ("America/Havana", "2026-11-01"),  # to midnight
+        ("Asia/Kolkata", "2026-10-25"),  # never
+        ("Antarctica/Troll", "2026-10-25"),  # by two hours
+    ],
+)
+def test_clocks_are_put_back_elsewhere_too(zone: str, day: str, way: str) -> None:
+    local = ZoneInfo(zone)
+    at = datetime.fromisoformat(day).replace(tzinfo=UTC) - timedelta(days=1)
+    moments = [at + timedelta(minutes=15 * place) for place in range(3 * 96)]
+    lines = [
+        f"{moment.astimezone(local):%Y-%m-%d %H:%M};{place}" for place, moment in enumerate(moments)
+    ]
+    if way == "reverse":
+        lines.reverse()
+    template = replace(LONG, zone=zone, interval_minutes=15, unit=Unit.WH)
+    energies = of_alice(read(rows(*lines), template))
+    first = int(at.timestamp()) // STEP_S
+    assert energies == {first + place: place * 10**6 for place in range(3 * 96)}
 
 
 def test_a_year_of_local_quarters_has_no_gap_and_keeps_its_sum() -> None:

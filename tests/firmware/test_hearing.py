@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +22,7 @@ from firmware.checkup import Finding, Verdict, as_lines
 from firmware.enrolment import Enrolment
 from firmware.hearing import Look
 from firmware.speaking import HABITS, Kind
+from hal.drivers import Buses, open_index
 from hal.index.reading import Caveat, Index, Reading, Refusal, Refused, Register
 from tests.core.community import DETAILS, FIRST_STEP, STEP_S
 from tests.firmware.kit import Office
@@ -197,6 +198,68 @@ def test_refusals_are_told_by_reason_and_are_wrong_when_they_are_most() -> None:
     assert has(judged(reading(9), *refused * 5), "wrong", "5 refused, form: odd")
 
 
+# --- Beside a running program. -------------------------------------------------------------------
+
+
+@contextmanager
+def running(board: Board) -> Iterator["subprocess.Popen[bytes]"]:
+    log = board.path / "run.log"
+    with log.open("w") as output:
+        process = subprocess.Popen([*PROGRAM, "run", "--config", board.config], stderr=output)
+    try:
+        until_s = time.monotonic() + LIMIT_S
+        while "watching" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < until_s, log.read_text()
+            time.sleep(0.05)
+        yield process
+    finally:
+        process.terminate()
+        process.wait(LIMIT_S)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        (Kind.SML, ""),
+        (Kind.DLMS, "period_machine_ms = 300"),
+        (Kind.MODBUS, 'map = "eastron-sdm"\naddress = 1'),
+    ],
+)
+def test_beside_the_running_program_a_meter_that_speaks_is_left_to_it(
+    tmp_path: Path, kind: Kind, more: str
+) -> None:
+    device_key.initialise(tmp_path / "state", Algorithm.EDDSA)
+    with speaking(tmp_path, kind) as meter:
+        board = Board(tmp_path, meter)
+        board.configure(str(kind), more, speed=50)
+        board.enrol()
+        with running(board) as process:
+            lines = board.examine(4)
+            assert process.poll() is None
+        assert has(lines, "ok", "line", "the running program reads:"), lines
+        log = (tmp_path / "run.log").read_text()
+    assert log.count("watching") == 1, log  # its line was taken from it at no time
+
+
+def test_a_port_that_another_program_reads_is_told_with_what_to_do(tmp_path: Path) -> None:
+    """As of a second meter of a bus, before the program knows it."""
+    device_key.initialise(tmp_path / "state", Algorithm.EDDSA)
+    with speaking(tmp_path, Kind.DLMS) as meter:
+        board = Board(tmp_path, meter)
+        held = {"driver": "dlms", "device": str(meter.link), "register": "import", "physical": 17}
+        with closing(open_index(held, Buses())):
+            for driver, more in (
+                ("dlms", "physical = 18"),
+                ("modbus", 'map = "eastron-sdm"\naddress = 2'),
+                ("sml", ""),
+            ):
+                board.configure(driver, more)
+                lines = board.examine(2)
+                assert has(lines, "wrong", "line", "another program reads it"), lines
+                assert has(lines, "restart it: it reads them all in turn"), lines
+
+
 # --- Capture, analysis, replay. ------------------------------------------------------------------
 
 
@@ -233,7 +296,7 @@ def test_a_meter_that_is_asked_is_captured_too(tmp_path: Path) -> None:
         board = Board(tmp_path, meter)
         board.configure("dlms", "period_machine_ms = 300")
         tape = tmp_path / "line.tape"
-        capture.capture(board.config, tape, 2.5)
+        capture.capture(board.config, tape, 4)
         told = json.loads(run("analyze", "--json", tape).stdout)
         assert told["identities"] == [HABITS[Kind.DLMS].identity]
         lines = board.examine(2.5)

@@ -1,8 +1,10 @@
 """What meters send to their customers unasked: Linky's frames, the P1 port's telegrams."""
 
+import re
 from binascii import crc32
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 from cryptometer.errors import Reason, Rejected
 from hal.index.linky import FRAME_MAX, LinkyDecoder, Mode
@@ -10,8 +12,9 @@ from hal.index.linky_meter import LinkyMeter, frame, short_frame
 from hal.index.local_time import read_local_time, write_local_time
 from hal.index.p1 import TELEGRAM_MAX, P1Decoder
 from hal.index.p1_meter import Country, P1Meter, telegram
-from hal.index.reading import IndexDecoder, Reading, Refusal
+from hal.index.reading import Index, IndexDecoder, Reading, Refusal
 from tests.fuzz.scene import FalseAcceptance
+from tests.fuzz.sums import ARC, divide, tic
 from tests.fuzz.target import Target
 
 _SAMPLE_NS = 10**9
@@ -39,31 +42,88 @@ def readings(data: bytes, make: Callable[[], IndexDecoder], most: int) -> list[R
 
 
 def _read_linky(data: bytes) -> None:
-    """Every reading's registers stand in the bytes as they are written."""
-    bare = bytes(byte & 0x7F for byte in data)
+    """Everything that a reading says stands in one frame, each group under its sum."""
+    frames = [_groups(text) for text in _between_marks(data)]
     for one in readings(data, LinkyDecoder, FRAME_MAX):
-        fields = dict(one.fields)
-        written = [
-            (label, f"{index.value:09}")
-            for label, index in (("EAST", one.imported), ("EAIT", one.exported))
-            if index is not None and "OPTARIF" not in fields
-        ]
-        written += [item for item in fields.items() if item[0].startswith(("BASE", "HC", "BBR"))]
-        for label, digits in written:
-            if not any(f"\n{label}{sep}{digits}{sep}".encode() in bare for sep in "\t "):
-                raise FalseAcceptance(f"{label} {digits} was not said")
-        if f"{one.identity}".encode() not in bare:
-            raise FalseAcceptance(f"{one.identity} was not said")
+        fields = [field for field in one.fields if not field[0].startswith("STGE ")]
+        named = dict(fields)
+        is_historic = "OPTARIF" in named
+        said = {("ADCO" if is_historic else "ADSC", one.identity)}
+        said |= {(label, text.strip()) for label, text in fields}
+        for label, index in (("EAST", one.imported), ("EAIT", one.exported)):
+            if index is not None and not is_historic:
+                said.add((label, f"{index.value:09}"))
+        if not any(said <= set(frame) for frame in frames):
+            raise FalseAcceptance(f"{one.identity} was not said by one frame")
+        if is_historic:
+            parts = [
+                text for label, text in fields if label.startswith(("BASE", "HCH", "EJPH", "BBRH"))
+            ]
+            if one.imported != Index(sum(map(int, parts))) or any(len(text) != 9 for text in parts):
+                raise FalseAcceptance(f"{parts} are not {one.imported}")
+
+
+def _between_marks(data: bytes) -> list[bytes]:
+    """Every frame, without parity bits; bytes that are damaged by theirs as 0xFF."""
+    found, marks = [], [at for at, byte in enumerate(data) if byte & 0x7F in (2, 3, 4)]
+    for begin, end in pairwise(marks):
+        if data[begin] & 0x7F == 2 and data[end] & 0x7F == 3:
+            has_parity = data[begin] > 0x7F
+            found.append(
+                bytes(
+                    0xFF if (byte.bit_count() % 2 if has_parity else byte > 0x7F) else byte & 0x7F
+                    for byte in data[begin + 1 : end]
+                )
+            )
+    return found
+
+
+def _groups(text: bytes) -> list[tuple[str, str]]:
+    """Label and data of each group whose sum is right."""
+    found, separator = [], b"\t" if b"\t" in text else b" "
+    for line in text.split(b"\n"):
+        group, end = line[:-3], line[-3:]
+        summed = group + separator if separator == b"\t" else group
+        if end[:1] == separator and end[2:] == b"\r" and end[1] == tic(summed):
+            label, _, rest = group.partition(separator)
+            found.append(
+                (label.decode("latin-1"), rest.decode("latin-1").replace("\t", " ").strip())
+            )
+    return found
 
 
 def _read_p1(data: bytes) -> None:
+    """Everything that a reading says stands in one telegram, whose sum is right."""
+    telegrams = [
+        found[1].decode("latin-1").split("\r\n")
+        for found in _TELEGRAM.finditer(data)
+        if int(found[2], 16) == divide(found[1], 0, ARC)
+    ]
     for one in readings(data, P1Decoder, TELEGRAM_MAX):
-        if any(f"{code}({text})".encode() not in data for code, text in one.fields
-               if not text.startswith("(") and code != "/"):  # fmt: skip
-            raise FalseAcceptance("a line that was not said")
+        if not any(_says(lines, one) for lines in telegrams):
+            raise FalseAcceptance(f"{one.identity} was not said by one telegram")
         if any(code.startswith(("0-1:", "0-2:")) for code, _ in one.fields):
             raise FalseAcceptance("another device's line")
     _check_times(data)
+
+
+_TELEGRAM = re.compile(rb"(?s)(?=(/[^!/]*!)([0-9A-Fa-f]{1,4})\r\n)")
+_COUNT = re.compile(r"1-0:([12])\.8\.([0-9])(?:\*255)?\(0*([0-9]+)(?:\.([0-9]{3}))?\*k?Wh\)")
+
+
+def _says(lines: list[str], one: Reading) -> bool:
+    counts = [found.groups("") for line in lines if (found := _COUNT.fullmatch(line))]
+    for group, index in (("1", one.imported), ("2", one.exported)):
+        of = {tariff: int(whole + part) for which, tariff, whole, part in counts if which == group}
+        if index != (Index(of.get("0", sum(of.values()))) if "0" in of or len(of) > 1 else None):
+            return False
+    values = [line.partition("(")[2][:-1] for line in lines]
+    known = {one.identity, one.identity.encode("latin-1").hex()}
+    return any(value in known or value.lower() in known for value in values) and all(
+        f"({text})" in lines or any(line.endswith((f"({text})", text)) for line in lines)
+        for code, text in one.fields
+        if code != "/"
+    )
 
 
 def _check_times(data: bytes) -> None:

@@ -26,6 +26,7 @@ from hal.index.hdlc import Address, Frame, HdlcReceiver, Parameters, decode_para
 from hal.index.objects import read_list
 from hal.index.reading import Index, Reading, Refusal
 from tests.fuzz.scene import FalseAcceptance
+from tests.fuzz.sums import hdlc_frames, hdlc_parts, is_whole, mbus_frames
 from tests.fuzz.target import Target
 
 _KEYS = Keys(bytes(16), bytes(range(16)))
@@ -39,7 +40,7 @@ def _read_frames(data: bytes) -> None:
     found = [*receiver.receive(data, 1), *receiver.receive(b"", 2 * NS_PER_S)]
     frames = [one for one in found if isinstance(one, Frame)]
     for frame in frames:
-        if frame.encode() not in data:
+        if frame.encode() not in data or not is_whole(frame.encode()):
             raise FalseAcceptance(f"{frame} was not there")
         try:
             decode_parameters(frame.information)
@@ -93,14 +94,41 @@ def _read_telegrams(data: bytes) -> None:
     decoder = PushDecoder(PushSettings(framing, keys))
     found = [*decoder.receive(data[1:], 1), *decoder.receive(b"", 60 * NS_PER_S)]
     readings = [one for one in found if isinstance(one, Reading)]
+    carried = _carried(data[1:], framing) if readings and keys is None else b""
     for reading in readings:
         for index in (reading.imported, reading.exported):
             if index is not None and index.uwh < 0:
                 raise FalseAcceptance(f"{index} is less than nothing")
+            if index is not None and keys is None:
+                _check_said(index, carried)
     if keys is not None and readings and data[1:] not in {one[1:] for one in _telegrams()}:
         _check_sealed(readings)
     if not readings:
         raise Rejected(Reason.MALFORMED, str([one for one in found if isinstance(one, Refusal)]))
+
+
+def _carried(data: bytes, framing: Framing) -> bytes:
+    """What the frames whose sums are right carry, one behind the other."""
+    if framing is Framing.HDLC:
+        frames = [data[begin:end] for begin, end in hdlc_frames(data)]
+        parts = [hdlc_parts(frame)[1] for frame in frames if is_whole(frame)]
+        return b"".join(part[3:] if part[:1] == b"\xe6" else part for part in parts)
+    if framing is Framing.MBUS:
+        long = [data[begin:end] for begin, end in mbus_frames(data)]
+        return b"".join(one[9:-2] for one in long if sum(one[4:-2]) % 256 == one[-2])
+    return data
+
+
+def _check_said(index: Index, carried: bytes) -> None:
+    """The number stands there as it was counted, unless blocks may have cut it."""
+    if len(carried) > _SMALL:
+        return
+    raw = index.value.to_bytes((index.value.bit_length() + 7) // 8, "big")
+    if raw not in carried and _BLOCK not in carried:
+        raise FalseAcceptance(f"{index} was not said")
+
+
+_BLOCK = b"\xe0"
 
 
 def _check_sealed(readings: list[Reading]) -> None:
@@ -188,7 +216,7 @@ def _read_answers(data: bytes) -> None:
     """The first byte chooses the way to the meter; then each answer behind its length."""
     client, meter = _client(data[0] if data else 0)
     readings: list[Reading] = []
-    at, at_ns = 1, 0
+    at, at_ns, said = 1, 0, b""
     client.receive(b"", at_ns)
     while at < len(data):
         client.speak(at_ns)
@@ -196,13 +224,18 @@ def _read_answers(data: bytes) -> None:
         size = int.from_bytes(data[at : at + 2], "big")
         found = client.receive(data[at + 2 : at + 2 + size], at_ns)
         readings += [one for one in found if isinstance(one, Reading)]
+        said += data[at + 2 : at + 2 + size]
         at += 2 + size
+    carried = _carried(said, Framing.HDLC) if readings else b""
     for reading in readings:
         indexes = {one for one in (reading.imported, reading.exported) if one is not None}
         if any(one.uwh < 0 for one in indexes):
             raise FalseAcceptance(f"{reading} has less than nothing")
         if meter.keys is not None and not indexes <= _INDEXES:
             raise FalseAcceptance(f"{reading}, which nobody sealed")
+        if meter.transport is not Transport.WRAPPER:
+            for index in indexes:
+                _check_said(index, carried)
     if not readings:
         raise Rejected(Reason.MALFORMED, "no reading")
 

@@ -16,6 +16,7 @@ atheris: Any = import_module("atheris")
 with atheris.instrument_imports(include=["cryptometer", "firmware", "gateway", "hal"]):
     from tests.fuzz.mutate import Mutator
     from tests.fuzz.scene import held
+    from tests.fuzz.sums import right_again
     from tests.fuzz.targets import TARGETS
 
 
@@ -29,7 +30,8 @@ def main() -> None:
     def change(data: bytes, size_max: int, seed: int) -> bytes:
         draw = Random(seed)
         if draw.random() < 0.4:
-            return bytes(atheris.Mutate(data, size_max))
+            changed = bytes(atheris.Mutate(data, size_max))
+            return (right_again(changed) if draw.random() < 0.5 else changed)[:size_max]
         return Mutator(draw, keys, seeds).mutate(data or draw.choice(seeds), size_max)
 
     # libFuzzer has a shell call it again by its first argument, to choose among inputs.

@@ -1,5 +1,6 @@
 """Valid inputs, changed: bits and bytes, but also CBOR items, records that are signed anew, frames
-with a right checksum, base64 inside text. Knows the formats, and no single decoder.
+with a right checksum, base64 inside text, and what meters send, with its sums. Knows the formats,
+and no single decoder.
 
 All randomness is an argument, so that a fuzzer and a property test can both repeat what failed.
 """
@@ -17,6 +18,7 @@ from cryptometer import cose, note
 from cryptometer.errors import Rejected
 from cryptometer.keys import Algorithm, Signer
 from cryptometer.records import Kind
+from tests.fuzz.sums import right_again
 
 DEPTH = 4  # of bytes that hold bytes: a community.pub holds an array that holds records
 _NESTED_MAX = 40  # CBOR deeper than this is mutated as bytes only
@@ -134,7 +136,7 @@ class Mutator:
         """`data`, changed once or a few times; mostly in its own format."""
         for _ in range(self._draw.choice((1, 1, 1, 2, 4))):
             data = self._change(data, DEPTH)
-        return data[:size_max]
+        return (right_again(data) if self._draw.random() < 0.5 else data)[:size_max]
 
     def _change(self, data: bytes, depth: int) -> bytes:
         inside = (

@@ -2,6 +2,11 @@
 a meter that is asked.
 """
 
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+from itertools import product
+
 from cryptometer.errors import Reason, Rejected
 from hal.index.d0 import MESSAGE_MAX, D0Decoder
 from hal.index.d0_asked import QUIET_TRIES_NS, Asking, D0Asked
@@ -11,9 +16,10 @@ from hal.index.sml import FILE_MAX, SmlDecoder
 from hal.index.sml_meter import SmlMeter, TimeForm, Value
 from tests.fuzz.customer_ports import readings
 from tests.fuzz.scene import FalseAcceptance
+from tests.fuzz.sums import block, divide, x25
 from tests.fuzz.target import Target
 
-_JUDGED_MAX = 1_500  # bytes: several files, bit by bit
+_JUDGED_MAX = 1_500  # bytes: several files or messages
 _ESCAPE, _BEGIN = b"\x1b" * 4, b"\x01" * 4
 
 
@@ -48,45 +54,79 @@ def _places(data: bytes, what: bytes) -> list[int]:
 
 
 def _sums(data: bytes) -> tuple[bytes, bytes]:
-    """X-25 and Kermit, bit by bit, as each is sent."""
-    return (
-        (_divide(data, 0xFFFF) ^ 0xFFFF).to_bytes(2, "little"),
-        _divide(data, 0).to_bytes(2, "big"),
-    )
-
-
-def _divide(data: bytes, preset: int) -> int:
-    rest = preset
-    for byte in data:
-        rest ^= byte
-        for _ in range(8):
-            rest = rest >> 1 ^ (0x8408 if rest & 1 else 0)
-    return rest
+    """X-25 and Kermit, as each is sent."""
+    return x25(data), divide(data, 0).to_bytes(2, "big")
 
 
 def _read_d0(data: bytes) -> None:
-    """What was read stands there as it was told, and under its block check."""
+    _check_said(data, readings(data, D0Decoder, MESSAGE_MAX))
+
+
+def _check_said(data: bytes, found: list[Reading]) -> None:
+    """What was read stands in one message as it was told, with even parity if any byte has its
+    bit, and under its block check."""
+    if len(data) > _JUDGED_MAX:
+        return
+    messages = list(_messages(data))
+    for one in found:
+        if not any(_says(text, one) for text in messages):
+            raise FalseAcceptance(f"{one.identity} was not said by a whole message")
+        for group, index in (("1", one.imported), ("2", one.exported)):
+            if index is not None and index.uwh not in _energies(one, group):
+                raise FalseAcceptance(f"{one.fields} are not {index}")
+
+
+def _messages(data: bytes) -> Iterator[str]:
+    """Every stretch from a start to an end mark that parity and block check allow."""
     bare = bytes(byte & 0x7F for byte in data)
-    for one in readings(data, D0Decoder, MESSAGE_MAX):
-        for name, text in one.fields:
-            if name != "identification" and f"{name}({text.replace(' ', ')(')})" not in _spaced(
-                bare
-            ):
-                raise FalseAcceptance(f"{name} was not said")
-        if one.identity.encode() not in bare:
-            raise FalseAcceptance(f"{one.identity} was not said")
-    block, mark, check = bare.partition(b"!\r\n\x03")
-    if mark and b"/" not in block and block.count(b"\x02") == 1 and b"!" not in check:
-        left = 0
-        for byte in block[block.index(b"\x02") + 1 :] + mark + check[:1]:
-            left ^= byte
-        if left:
-            raise FalseAcceptance("a block check that is wrong")
+    for end in _places(bare, b"!\r\n"):
+        after = end + 3
+        for begin in _places(bare[:end], b"/") + _places(bare[:end], b"\x02"):
+            text = bare[begin:end]
+            if b"!" in text or b"/" in text[1:]:
+                continue
+            over = after
+            if b"\x02" in text and bare[after : after + 1] == b"\x03":
+                over = after + 2
+                if (
+                    block(bare[begin + text.index(b"\x02") + 1 : after + 1])
+                    not in bare[over - 1 : over]
+                ):
+                    continue
+            sent = data[begin:over]
+            if sent.isascii() or all(byte.bit_count() % 2 == 0 for byte in sent):
+                yield text.decode("ascii")
 
 
-def _spaced(bare: bytes) -> str:
-    """Values may hold spaces, which the fields do not tell from two values."""
-    return bare.decode("ascii").replace(" ", ")(")
+def _says(text: str, one: Reading) -> bool:
+    # Values may hold spaces, which the fields do not tell from two values.
+    spaced = text.replace(" ", ")(")
+    told = [
+        f"{name}({value.replace(' ', ')(')})"
+        for name, value in one.fields
+        if name != "identification"
+    ]
+    return one.identity in text and all(value in spaced for value in told)
+
+
+def _energies(one: Reading, group: str) -> set[int]:
+    """What a register may be by what was told of it, micro-watt-hours: the total, or the sum."""
+    found: dict[str, set[int]] = {}
+    for name, value in one.fields:
+        written = _COUNT.fullmatch(f"{name} {value.partition(' ')[0]}")
+        if written is not None and written[1] == group:
+            _, tariff, number, unit = written.groups()
+            uwh = Decimal(number) * Decimal(10) ** (6 + _UNITS[unit or "kWh"])
+            found.setdefault(tariff.lstrip("0") or "0", set()).add(int(uwh))
+    tariffs = [values for tariff, values in found.items() if tariff != "0"]
+    sums = {sum(chosen) for chosen in product(*tariffs)} if tariffs else set()
+    return found.get("0", sums)
+
+
+_COUNT = re.compile(
+    r"(?:(?:0-0|1-[01]):)?([12])\.8\.([0-9]{1,2})(?:\*255|\*00)? ([0-9.]+)(?:\*(k?Wh|MWh))?"
+)
+_UNITS = {"Wh": 0, "kWh": 3, "MWh": 6}
 
 
 def _read_answers(data: bytes) -> None:
@@ -104,6 +144,7 @@ def _read_answers(data: bytes) -> None:
         raise FalseAcceptance("a refusal without a bound")
     if len(found) > asked + 1:
         raise FalseAcceptance("more outcomes than questions")
+    _check_said(data.replace(b"\0", b""), [one for one in found if isinstance(one, Reading)])
     if not any(isinstance(one, Reading) for one in found):
         raise Rejected(Reason.MALFORMED, "no reading")
 

@@ -1,5 +1,6 @@
 """The table of all that reads bytes or text from outside or from disk."""
 
+from tests.fuzz.believed import BELIEVED
 from tests.fuzz.board import BOARD
 from tests.fuzz.commands import COMMANDS
 from tests.fuzz.core import CORE
@@ -21,4 +22,5 @@ TARGETS: tuple[Target, ...] = (
     *CUSTOMER_PORTS,
     *DLMS,
     *OPTICAL_PORTS,
+    *BELIEVED,
 )

@@ -15,8 +15,10 @@ from cryptometer.records import Record
 from firmware import outbox
 from firmware.outbox import Outbox
 from gateway.door import Door, Verdicts
-from hal.index import sml
+from hal.index import dlms_push, hdlc, linky, modbus_frame, p1, sml
+from hal.index.ciphering import Keys, Protected, open_protected
 from hal.index.d0 import D0Decoder
+from hal.index.plausible import Plausible
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.scene import held
 from tests.fuzz.targets import TARGETS
@@ -55,6 +57,40 @@ def _true(*_: object) -> bool:
     return True
 
 
+class _Any(bytes):
+    """Equal to whatever it is compared with."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+
+class _AnyNumber(int):
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+
+def _any_sum(*_: object) -> bytes:
+    return _Any(2)
+
+
+def _any_number(*_: object) -> int:
+    return _AnyNumber()
+
+
+def _unchecked(protected: Protected, title: bytes, keys: Keys) -> bytes:
+    return open_protected(protected, title, Keys(keys.encryption))
+
+
 def _keep(_: Door, record: Record, *rest: Any) -> None:
     verdicts: Verdicts = rest[-1]
     verdicts.accepted.append(record)
@@ -75,6 +111,19 @@ PLANTED: dict[str, tuple[str, object, str, Callable[..., object]]] = {
     "a word on another chain": ("acknowledgement", Outbox, "_is_at", _true),
     "a file's sum that nobody checks": ("sml", sml, "_is_sum", _true),
     "a block check that nobody checks": ("d0", D0Decoder, "_verify", _nothing),
+    "a group's sum that nobody checks": ("linky", linky, "checksum", _any_number),
+    "a telegram's sum that nobody checks": ("p1", p1, "checksum", _any_number),
+    "a frame's sum that nobody checks": ("hdlc", hdlc, "check_sequence", _any_sum),
+    "a sum of a telegram's frame that nobody checks": (
+        "dlms-push",
+        hdlc,
+        "check_sequence",
+        _any_sum,
+    ),
+    "a tag that nobody checks": ("dlms-push", dlms_push, "open_protected", _unchecked),
+    "an answer's sum that nobody checks": ("modbus-frame", modbus_frame, "checksum", _any_sum),
+    "an index that goes anywhere": ("believed", Plausible, "_contradiction", _nothing),
+    "an answer whose block check nobody checks": ("d0-asked", D0Decoder, "_verify", _nothing),
     "a refused message that is kept": ("door", Door, "_answer_refused", _keep),
 }
 

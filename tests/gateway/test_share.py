@@ -31,7 +31,7 @@ def share_of(works: Works, member: str, step: int, opening: Opening | None = Non
     site = works.site
     authority = site.store.authority()
     community = trust(authority[0], authority[1:])
-    return make_share(member, step, site.store, site.tree.read, community, opening)
+    return make_share(member, step, site.store, site.tree.read, community, lambda _: opening)
 
 
 def verified(works: Works, data: bytes) -> Share:

@@ -2,10 +2,14 @@
 lacks a fact waits, and what comes late or is corrected is given on top."""
 
 from collections.abc import Mapping
+from contextlib import closing
+from functools import partial
+from pathlib import Path
 
 from cryptometer.records import Claim, Distribution, Method, Record, Role
-from cryptometer.settlement import commitment
-from gateway.vpp import DISTRIBUTIONS_MAX
+from cryptometer.settlement import Opening, commitment
+from gateway.private import PrivateStore, open_opening
+from gateway.vpp import DISTRIBUTIONS_MAX, Facts
 from tests.core.community import PULSE_UWH
 from tests.gateway.kit import Site
 from tests.keys import signer
@@ -49,9 +53,15 @@ class Works:
     """A gateway with its plant, two meters and three members who have agreed on a rule that acts
     from the fourth block on."""
 
-    def __init__(self, *claims: Claim, late_steps: int = 35 * 96, **rule: object) -> None:
+    def __init__(
+        self,
+        *claims: Claim,
+        late_steps: int = 35 * 96,
+        facts: Facts | None = None,
+        **rule: object,
+    ) -> None:
         self.facts = Known()
-        self.site = Site(2, facts=self.facts, late_steps=late_steps)
+        self.site = Site(2, facts=facts or self.facts, late_steps=late_steps)
         self.site.found()
         self.import_(
             *(
@@ -141,6 +151,36 @@ def test_without_consumption_energy_waits_and_with_it_is_shared() -> None:
     bo = made.commitments[1].digest
     assert bo == commitment(site.id, step, "bo", 500_000, works.facts.salt("bo", step))
     assert site.audit().rules == {"sums-only": 1}
+
+
+def test_what_the_private_store_learns_is_distributed(tmp_path: Path) -> None:
+    with closing(PrivateStore(tmp_path / "private.db")) as private:
+        works = Works(facts=private, method=Method.PRO_RATA)
+        site = works.site
+        step = site.next_step
+        for name, used_uwh in (("ada", 1_000_000), ("bo", 500_000)):
+            private.put(name, {step: used_uwh}, "file:a", 1)
+        site.run([8])
+        assert works.accounts == {}
+        private.put("cy", {step: 0}, "file:b", 2)
+        site.seal()
+        assert works.accounts == {"ada": 1_000_000, "bo": 500_000}
+        ((made, verdict),) = works.distributions()
+        assert verdict == ""
+        bo = made.commitments[1].digest
+        salt = private.known_salt("bo", step)
+        assert salt is not None
+        assert bo == commitment(site.id, step, "bo", 500_000, salt)
+        # A correction that nothing is distributed by yet leaves what was committed to to be opened.
+        private.put("bo", {step: 400_000}, "file:c", 3)
+        opens = partial(open_opening, tmp_path / "private.db", site.id, "bo", step)
+        assert opens(bo) == Opening(500_000, salt)
+        assert opens(bytes(32)) is None
+        # An erased member's consumption is in the ledger's hash, and nowhere else.
+        private.erase("bo")
+        assert private.known_salt("bo", step) is None
+        assert opens(bo) is None
+        assert site.audit().rules == {"sums-only": 1}
 
 
 def test_a_corrected_consumption_takes_from_the_surplus_and_from_nobody() -> None:

@@ -49,8 +49,21 @@ TESTS = {
         "tests/firmware/test_rollback.py",
     ],
     "firmware.rollback": ["tests/firmware/test_rollback.py"],
+    "firmware.latch": ["tests/firmware/test_latch.py"],
     "gateway.door": ["tests/gateway/test_door.py", "tests/gateway/test_node.py"],
     "gateway.waiting": ["tests/gateway/test_waiting.py", "tests/gateway/test_node.py"],
+    "hal.index.plausible": ["tests/hal/index/test_plausible.py"],
+    "hal.index.linky": ["tests/hal/index/test_linky.py"],
+    "hal.index.p1": ["tests/hal/index/test_p1.py"],
+    "hal.index.d0": ["tests/hal/index/test_d0.py"],
+    "hal.index.sml": ["tests/hal/index/test_sml.py"],
+    "hal.index.hdlc": ["tests/hal/index/test_hdlc.py"],
+    "hal.index.axdr": ["tests/hal/index/test_axdr.py"],
+    "hal.index.ciphering": [
+        "tests/hal/index/test_dlms_push.py",
+        "tests/hal/index/test_dlms_client.py",
+    ],
+    "hal.index.modbus_map": ["tests/hal/index/test_modbus_map.py"],
 }
 
 _PACKAGES = ("cryptometer", "hal", "firmware", "gateway")
@@ -59,12 +72,15 @@ _RESULT = re.compile(r"^\s+(\S+): (.+)$", re.MULTILINE)
 _WAS = re.compile(r"^-(?!--)\s*(.*)$", re.MULTILINE)
 _IS = re.compile(r"^\+(?!\+\+)\s*(.*)$", re.MULTILINE)
 _TEXT = re.compile(r"""f?("[^"]*"|'[^']*')|\bNone\b""")
+# What is said of bytes that are refused: beside its code, by which it is counted.
+_SAYS = ("Rejected(", "Error(", "Refused.", "Malformed(", "NotAuthentic(", "OtherProtection(")
 # How a line of a message begins: with its reason, or with text, as the second one does.
-_BEGINS = ("Reason.", 'f"', "f'", '" ')
+_BEGINS = ("Reason.", 'f"', "f'", '" ', "detail = ")
 _NOTICED = ("killed", "timeout", "segfault", "suspicious", "caught by type check")
 _SLOWER_MAX = 5  # times what the tests took before; a change that makes them so slow is noticed
 _UNTRIED, _WORDING = "not checked", "wording"
 _MODULE_S_MAX, _ALONE_S_MAX = 5_400, 600
+_FRAMES_MAX = 200  # of a day of damaged lines; likewise
 _EXAMPLES_MAX = 5  # of a property test, per change; what survives is tried again with all
 
 
@@ -81,7 +97,7 @@ class Change:
     def is_wording(self) -> bool:
         """Whether only the words of a message changed: the text of a refusal, or a line of one.
         Nothing but people reads those."""
-        raises = "Rejected(" in self.was or "Error(" in self.was
+        raises = any(one in self.was for one in _SAYS)
         is_message = raises or self.was.startswith(_BEGINS)
         return is_message and _TEXT.sub("", self.was) == _TEXT.sub("", self.line)
 
@@ -128,7 +144,11 @@ def _run(folder: Path, jobs: int, names: list[str]) -> None:
         subprocess.run(
             [*_mutmut(), "run", "--max-children", str(jobs), *names],
             cwd=folder,
-            env={**os.environ, "FEW_EXAMPLES": str(_EXAMPLES_MAX)},
+            env={
+                **os.environ,
+                "FEW_EXAMPLES": str(_EXAMPLES_MAX),
+                "CRYPTOMETER_FRAMES": str(_FRAMES_MAX),
+            },
             stdout=log,
             stderr=subprocess.STDOUT,
             check=False,

@@ -15,6 +15,7 @@ from cryptometer.community import trust
 from cryptometer.records import Broker, Bundle, MeterDetails, Record, Role
 from cryptometer.steps import NS_PER_MS, NS_PER_S, step_start_ms
 from firmware.chain import signed_so_far
+from firmware.comparing import Second
 from firmware.config import Config, read_config
 from firmware.device import Device, Parts
 from firmware.enrolment import Enrolment, read_bundle
@@ -159,6 +160,7 @@ class Board:
         self.wire: Wire | None = None
         self.guard: Guard | None = None
         self.spoken: Spoken | None = None
+        self.second: Second | None = None
         self.config: Config | None = None  # another one than all boards have
         self.device: Device | None = None
         bundle = Bundle(
@@ -203,6 +205,7 @@ class Board:
             self.log.append,
             self.guard,
             self.spoken,
+            self.second,
         )
         self.device = Device(parts, self.config or CONFIG, "simulated 1.0")
         self.device.begin()

@@ -228,6 +228,14 @@ class Golden(Ledger):
             ),
             ROOF,
         )  # fmt: skip
+        self.seal(
+            "reading-compared",
+            Reading(
+                "pv-roof", 4, close.identity, DEVICE_CLOCK, (), 134, FIRST_STEP + 2, registration,
+                48_213, start_ms + 898_700, "linky", False, unit_uwh=1_000_000, counted=133,
+            ),
+            ROOF,
+        )  # fmt: skip
         names = ("registration-gateway", "registration-vpp", "registration")
         self.seal(
             "bundle",

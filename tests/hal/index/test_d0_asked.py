@@ -192,6 +192,19 @@ def test_a_line_of_eight_bits_carries_parity_that_is_made_here() -> None:
     assert line.sent[0][1:] == (LineForm(300), with_parity(b"/?!\r\n"))
 
 
+def test_a_parity_is_checked_where_data_come_with_the_identification_at_once() -> None:
+    conversation = D0Asked(Asking(PERIOD_NS, is_7e1=False))
+    conversation.receive(b"", 0)
+    conversation.speak(0)
+    answer = bytearray(with_parity(b"/TST-METER 1.0\r\n" + data_message(lines_at(0))))
+    assert isinstance(conversation.receive(bytes(answer), 1)[0], Reading)
+
+    conversation = D0Asked(Asking(PERIOD_NS, is_7e1=False))
+    conversation.speak(0)
+    answer[answer.index(with_parity(b"00.1*")) + 1] ^= 0x80
+    assert reasons(conversation.receive(bytes(answer), 1)) == [Refused.CHECKSUM]
+
+
 def test_a_meter_that_offers_mode_e_gives_its_data_in_mode_c_or_is_unsupported() -> None:
     plate = replace(PLATE, name="\\2METER")
     assert reasons(line_to(plate).run(10 * NS_PER_S)) == ["reading"]

@@ -323,6 +323,146 @@ def test_a_frame_whose_start_was_lost_is_told_of_once_frames_follow_each_other()
     assert lost.reason is Refused.INCOMPLETE
 
 
+# --- What is said of it, and when. ---------------------------------------------------------------
+
+
+def beside(data: bytes) -> Refusal:
+    """What is refused beside the reading that a frame gives."""
+    one, refusal = LinkyDecoder().receive(data, 7)
+    assert isinstance(one, Reading)
+    assert isinstance(refusal, Refusal)
+    assert refusal.at_ns == 7
+    return refusal
+
+
+def uncounted(group: str, reason: Refused) -> Refusal:
+    return Refusal(reason, f"groups that do not count: {group!r} ({reason})", 7)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason", "detail"),
+    [
+        (changed(CONSUMER, without("ADSC")), Refused.NO_IDENTITY, "the frame has no ADSC"),
+        (
+            changed(CONSUMER, without("EAST")),
+            Refused.NO_INDEX,
+            "the frame has neither EAST nor EAIT",
+        ),
+        (
+            changed(CONSUMER, lambda found: [*found, ("NTARF", "02")]),
+            Refused.FORM,
+            "the frame has NTARF twice",
+        ),
+        (
+            stripped(frame(CONSUMER)).replace(b"EAST\t001156667\t", b"EAST\t001156667 "),
+            Refused.FORM,
+            "groups that do not count: 'EAST' (form)",
+        ),
+        (
+            frame(CONSUMER)[:400] + frame(CONSUMER)[:1],
+            Refused.INCOMPLETE,
+            "a frame began before the one before it had ended",
+        ),
+        (
+            broken_off(frame(CONSUMER), 400),
+            Refused.INCOMPLETE,
+            "the meter broke the frame off (EOT)",
+        ),
+        (b"\x02" + b"\n" * FRAME_MAX, Refused.TOO_LONG, "a frame of more than 2048 bytes"),
+        (
+            b"\x02" + b"\n" * (FRAME_MAX - 1) + b"\x03",
+            Refused.TOO_LONG,
+            "a frame of more than 2048 bytes",
+        ),
+        (
+            b"\x02" + b"\n" * (FRAME_MAX - 2) + b"\x03",
+            Refused.FORM,
+            "the frame has no ADCO; groups that do not count: '' (form), '' (form), '' (form), 2043"
+            " more",
+        ),
+    ],
+)
+def test_a_refusal_tells_what_is_wrong_and_when(data: bytes, reason: Refused, detail: str) -> None:
+    assert LinkyDecoder().receive(data, 7) == [Refusal(reason, detail, 7)]
+
+
+def test_a_frame_without_an_end_or_a_start_is_told_with_its_time() -> None:
+    decoder, data = LinkyDecoder(), frame(CONSUMER)
+    assert decoder.receive(data[1:], 0) == []
+    without_start = Refusal(Refused.INCOMPLETE, "the end of a frame without its start", 5)
+    assert decoder.receive(data[1:], 5) == [without_start]
+    decoder.receive(data[:500], 6)
+    late_ns = 7 + FRAME_NS_MAX
+    without_end = Refusal(Refused.INCOMPLETE, "a frame without an end", late_ns)
+    assert decoder.receive(b"", late_ns) == [without_end]
+
+
+def test_a_frame_may_take_as_long_as_the_longest_one() -> None:
+    decoder, data = LinkyDecoder(), frame(CONSUMER)
+    decoder.receive(data[:500], 0)
+    assert [type(one) for one in decoder.receive(data[500:], FRAME_NS_MAX)] == [Reading]
+
+
+def test_after_a_change_of_speed_the_first_frame_is_joined_in_its_middle() -> None:
+    decoder, data = LinkyDecoder(), frame(CONSUMER)
+    decoder.receive(data[1:], 0)
+    decoder.receive(b"", DETECT_NS)
+    decoder.receive(b"", 2 * DETECT_NS)
+    assert decoder.receive(data[1:], 2 * DETECT_NS + 1) == []
+
+
+def summed(group: bytes) -> bytes:
+    return group + bytes([linky.checksum(group)]) + b"\r"
+
+
+_BREAKER = summed(b"PCOUP\t09\t")
+
+
+@pytest.mark.parametrize(
+    ("was", "new", "label"),
+    [
+        (_BREAKER, _BREAKER[:-1], ""),  # its end is lost
+        (_BREAKER, _BREAKER + b"\r", ""),
+        (_BREAKER, summed(b"PCOUP\t0\r9\t"), ""),
+        (b"\x02\n", b"\x02?\n", ""),  # something before the first group
+        (b"VTIC\t02\tJ\r", b"VTIC\t02\tJ\r\n\x20\x20\r", "  "),
+    ],
+)
+def test_a_group_that_is_none_is_a_bad_form(was: bytes, new: bytes, label: str) -> None:
+    data = stripped(frame(PRODUCER))
+    assert was in data, data
+    assert beside(data.replace(was, new)) == uncounted(label, Refused.FORM)
+
+
+def test_a_group_of_nothing_but_a_sum_has_a_wrong_one() -> None:
+    data = stripped(frame(PRODUCER))[:-1] + b"\n\tA\r\x03"
+    assert beside(data) == uncounted("", Refused.CHECKSUM)
+
+
+@pytest.mark.parametrize(
+    "group",
+    [("DATE", "H260101000000"), ("SMAXSN", "X260101000000", "00123"), ("PCOUP", "9")],
+)
+def test_a_group_without_its_time_stamp_or_length_does_not_count(group: tuple[str, ...]) -> None:
+    data = changed(PRODUCER, saying(*group))
+    assert beside(data) == uncounted(group[0], Refused.FORM)
+    assert group[0] not in dict(read_beside(data).fields)
+
+
+def read_beside(data: bytes) -> Reading:
+    one = receive(data)[0]
+    assert isinstance(one, Reading)
+    return one
+
+
+def test_an_end_of_wrong_parity_is_told_of() -> None:
+    assert beside(frame(PRODUCER)[:-1] + b"\x83") == uncounted("", Refused.FORM)
+
+
+def test_what_is_index_or_identity_is_no_field_too() -> None:
+    assert not {"ADSC", "EAST", "EAIT"} & set(dict(read(frame(PRODUCER)).fields))
+
+
 # --- Speed. --------------------------------------------------------------------------------------
 
 

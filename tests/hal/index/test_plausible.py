@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from cryptometer.steps import NS_PER_S
 from hal.index.plausible import Before, Limits, Plausible
 from hal.index.reading import Caveat, Index, Reading, Refusal, Refused, Register
@@ -109,3 +111,123 @@ def test_units_of_different_size_compare_by_their_energy() -> None:
     gate.judge(replace(reading(0, 0), exported=Index(1_000, -1)))
     assert reasons(gate.judge(replace(reading(0, 1), exported=Index(99)))) == [Refused.WENT_BACK]
     assert gate.judge(reading(100, 2)) == [reading(100, 2)]
+
+
+# --- What is said of a reading that is not believed, and when. -----------------------------------
+
+SOFT = replace(LIMITS, identity="", power_w=1)  # 277.8 µWh a second
+
+
+@pytest.mark.parametrize(
+    ("limits", "before", "judged", "refusal"),
+    [
+        (
+            LIMITS,
+            [],
+            reading(1, 5, identity=""),
+            (Refused.NO_IDENTITY, "the message names no meter"),
+        ),
+        (
+            LIMITS,
+            [],
+            reading(1, 5, identity="8"),
+            (Refused.OTHER_METER, "a message of meter 8, not of 7"),
+        ),
+        (
+            replace(LIMITS, register=Register.IMPORT),
+            [],
+            reading(1, 5),
+            (Refused.NO_INDEX, "the message has no import register"),
+        ),
+        (
+            LIMITS,
+            [reading(100, 4)],
+            reading(98, 5),
+            (Refused.WENT_BACK, "is 2.0 Wh less than what was read before"),
+        ),
+        (
+            SOFT,
+            [reading(100, 1_004)],
+            reading(103, 1_005),
+            (
+                Refused.TOO_FAST,
+                "is 3.0 Wh more than what was read 1.0 s before: 1 W give 0.000277 Wh",
+            ),
+        ),
+        (
+            SOFT,
+            [reading(100, 4, weak=True)],
+            reading(100, 5, weak=True, identity="8"),
+            (Refused.UNCONFIRMED, "the next reading is of meter 8"),
+        ),
+        (
+            LIMITS,
+            [reading(100, 4, weak=True)],
+            reading(98, 5, weak=True),
+            (
+                Refused.UNCONFIRMED,
+                "the next reading is 2.0 Wh less than what was read before",
+            ),
+        ),
+        (
+            LIMITS,
+            [reading(100, 1_002, weak=True), reading(110, 1_003, weak=True)],
+            reading(110, 1_005, weak=True),
+            (Refused.UNCONFIRMED, "6.666667 Wh off the way between its neighbours"),
+        ),
+    ],
+)
+def test_a_refusal_tells_what_is_wrong_and_when(
+    limits: Limits, before: list[Reading], judged: Reading, refusal: tuple[Refused, str]
+) -> None:
+    gate = Plausible(limits)
+    for one in before:
+        gate.judge(one)
+    assert gate.judge(judged) == [Refusal(*refusal, judged.ended_ns)]
+
+
+def test_a_strong_reading_gives_up_the_weak_one_before_it() -> None:
+    gate = Plausible(LIMITS)
+    gate.judge(reading(100, 0, weak=True))
+    given_up = Refusal(Refused.UNCONFIRMED, "a better one came", 0)
+    assert gate.judge(reading(101, 1)) == [given_up, reading(101, 1)]
+    assert gate.judge(reading(102, 2)) == [reading(102, 2)]
+
+
+def test_an_index_that_was_read_twice_does_not_go_back() -> None:
+    gate = Plausible(LIMITS)
+    for second in range(2):
+        gate.judge(reading(100, second))
+    assert reasons(gate.judge(reading(99, 2))) == [Refused.WENT_BACK]
+
+
+def test_the_register_of_import_is_judged_where_it_counts() -> None:
+    gate = Plausible(replace(LIMITS, register=Register.IMPORT))
+    both = replace(reading(5, 0), imported=Index(100))
+    assert gate.judge(both) == [both]
+    assert reasons(gate.judge(replace(reading(6, 1), imported=Index(99)))) == [Refused.WENT_BACK]
+    assert reasons(gate.judge(reading(7, 2))) == [Refused.NO_INDEX]
+
+
+def test_weak_readings_of_one_look_have_no_way_between_them() -> None:
+    gate = Plausible(LIMITS)
+    for wh in (100, 100):
+        gate.judge(reading(wh, 1, weak=True))
+    assert gate.judge(reading(101, 1, weak=True)) == [reading(100, 1, weak=True)]
+
+
+def test_a_weak_reading_may_be_off_the_way_by_four_digits_and_a_change_of_power() -> None:
+    gate = Plausible(LIMITS)
+    gate.judge(reading(100, 0, weak=True))
+    # 16 Wh in all that time, of which a sixteenth; and four: 5 Wh above the middle.
+    gate.judge(reading(110, 0.8, weak=True))
+    assert gate.judge(reading(110, 1.6, weak=True)) == [reading(110, 0.8, weak=True)]
+
+
+def test_what_can_follow_is_told_without_believing_it() -> None:
+    gate = Plausible(LIMITS)
+    gate.judge(reading(100, 0))
+    assert gate.can_follow(reading(105, 1))
+    assert not gate.can_follow(reading(99, 1))
+    assert not gate.can_follow(reading(105, 1, identity="8"))
+    assert gate.judge(reading(101, 1)) == [reading(101, 1)]
