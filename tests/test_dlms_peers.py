@@ -11,9 +11,10 @@ import subprocess
 import time
 import tty
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -36,7 +37,9 @@ from hal.index.dlms_meter import Layout, Style, Told, telegram
 from hal.index.dlms_push import PushDecoder, PushSettings
 from hal.index.hdlc import FRAME_MAX
 from hal.index.reading import Caveat, Index, Past, Reading, Refusal, Refused
+from hal.modbus_meter import WiredEnds
 from tests.hal.index.damage import damaged
+from tests.hal.test_shared_line import each, go_on, joined
 from tests.test_peers import PEERS, PYTHON, ask
 
 KEYS = Keys(bytes(range(16)), bytes(range(16, 32)))
@@ -268,6 +271,35 @@ def test_a_meter_of_gurux_is_read_and_its_profile_too(case: Case) -> None:
         for one in numbers
     ]
     assert client.counter > 41 if case.public_first else True
+
+
+def test_meters_of_gurux_on_one_line_are_read_in_turn(tmp_path: Path) -> None:
+    """Two that answer, one of them with a password; and an address where there is none."""
+    common = {"exported_wh": 0, "password": PASSWORD, "title": b"MET00007".hex()}
+    asked = {
+        17: {**common, "authentication": "none", "number": "METER017", "imported_wh": 17_000},
+        18: {**common, "authentication": "lls", "number": "METER018", "imported_wh": 18_000},
+    }
+    password = tmp_path / "password"
+    password.write_text(PASSWORD)
+    password.chmod(0o600)
+    own: dict[int, dict[str, object]] = {17: {}, 18: {}, 19: {}}
+    own[18] = {"client": 1, "authentication": "lls", "password_source": f"file:{password}"}
+    place: dict[str, object] = {"device": str(tmp_path / "bus"), "answer_machine_ms": 1_000}
+    with (
+        closing(WiredEnds(tmp_path / "bus")) as ends,
+        serving("bus", ends.far, asked) as process,  # type: ignore[arg-type]
+    ):
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("ready")
+        with joined(place, own) as sources:
+            said = go_on(sources, each((17, 18), 5))
+    for address in (17, 18):
+        readings = [one.one for one in said if one.address == address]
+        assert {one.identity for one in readings if isinstance(one, Reading)} == {
+            f"METER{address:03}"
+        }
+    assert all(isinstance(one.one, Refusal) for one in said if one.address == 19)
 
 
 @pytest.mark.parametrize("transport", [Transport.WRAPPER, Transport.HDLC])

@@ -19,7 +19,7 @@ from hal.index.d0_meter import D0Meter, Mode, Plate
 from hal.index.dlms_answering import AnsweringMeter, MeterSettings
 from hal.index.dlms_meter import Told
 from hal.index.hdlc import Control, Frame, HdlcReceiver
-from hal.index.reading import Index, Reading, Refusal, Refused
+from hal.index.reading import Reading, Refusal, Refused
 from hal.ports import IndexSource, LineLost
 from tests.hal.test_index_line import (
     ASSOCIATED,
@@ -79,7 +79,8 @@ def read(said: list[Said]) -> Counter[int]:
     counts: Counter[int] = Counter()
     for address, one in ((each.address, each.one) for each in said):
         if isinstance(one, Reading):
-            assert (one.identity, one.imported) == (f"METER{address:03}", Index(1_000 * address))
+            assert one.imported is not None
+            assert (one.identity, one.imported.uwh) == (f"METER{address:03}", address * 10**9)
             counts[address] += 1
     return counts
 

@@ -2,7 +2,8 @@
 
 python dlms_peer.py MODE WHERE AUTHENTICATION, keys and values as JSON on standard input
 
-MODE is `tcp` (WHERE a port of loopback) or `hdlc` (WHERE a terminal). It says `ready` when it
+MODE is `tcp` (WHERE a port of loopback), `hdlc` (WHERE a terminal) or `bus` (likewise, and several
+meters on it: what is asked of each stands under its physical address). It says `ready` when it
 listens. Its server has faults of its own; what stands under `Shims` mends those that stop it.
 """
 
@@ -283,11 +284,35 @@ def span_of(parameters: Any) -> tuple[int, int]:
     return ends[0], ends[1]
 
 
-def serve(read: Callable[[], bytes], write: Callable[[bytes], Any], meter: Meter) -> None:
+def serve(read: Callable[[], bytes], write: Callable[[bytes], Any], meter: "Meter | Bus") -> None:
     while data := read():
         answer = meter.answer(data)
         if answer:
             write(answer)
+
+
+class Bus:
+    """Meters of one line. A server takes what is addressed to another for an error, and says so: so
+    each hears its own frames only."""
+
+    def __init__(self, asked: dict[str, dict[str, Any]]) -> None:
+        self.meters = {
+            int(address): Meter(InterfaceType.HDLC, one) for address, one in asked.items()
+        }
+        self.held = b""
+
+    def answer(self, data: bytes) -> bytes:
+        self.held += data
+        said = b""
+        while len(self.held) > 3:
+            size = 2 + ((self.held[1] & 0x07) << 8 | self.held[2])
+            if self.held[:1] != b"\x7e" or len(self.held) < size:
+                break
+            frame, self.held = self.held[:size], self.held[size:]
+            meter = self.meters.get(frame[4] >> 1)  # behind the logical device, one byte each
+            if meter is not None:
+                said += meter.answer(frame)
+        return said
 
 
 def main() -> None:
@@ -310,7 +335,7 @@ def main() -> None:
     serve(
         lambda: os.read(line, 4_096),
         lambda data: os.write(line, data),
-        Meter(InterfaceType.HDLC, asked),
+        Bus(asked) if mode == "bus" else Meter(InterfaceType.HDLC, asked),
     )
 
 
