@@ -87,9 +87,11 @@ def _read_lines(telegram: bytes) -> dict[str, str]:
     Raises:
         _RefusedError: a line is written otherwise, or an object that counts is there twice.
     """
-    head, *lines, _ = telegram.decode("ascii").split("\r\n")
+    head, *lines = telegram.decode("ascii").split("\r\n")
+    if lines[-1:] != ["!"]:
+        raise _RefusedError(Refused.FORM, "the end mark does not stand on a line of its own")
     objects = {"/": head[1:]}
-    for line in lines:
+    for line in lines[:-1]:
         if not line:
             continue
         found = _LINE.fullmatch(line)

@@ -60,6 +60,16 @@ _NO_DECODERS = {
     "hal.terminal.read_waiting": "bytes as they are",
 }
 
+# Classes that receive bytes, and which target feeds them; or why none does.
+_WITHIN = {
+    "hal.index.d0_meter.D0Meter": "a simulated meter",
+    "hal.index.dlms_answering.AnsweringMeter": "a simulated meter",
+    "hal.index.dlms_link.HdlcLink": "dlms-answers",
+    "hal.index.dlms_link.OpticalLink": "dlms-answers",
+    "hal.index.dlms_link.WrapperLink": "dlms-answers",
+    "hal.index.listener.Listener": "a decoder of its own is in it",
+}
+
 by_name = pytest.mark.parametrize("target", TARGETS, ids=lambda target: str(target.name))
 few = settings(
     max_examples=40,
@@ -158,6 +168,24 @@ def test_every_decoder_is_in_the_table() -> None:
     missing = found - covered - set(_NO_DECODERS)
     assert not missing, f"no target of tests/fuzz reads through {sorted(missing)}"
     assert set(_NO_DECODERS) <= found - covered
+
+
+def test_every_decoder_of_a_line_is_in_the_table() -> None:
+    """Each class that receives bytes, whatever the function that reads them is called."""
+    covered = {
+        name.removesuffix(".receive") for target in TARGETS for name in target.covers
+    } | _WITHIN.keys()
+    found = set()
+    for file in (ROOT / "hal" / "index").glob("*.py"):
+        for node in ast.parse(file.read_text()).body:
+            if not isinstance(node, ast.ClassDef) or node.name.startswith("_"):
+                continue
+            methods = {one.name for one in node.body if isinstance(one, ast.FunctionDef)}
+            is_shape = any(ast.unparse(base) == "Protocol" for base in node.bases)
+            if "receive" in methods and not is_shape:
+                found.add(f"hal.index.{file.stem}.{node.name}")
+    assert found <= covered, f"no target of tests/fuzz reads through {sorted(found - covered)}"
+    assert _WITHIN.keys() <= found
 
 
 def test_what_is_parsed_for_changes_is_written_back_as_it_was() -> None:

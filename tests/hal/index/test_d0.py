@@ -254,6 +254,56 @@ def test_a_message_laid_out_otherwise_counts_once_it_comes_again() -> None:
     assert reasons(decode(CHECKED, decoder)) == [Refused.FORM]
 
 
+@pytest.mark.parametrize(
+    ("data", "reason", "detail"),
+    [
+        (CHECKED[30:] + b"/", Refused.INCOMPLETE, "bytes outside of a message"),
+        (CHECKED[:30] + CHECKED, Refused.INCOMPLETE, "a message begins within one"),
+        (PUSHED[:30] + PUSHED, Refused.INCOMPLETE, "a message begins within one"),
+        (b"/" + b"1" * MESSAGE_MAX, Refused.TOO_LONG, f"{MESSAGE_MAX} bytes without an end"),
+        (CHECKED.replace(b"1.8.1", b"!\r.1"), Refused.FORM, "an end mark within a line"),
+        (CHECKED.replace(b"1.8.1", b"!\r\n.1"), Refused.FORM, "data behind the end mark"),
+        (
+            CHECKED.replace(b"345.678", b"345.679", 1),
+            Refused.CHECKSUM,
+            f"the block check is {CHECKED[-1]:02x}, not {CHECKED[-1] ^ 1:02x}",
+        ),
+        (b"\x82" + CHECKED[1:], Refused.CHECKSUM, "bytes of odd parity"),
+        (b"/12\r\n\r\n!\r\n", Refused.FORM, "an identification that is none"),
+        (data_message(["?"]), Refused.FORM, "a line that is no data: '?'"),
+        (data_message(["1.8.0(x)"]), Refused.FORM, "1.8.0 is no energy: 'x'"),
+        (data_message(["1.8.0(1)", "1.8.0(2)"]), Refused.FORM, "two values of 1.8.0"),
+        (
+            data_message(["1.8.0(1.1234567*Wh)"]),
+            Refused.FORM,
+            "1.8.0 is finer than energy is counted: 1.1234567*Wh",
+        ),
+        (data_message(["C.1.0(7)"]), Refused.NO_INDEX, "the message has no register of energy"),
+        (
+            data_message(["1.8.0(1)"]),
+            Refused.NO_IDENTITY,
+            "the message does not say which meter it is of",
+        ),
+    ],
+)
+def test_a_refusal_tells_what_is_wrong_and_when(data: bytes, reason: Refused, detail: str) -> None:
+    assert decode(data)[0] == Refusal(reason, detail, 5)
+
+
+def test_what_is_refused_for_the_messages_before_it_is_told_with_its_time() -> None:
+    decoder = D0Decoder()
+    decode(CHECKED, decoder)
+    bare = data_message(LINES, is_checked=False)
+    missing = Refusal(Refused.INCOMPLETE, "the block check is missing", 6)
+    assert decoder.receive(bare + CHECKED[:1], 6) == [missing]
+    detail = "it is laid out otherwise than the messages before it"
+    other = data_message(LINES[:-1])
+    assert decoder.receive(CHECKED[1:] + other, 7)[1:] == [Refusal(Refused.FORM, detail, 7)]
+    decoder.receive(CHECKED[:9], 8)
+    silent = Refusal(Refused.INCOMPLETE, "the line fell silent", 8)
+    assert decoder.receive(b"", 8 + SILENCE_NS) == [silent]
+
+
 # --- Any bytes, in any pieces. -------------------------------------------------------------------
 
 

@@ -153,6 +153,68 @@ def test_a_frame_that_is_broken_off_is_refused_after_a_silence() -> None:
     assert reasons(receiver.receive(b"", NS_PER_S)) == [Refused.INCOMPLETE]
 
 
+@pytest.mark.parametrize(
+    ("written", "reason", "detail"),
+    [
+        (b"abc", Refused.INCOMPLETE, "bytes outside of any frame"),
+        (b"\x7e\xb0\x00", Refused.FORM, "the frame has format 0xb0, not type 3"),
+        (
+            b"\x7e\xa0\x08\x03\x05\x10\x00\x00\x00",
+            Refused.FORM,
+            "a frame of 8 bytes cannot hold its own header",
+        ),
+        (
+            b"\x7e\xa0\x08\x02\x02\x02\x02\x02\x02",
+            Refused.FORM,
+            "an address of more than four bytes",
+        ),
+        (b"\x7e\xa0\x0a\x02\x02\x03\x05\x10\x00", Refused.FORM, "an address of 3 bytes"),
+        (
+            b"\x7e\xa0\x07\x03\x05\x10\x00\x00\x7e",
+            Refused.CHECKSUM,
+            "the check sequence of a frame's header is wrong",
+        ),
+        (
+            frame().encode()[:-1] + b"\x00",
+            Refused.FORM,
+            "no flag where a frame's length says it ends",
+        ),
+        (
+            frame().encode()[:-2] + b"\x00\x7e",
+            Refused.CHECKSUM,
+            "the check sequence of a frame is wrong",
+        ),
+        (frame().encode()[:-2], Refused.INCOMPLETE, "a frame was broken off"),
+    ],
+)
+def test_a_refusal_tells_what_was_wrong_first_and_when_it_ended(
+    written: bytes, reason: Refused, detail: str
+) -> None:
+    receiver = HdlcReceiver()
+    receiver.receive(written, 3)
+    receiver.receive(b"", 3 + NS_PER_S - 1)
+    told = Refusal(reason, detail, 3)
+    assert receiver.receive(b"", 3 + NS_PER_S) == [told]
+    assert receiver.receive(b"", 3 + 2 * NS_PER_S) == []
+
+
+def test_a_good_frame_ends_a_stretch_of_damage() -> None:
+    receiver = HdlcReceiver()
+    assert receiver.receive(b"ab", 3) == []
+    assert receiver.receive(b"c", 4) == []
+    one = frame()
+    [told, found_frame] = receiver.receive(one.encode(), AT_NS)
+    assert told == Refusal(Refused.INCOMPLETE, "bytes outside of any frame", 4)
+    assert found_frame == one
+
+
+def test_a_long_stretch_of_damage_is_told_in_parts() -> None:
+    receiver = HdlcReceiver()
+    outcome = receiver.receive(b"\0" * (3 * FRAME_MAX + 4), 3)
+    assert outcome == [Refusal(Refused.INCOMPLETE, "bytes outside of any frame", 3)] * 3
+    assert receiver.receive(b"", 3 + NS_PER_S) == outcome[:1]
+
+
 def test_hours_of_noise_hold_a_bounded_memory() -> None:
     receiver, random = HdlcReceiver(), Random(3)
     noise = random.randbytes(2**16).replace(b"\x00", b"\x7e\xa7\xff")

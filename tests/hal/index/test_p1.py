@@ -47,6 +47,10 @@ def of(*lines: str) -> bytes:
     return pack(HEAD, iter(lines))
 
 
+def sealed(telegram: bytes) -> bytes:
+    return telegram + f"{checksum(telegram):04X}\r\n".encode()
+
+
 def ciphered(size: int = 300, random: Random | None = None) -> bytes:
     """The shape of one: general-glo-ciphering, system title, length, security byte, counter."""
     content = (random or Random(1)).randbytes(size - 5)
@@ -213,6 +217,8 @@ def test_the_first_telegram_joined_in_its_middle_gives_nothing(meter: P1Meter) -
         (Refused.FORM, of(IDENTITY, *IMPORT, "0-0:1.0.0(2607010100W)")),
         (Refused.FORM, of(IDENTITY, *IMPORT, "0-0:1.0.0(260701010000X)")),
         (Refused.FORM, of(IDENTITY, *IMPORT, "something else")),
+        (Refused.FORM, sealed(b"/CME!")),
+        (Refused.FORM, sealed(b"/CME\r\n\r\n" + "\r\n".join((IDENTITY, *IMPORT)).encode() + b"!")),
         (Refused.FORM, of(IDENTITY, *IMPORT, "0-0:96.13.0((1)")),
         (Refused.FORM, of(IDENTITY, "1-0:1.8.0(000003.00*kWh)")),
         (Refused.FORM, of(IDENTITY, "1-0:1.8.0(00003.000*kWh)")),
@@ -229,9 +235,11 @@ def test_the_first_telegram_joined_in_its_middle_gives_nothing(meter: P1Meter) -
     ],
 )
 def test_what_is_refused_is_refused_by_name(reason: Refused, data: bytes) -> None:
-    found = receive(data)
-    assert [one.reason for one in found if isinstance(one, Refusal)] == [reason]
-    assert len(found) == 1
+    [refusal] = P1Decoder().receive(data, 7)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.reason, refusal.at_ns) == (reason, 7)
+    assert isinstance(refusal.detail, str)
+    assert refusal.detail not in ("", "None")
 
 
 def test_after_what_is_refused_the_next_telegram_counts() -> None:
@@ -253,18 +261,24 @@ def test_ciphered_telegrams_are_told_as_what_they_are() -> None:
 def test_two_halves_with_time_between_them_are_no_telegram() -> None:
     decoder, data = P1Decoder(), telegram(DUTCH)
     decoder.receive(data[:400], 0)
-    [late] = decoder.receive(data[400:], TELEGRAM_NS_MAX + 1)
-    assert isinstance(late, Refusal)
-    assert late.reason is Refused.INCOMPLETE
+    late_ns = TELEGRAM_NS_MAX + 1
+    late = Refusal(Refused.INCOMPLETE, "a telegram without an end", late_ns)
+    assert decoder.receive(data[400:], late_ns) == [late]
     assert [type(one) for one in decoder.receive(data, TELEGRAM_NS_MAX + 2)] == [Reading]
 
 
 def test_a_telegram_whose_start_was_lost_is_told_of_once_telegrams_follow_each_other() -> None:
     decoder, data = P1Decoder(), telegram(DUTCH)
     decoder.receive(data, 0)
-    [lost] = decoder.receive(data[1:], 1)
-    assert isinstance(lost, Refusal)
-    assert lost.reason is Refused.INCOMPLETE
+    lost = Refusal(Refused.INCOMPLETE, "the end of a telegram without its start", 1)
+    assert decoder.receive(data[1:], 1) == [lost]
+    assert decoder.receive(data[1:] + data[1:], 1) == [lost, lost]
+
+
+def test_a_telegram_may_last_as_long_as_the_longest_one() -> None:
+    decoder, data = P1Decoder(), telegram(DUTCH)
+    decoder.receive(data[:400], 0)
+    assert [type(one) for one in decoder.receive(data[400:], TELEGRAM_NS_MAX)] == [Reading]
 
 
 # --- Whatever comes. -----------------------------------------------------------------------------
