@@ -43,7 +43,7 @@ from cryptometer.records import (
     StepClose,
     Use,
 )
-from cryptometer.settlement import Plant, commitment, draft, split
+from cryptometer.settlement import Plant, Settlement, commitment, draft, split
 from cryptometer.state import Head, State, found
 from cryptometer.steps import ClockSource, ClockState, step_start_ms
 from cryptometer.tiles import (
@@ -345,7 +345,7 @@ class Village:
     def add_members(self, *names: str) -> None:
         """Registers members; an agreement may name them from the next block on."""
         for name in names:
-            key = signer(self._keys + 100 + len(self.state.parties) + len(self.pending)).public
+            key = signer(self._keys + 10_000 + len(self.state.parties) + len(self.pending)).public
             self.govern(self.authority.register(Role.MEMBER, name, key))
 
     def agree(self, *claims: Claim | str, **changes: Any) -> Record:
@@ -365,9 +365,19 @@ class Village:
         for record in leaves:
             if isinstance(record.body, ChainRecord):
                 proposal.add(record, record.body)
-        plant = self.state.plant("vpp")
+        made = self.shares_of(proposal.settlements(), needs, **changes)
+        self.pending += made
+        return made
+
+    def shares_of(
+        self,
+        settlements: Mapping[int, Settlement],
+        needs: Mapping[int, Mapping[str, int]] | None = None,
+        **changes: Any,
+    ) -> list[Record]:
+        """The plant's next distributions, of accounts as they stand; arguments as of `share`."""
         made: list[Record] = []
-        for at, settlement in sorted(proposal.settlements().items()):
+        for at, settlement in sorted(settlements.items()):
             agreed = self.state.agreed(at)
             assert agreed is not None
             used = (needs or {}).get(at)
@@ -377,19 +387,23 @@ class Village:
             }
             whole = draft(agreed, settlement, needs=used, commitments=commitments, **changes)
             if whole is not None:
-                made += self.distribute(*split(whole, plant))
-                plant = self.plant
+                made += self.signed(*split(whole, self.plant))
         return made
 
     def distribute(self, *parts: Distribution) -> list[Record]:
         """The plant signs these one behind another, whatever they say; they go into the next
         block."""
+        made = self.signed(*parts)
+        self.pending += made
+        return made
+
+    def signed(self, *parts: Distribution) -> list[Record]:
+        """The plant signs these as the next of its chain."""
         made: list[Record] = []
         for part in parts:
             body = replace(part, sequence=self.plant.sequence, previous=self.plant.previous)
             made.append(records.seal(body, self.id, self.vpp))
             self.plant = Plant("vpp", body.sequence + 1, made[-1].identity)
-        self.pending += made
         return made
 
     def run(self, *pulses: Sequence[int]) -> None:
