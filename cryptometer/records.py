@@ -216,6 +216,13 @@ class MeterDetails:
     exclusive: bool = wire(16, Flag())
 
     @property
+    def register_unit(self) -> tuple[CountingSource, Fraction]:
+        """What a register counts: its source and, of an index, how many make a kWh. A new constant
+        of pulses says nothing of those that were counted."""
+        is_index = self.source is CountingSource.INDEX
+        return self.source, self.constant if is_index else Fraction(0)
+
+    @property
     def ratings(self) -> Ratings:
         return Ratings(
             self.accuracy_class,

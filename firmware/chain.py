@@ -36,7 +36,8 @@ class Chain:
     """Whose chain it is, and with which key and under which registrations it is signed.
 
     Attributes:
-        registrations: from which step on each acts, and its identity; the newest last.
+        registrations: those by which the register has its present unit: from which step on each
+            acts, and its identity; the newest last.
         source: of an index, the protocol.
         compared: of an index that is only compared, the protocol.
     """
@@ -72,6 +73,12 @@ class Chain:
         covering = [identity for first, identity in self.registrations if first <= step]
         return covering[-1] if covering else min(self.registrations)[1]
 
+    def _named_by(self, draft: ReadingDraft) -> bytes:
+        """A reading that was signed in another unit stays in it."""
+        named = draft.registration
+        known = {identity for _, identity in self.registrations}
+        return self._acting_at(draft.step) if named is None or named in known else named
+
     def _body(
         self, draft: Draft, end: End, checkpoint: Checkpoint | None
     ) -> RunStart | Batch | Reading | StepClose:
@@ -100,7 +107,7 @@ class Chain:
                     *head,
                     register=draft.register + end.offset,
                     step=draft.step,
-                    registration=self._acting_at(draft.step),
+                    registration=self._named_by(draft),
                     index=draft.index + end.offset,
                     at_ms=draft.at_ms,
                     source=self.source,
@@ -264,6 +271,7 @@ def draft_of(record: Record, offset: int) -> Draft:
                 body.index - offset,
                 body.at_ms,
                 body.since_step,
+                body.registration,
             )
         case StepClose() as body:
             return CloseDraft(

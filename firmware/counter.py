@@ -86,6 +86,8 @@ class Snapshot:
         ahead: as in `Aligned`, in the boot of the newest run.
         base, less: as in `Rebased`.
         excused: as in `Excused`.
+        since: the place in the authority's chain of what gave the register its unit; None: as the
+            signed chain has it.
     """
 
     register: int = wire(0, REGISTER)
@@ -101,6 +103,7 @@ class Snapshot:
     base: int | None = wire_optional(10, REGISTER)
     less: int | None = wire_optional(11, REGISTER)
     excused: bool | None = wire_optional(12, Flag())
+    since: int | None = wire_optional(13, Uint())
 
 
 BLANK_SNAPSHOT = Snapshot(0, bytes(16), 0, Ending.FIRST, BLANK, (), ())
@@ -116,6 +119,7 @@ class Counter:
         # What is added to a meter's own index.
         self.base = (snapshot.base or 0) - (snapshot.less or 0)
         self.is_excused = snapshot.excused is True
+        self.since = snapshot.since
         self.limits = limits
         self._boot = snapshot.boot
         self._mono_ns = snapshot.mono_ns
@@ -153,6 +157,11 @@ class Counter:
         return self._lots.missed_steps if isinstance(self._lots, Latch) else range(0)
 
     @property
+    def told_ms(self) -> int | None:
+        """As `Latch.told_ms`."""
+        return self._lots.told_ms if isinstance(self._lots, Latch) else None
+
+    @property
     def last_ns(self) -> int | None:
         """The monotonic time of the newest event, in its boot; None before the first run."""
         return None if self._ending is Ending.FIRST else self._mono_ns
@@ -174,6 +183,33 @@ class Counter:
             max(self.base, 0) or None,
             max(-self.base, 0) or None,
             self.is_excused or None,
+            self.since,
+        )
+
+    def settle(self, *, is_index: bool) -> None:
+        """Another unit begins: what was counted in this one is told, what never was dated is lost;
+        as `Lots.settle`."""
+        if self._lots is None:
+            return
+        self._lots.notice(Mark.LOST, max(0, self.register - self._lots.register))
+        self._lots.settle(is_index=is_index)
+        self.register = self._lots.register
+
+    def in_another_unit(self, since: int, base: int) -> Snapshot:
+        """What a counter in another unit begins with, once this one is settled and its drafts have
+        been taken. The register goes on; of a chain without a record there is none yet.
+
+        Args:
+            base: what is added to the meter's index.
+        """
+        before = self.snapshot()
+        lots = before.lots
+        if lots.run_ms == 0:
+            return replace(BLANK_SNAPSHOT, since=since)
+        lots = replace(lots, lot_from=lots.register, batch_from=lots.register, lots=())
+        more, less = max(base, 0) or None, max(-base, 0) or None
+        return replace(
+            before, lots=lots, waiting=(), datings=(), ahead=None, base=more, less=less, since=since
         )
 
     def take_drafts(self) -> list[Draft]:

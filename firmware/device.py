@@ -49,6 +49,7 @@ from firmware.listening import (
     YEARS_NS,
     Listening,
     Spoken,
+    base_in,
     index_before,
 )
 from firmware.lots import BLANK, CloseDraft, Draft, Limits, RunDraft, Signed
@@ -86,6 +87,11 @@ WAIT_MAX_NS = NS_PER_S  # the clock is looked at, at least so often
 # far as the line's latency allows. Long enough for a busy board to be back at its work.
 ALERT_NS = 250 * NS_PER_MS
 FILL_MAX = 4  # a line rests no longer than fills one part in so many of its capacity
+
+MUTED = (
+    "the newest registration has changed what the meter's register counts: nothing is counted until"
+    " the authority re-anchors the chain behind it: cryptometer authority re-anchor"
+)
 
 Log = Callable[[str], None]
 
@@ -188,15 +194,10 @@ class Device:
         if enrolment is not None:
             self._topic = f"cryptometer/1/{enrolment.community.id.hex()}"
             self._ahead_ms = AHEAD_STEPS * enrolment.terms.step_ms
-            self._chain = Chain(
-                enrolment.meter,
-                enrolment.community.id,
-                enrolment.registered,
-                parts.signer,
-                str(config.source.get("driver", "")),
-                str(config.compared.get("driver", "")),
-            )
+        self._is_muted = False  # until a re-anchor: the register's unit is not the registered one
         self._counter = self._recover()
+        since = self._counter.since
+        self._is_muted = not self._is_registered_at(self._since if since is None else since)
         if parts.spoken is not None:
             self._listening = self._listen(parts.spoken)
         if parts.second is not None:
@@ -211,6 +212,8 @@ class Device:
         if listening is not None:
             shown = f"index {self._counter.register - listening.base}"
         text = f"{shown}, {signed} records, {self._outbox.waiting} waiting"
+        if self._is_muted:
+            text += ", muted until a re-anchor"
         if self._outbox.stop is not None:
             text += f", stopped: {self._outbox.stop.reason}"
         if self._key_away:
@@ -252,6 +255,9 @@ class Device:
         self._sign()
         self._make_durable()
         self._converse()
+        if self._is_muted and not self._has_to_sign:
+            # What was counted in the former unit is signed: it ends with this run.
+            self._wants_restart |= self._is_registered_at(self._since)
 
     def wake(self) -> Wake:
         """When to work again, as things stand after this work."""
@@ -311,7 +317,10 @@ class Device:
         self._compare_logs(recovered, is_cut=bool(cuts))
         enrolment = parts.enrolment
         snapshot = recovered.snapshot
-        if enrolment is not None and self._chain is not None:
+        known = None if snapshot is None else snapshot.since
+        counted = self._unit_at(self._since if known is None else known)
+        if enrolment is not None and counted is not None:
+            self._chain = self._chain_of(counted)
             self._guarding.look()
             self._start_chain(self._chain, enrolment, snapshot or BLANK_SNAPSHOT)
         end = self._outbox.end
@@ -322,25 +331,73 @@ class Device:
             if signed is not None and signed.run_ms and enrolment is not None:
                 parts.log("the journal is lost; going on from the newest signed record")
                 snapshot = _from_signed(signed, enrolment.terms.step_s)
-        terms = enrolment.terms if enrolment is not None else None
+        counted = self._unit_at(self._since if known is None else known)
+        terms = None if counted is None else counted.terms
         if self._journal.wants_snapshot:
             # So long a journal is of days without a key: few signatures for all that waits.
             self._limit_batches(widely=True)
         counter = Counter(snapshot, terms, self._limits)
+        if known is None and enrolment is not None:
+            counter.since = self._since
         if signed is not None:
             counter.resume(signed)
         for event in recovered.events:
             counter.apply(event)
         counter.caught_up()
+        target = self._unit_at(self._since)
+        is_other = counted is not None and target is not None and not _is_alike(counted, target)
+        if is_other and target is not None:
+            counter.settle(is_index=target.is_index)
         self._unsigned = counter.take_drafts()
         if self._chain is not None:
             # Signed again from the journal, and durable, before the journal lets go of it.
             self._sign_waiting(self._chain)
             self._sync()
         self._limit_batches()
-        if not self._unsigned:
-            self._begin_segment(counter)
+        if self._unsigned:
+            return counter
+        if is_other and counted is not None and target is not None:
+            counter = self._change_unit(counter, counted, target)
+        self._begin_segment(counter)
         return counter
+
+    def _change_unit(self, counter: Counter, before: Enrolment, after: Enrolment) -> Counter:
+        """Behind a re-anchor, with all signed that was counted in the former unit."""
+        base, spoken = 0, self._parts.spoken
+        if spoken is not None and after.is_index:
+            shown_uwh = int((counter.register - counter.base) * before.unit_uwh)
+            base = base_in(spoken, counter.register, shown_uwh if before.is_index else None)
+        self._chain = self._chain_of(after)
+        snapshot = counter.in_another_unit(self._since, base)
+        return Counter(snapshot, after.terms, self._limits)
+
+    def _chain_of(self, enrolment: Enrolment) -> Chain:
+        return Chain(
+            enrolment.meter,
+            enrolment.community.id,
+            enrolment.registered,
+            self._parts.signer,
+            str(self._config.source.get("driver", "")),
+            str(self._config.compared.get("driver", "")),
+        )
+
+    @property
+    def _since(self) -> int:
+        """The place in the authority's chain of what gave the signed chain's register its unit."""
+        enrolment, end = self._parts.enrolment, self._outbox.end
+        if enrolment is None:
+            return 0
+        return enrolment.begun if end is None else enrolment.since(end.anchors, end.begun)
+
+    def _unit_at(self, since: int) -> Enrolment | None:
+        """The enrolment as far as it has the unit that the authority had given by then."""
+        enrolment = self._parts.enrolment
+        return None if enrolment is None else enrolment.in_unit_at(since)
+
+    def _is_registered_at(self, since: int) -> bool:
+        """Whether the unit by then is that of the newest registration."""
+        enrolment, then = self._parts.enrolment, self._unit_at(since)
+        return enrolment is None or then is None or _is_alike(enrolment, then)
 
     def _compare_logs(self, recovered: Recovered, *, is_cut: bool) -> None:
         """What one log has lost, the other knows: what was published is never signed again."""
@@ -391,24 +448,30 @@ class Device:
         is_unwritten = end is not None and end.sequence == 0 and not end.anchors
         if end is None or (is_unwritten and end.previous != newest):
             # Whether a chain was begun here before and lost with the card, nobody here knows.
-            self._outbox.begin(replace(chain_start(newest), torn=0))
+            self._outbox.begin(replace(chain_start(newest, enrolment.begun), torn=0))
 
     def _act_on_word(self, now_ns: int) -> None:
         """Re-anchors once the gateway's chain stands on it and the time is known: without it
         nobody could say whether the chain has to come back to the present."""
-        word, counter = self._standing, self._counter
-        is_dated = counter.dating is not None and counter.has_begun_in(self._clock.boot_id)
-        if word is None or not is_dated or self._has_to_sign:
+        word = self._standing
+        # A board that is muted begins no run that could learn the time.
+        if word is None or not (self._is_dated or self._is_muted) or self._has_to_sign:
             return
         self._take_back(word, len(self._awaited))
         self._re_anchor(self._awaited)
         self._awaited, self._standing = (), None
         self._outbox.acknowledge(word, now_ns)
 
+    @property
+    def _is_dated(self) -> bool:
+        counter = self._counter
+        return counter.dating is not None and counter.has_begun_in(self._clock.boot_id)
+
     def _re_anchor(self, anchors: tuple[Record, ...]) -> None:
         """Acts on the newest re-anchor, now that the gateway's chain stands on it."""
         # The count first: once the outbox knows of the re-anchor, no later run acts on it again.
-        self._come_back()
+        if self._is_dated:
+            self._come_back()
         end, body = self._outbox.end, anchors[-1].body
         assert end is not None  # noqa: S101 - `_start_chain` awaits a word for a chain of ours only
         assert isinstance(body, ReAnchor)  # noqa: S101 - the enrolment chose them
@@ -482,6 +545,10 @@ class Device:
 
     def _open_line(self) -> None:
         parts, now = self._parts, self._clock.now()
+        if self._is_muted:
+            self._say(MUTED)
+            self._line_retry_ns = self._clock.machine_ns() + LINE_RETRY_NS
+            return
         try:
             self._line = parts.open_line()
         except LineLost as lost:
@@ -604,6 +671,9 @@ class Device:
         since_ns = now_ns - YEARS_NS
         if counter.has_begun_in(self._clock.boot_id) and counter.last_ns is not None:
             since_ns = now_ns - max(0, self._clock.now().mono_ns - counter.last_ns)
+        if counter.told_ms is not None:
+            age_ns = self._clock.now().utc_ns - counter.told_ms * NS_PER_MS
+            since_ns = min(since_ns, now_ns - age_ns)
         before = index_before(spoken, counter.register, counter.base, since_ns)
         keep_ns = self._config.journal.watch_machine_ms * NS_PER_MS
         # Readings have machine times; in those, a clock that runs faster makes the meter stronger.
@@ -933,6 +1003,11 @@ class Device:
         if what != self._said:
             self._said = what
             self._parts.log(what)
+
+
+def _is_alike(one: Enrolment, other: Enrolment) -> bool:
+    """Whether a register has the same unit by both."""
+    return one.details.register_unit == other.details.register_unit
 
 
 def _due_ns(line: object) -> int | None:

@@ -70,6 +70,36 @@ class Enrolment:
         return tuple((_meter_of(one)[0], one.identity) for one in self.registrations)
 
     @property
+    def begun(self) -> int:
+        """The place in the authority's chain of what a chain without a record begins with."""
+        return _authority_of(self.beginning).sequence
+
+    @property
+    def is_index(self) -> bool:
+        """Whether the meter's own index counts."""
+        return self.details.source is CountingSource.INDEX
+
+    def since(self, anchors: int, begun: int | None) -> int:
+        """The place in the authority's chain of what gave a chain's register its unit.
+
+        Args:
+            anchors: how many re-anchors have acted on it.
+            begun: the place of the registration that it began with, if known.
+        """
+        if 0 < anchors <= len(self.anchors):
+            return _authority_of(self.anchors[anchors - 1]).sequence
+        return begun or 0
+
+    def in_unit_at(self, since: int) -> "Enrolment":
+        """The same with only those registrations by which a register has the unit of the newest
+        that the authority had given by its record `since`."""
+        first, *_ = self.registrations
+        known = [one for one in self.registrations if _authority_of(one).sequence <= since]
+        unit = _meter_of((known or [first])[-1])[1].register_unit
+        alike = [one for one in self.registrations if _meter_of(one)[1].register_unit == unit]
+        return replace(self, registrations=tuple(alike))
+
+    @property
     def unit_uwh(self) -> Fraction:
         """Of an index: what its last digit is worth as the meter shows it, micro-watt-hours."""
         return Fraction(UWH_PER_KWH) / self.details.constant
@@ -260,6 +290,12 @@ def _meter_of(registration: Record) -> tuple[int, MeterDetails]:
     assert isinstance(body, Registration)  # noqa: S101 - `_enrol` chose them
     assert body.meter is not None  # noqa: S101
     return body.from_step, body.meter
+
+
+def _authority_of(record: Record) -> AuthorityRecord:
+    body = record.body
+    assert isinstance(body, AuthorityRecord)  # noqa: S101 - `_enrol` chose them
+    return body
 
 
 def _key_of(registration: Record) -> PublicKey:

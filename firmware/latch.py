@@ -38,6 +38,13 @@ class Latch(Lots):
             return
         super().begin_run(utc_ms, software, ending, clock)
 
+    def settle(self, *, is_index: bool) -> None:
+        if is_index:
+            # What the index has grown by since is read again, in the other unit.
+            self._register = self._batch_from
+        super().settle(is_index=is_index)
+        self._read_ms = None
+
     def read(self, register: int, at_ms: int, clock: ClockReading) -> None:
         """The meter's index was `register` at `at_ms`."""
         if self._first_run is not None and not self._begins_with(register, at_ms, clock):
@@ -49,6 +56,14 @@ class Latch(Lots):
         self._read_ms = at_ms
         self._date(clock)
         self._see(at_ms, clock)
+
+    @property
+    def told_ms(self) -> int | None:
+        """Not before this the index was read that stands in the register; only where it is read
+        again in another unit."""
+        if self._read_ms is not None or self._read_step is None:
+            return None
+        return step_start_ms(self._read_step, self.terms.step_s)
 
     @property
     def missed_steps(self) -> range:

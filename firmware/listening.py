@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from cryptometer.records import Mark
+from cryptometer.records import REGISTER, Mark
 from cryptometer.steps import MS_PER_S, NS_PER_MS
 from firmware.enrolment import Enrolment
 from firmware.events import Event, Excused, Noticed, Read, Rebased, Recalled
@@ -238,7 +238,8 @@ class Listening:
         if excused is None:
             return []
         units = self._units(reading)
-        if excused.can_follow(reading) and units + self._base >= register:
+        # In a coarser unit the index may still be in the digit that the register has rounded up.
+        if excused.can_follow(reading) and units + self._base >= register - 1:
             return []
         self._base = base = register - units
         return [Rebased(max(base, 0), max(-base, 0))]
@@ -263,6 +264,21 @@ def spoken_of(table: Mapping[str, object], enrolment: Enrolment) -> Spoken:
         enrolment.power_w,
         settings.settle_machine_ms * NS_PER_MS,
     )
+
+
+def base_in(spoken: Spoken, register: int, shown_uwh: int | None) -> int:
+    """What is added to an index in a new unit.
+
+    Args:
+        register: the counter's.
+        shown_uwh: the newest index that was told, as the meter stated it; None where its pulses
+            were counted: then no index can follow, and the first that is excused goes on from the
+            register.
+    """
+    if shown_uwh is None:
+        return -REGISTER.high
+    # Rounded up: what an old digit has told of a new one is not told again.
+    return register + int(-shown_uwh // spoken.unit_uwh)
 
 
 def index_before(spoken: Spoken, register: int, base: int, since_ns: int) -> Before | None:

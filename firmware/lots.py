@@ -121,6 +121,7 @@ class ReadingDraft:
     index: int
     at_ms: int
     since_step: int | None
+    registration: bytes | None = None  # of one signed before: its index is in that one's unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,6 +402,17 @@ class Lots:
         self._run_ms = at_ms
         self._watching = True
         self._watch_from(at_ms, clock)
+
+    def settle(self, *, is_index: bool) -> None:  # noqa: ARG002 - an index has a use for it
+        """Another unit begins: what was counted in this one is told.
+
+        Args:
+            is_index: whether the next unit is another one of the meter's index.
+        """
+        if self._step is not None and self._clock is not None:
+            self._close_lot(self._seen_ms or 0)
+            self._cut(self._clock)
+        self._watching = False
 
     def end_run(self) -> None:
         """The program stopped watching."""

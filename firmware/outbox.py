@@ -87,6 +87,7 @@ class End:
         forked: the first record that the gateway's signed word shows to be none of its own.
         step: of the newest record.
         read_step: of the newest reading that counts; no step before it is told behind it.
+        begun: the place in the authority's chain of the registration that this chain began with.
         guarded: what the guard's count becomes before more is signed: `firmware.rollback`; None
             without a guard.
         compared_step: of the newest reading that is only compared.
@@ -109,6 +110,7 @@ class End:
     guarded: int | None = wire_optional(14, Uint())
     read_step: int | None = wire_optional(15, STEP)
     compared_step: int | None = wire_optional(16, STEP)
+    begun: int | None = wire_optional(17, Uint())
 
     @property
     def offset(self) -> int:
@@ -124,9 +126,9 @@ class End:
         return (self.anchors, self.sequence) < (other.anchors, other.sequence)
 
 
-def chain_start(registration: bytes) -> End:
+def chain_start(registration: bytes, begun: int | None = None) -> End:
     """The end of a chain that has no record yet."""
-    return End(0, registration, 0, 0, 0, _OFFSET_ZERO, 0, 0, 0)
+    return End(0, registration, 0, 0, 0, _OFFSET_ZERO, 0, 0, 0, begun=begun)
 
 
 def follow(end: End, record: Record) -> End:

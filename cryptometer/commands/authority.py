@@ -319,13 +319,8 @@ def _registered(
 
 
 def _unit(standing: Standing) -> tuple[CountingSource, Fraction] | None:
-    """What a meter's register counts: its source and, of an index, what a digit is worth. A new
-    constant of pulses says nothing of those that were counted."""
-    details = standing.details
-    if details is None:
-        return None
-    is_index = details.source is CountingSource.INDEX
-    return details.source, details.constant if is_index else Fraction(0)
+    """What a meter's register counts; None of a party that is none."""
+    return None if standing.details is None else standing.details.register_unit
 
 
 def _about_chains(path: Path, before: Roll, after: Roll, names: list[str]) -> list[str]:

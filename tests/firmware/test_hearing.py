@@ -2,12 +2,13 @@
 pseudo-terminal, and what each thing that may be wrong is told as."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -21,13 +22,19 @@ from firmware import capture, device_key, doctor, folder, hearing
 from firmware.checkup import Finding, Verdict, as_lines
 from firmware.enrolment import Enrolment
 from firmware.hearing import Look
+from firmware.journal import Journal
 from firmware.speaking import HABITS, Kind
 from hal.drivers import Buses, open_index
+from hal.files import DiskDirectory
+from hal.index.dlms_answering import AnsweringMeter, MeterSettings
+from hal.index.dlms_meter import Told
 from hal.index.reading import Caveat, Index, Reading, Refusal, Refused, Register
+from hal.modbus_meter import WiredEnds
 from tests.core.community import DETAILS, FIRST_STEP, STEP_S
 from tests.firmware.kit import Office
 from tests.firmware.test_folder import bundle_for
 from tests.firmware.test_speaking_meters import Meter
+from tests.hal.test_index_line import behind
 
 PROGRAM = [sys.executable, "-m", "firmware.main"]
 LIMIT_S = 60.0
@@ -202,13 +209,14 @@ def test_refusals_are_told_by_reason_and_are_wrong_when_they_are_most() -> None:
 
 
 @contextmanager
-def running(board: Board) -> Iterator["subprocess.Popen[bytes]"]:
-    log = board.path / "run.log"
+def running(*boards: Board) -> Iterator["subprocess.Popen[bytes]"]:
+    log = boards[0].path / "run.log"
+    configs = [one.config for one in boards]
     with log.open("w") as output:
-        process = subprocess.Popen([*PROGRAM, "run", "--config", board.config], stderr=output)
+        process = subprocess.Popen([*PROGRAM, "run", "--config", *configs], stderr=output)
     try:
         until_s = time.monotonic() + LIMIT_S
-        while "watching" not in log.read_text():
+        while log.read_text().count("watching") < len(boards):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < until_s, log.read_text()
             time.sleep(0.05)
@@ -258,6 +266,67 @@ def test_a_port_that_another_program_reads_is_told_with_what_to_do(tmp_path: Pat
                 lines = board.examine(2)
                 assert has(lines, "wrong", "line", "another program reads it"), lines
                 assert has(lines, "restart it: it reads them all in turn"), lines
+
+
+@dataclass(frozen=True)
+class Bus:
+    """What a board needs of a line that is no simulator's."""
+
+    link: Path
+
+
+def test_one_program_reads_all_meters_of_a_line_but_the_silent_one(tmp_path: Path) -> None:
+    began_ns = time.monotonic_ns()
+
+    def tell(_: int | None) -> Told:
+        passed_s = (time.monotonic_ns() - began_ns) // NS_PER_S
+        return Told(1_000_000 + 50 * passed_s, 0, 3_600, int(time.time()))
+
+    boards: dict[int, Board] = {}
+    for address in (17, 18, 19):
+        path = tmp_path / str(address)
+        device_key.initialise(path / "state", Algorithm.EDDSA)
+        boards[address] = board = Board(path, Bus(tmp_path / "bus"))  # type: ignore[arg-type]
+        more = f"physical = {address}\nperiod_machine_ms = 300\nanswer_machine_ms = 500"
+        board.configure("dlms", more, speed=50)
+        board.enrol()
+    with closing(WiredEnds(tmp_path / "bus")) as ends:
+        line = os.open(ends.far, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+        meters = [
+            AnsweringMeter(MeterSettings(number=f"M{one}", physical=one), tell, os.urandom)
+            for one in (17, 19)
+        ]
+
+        def live() -> None:
+            with suppress(BlockingIOError):
+                came = os.read(line, 4_096)
+                for meter in meters:
+                    os.write(line, meter.receive(came, time.monotonic_ns()))
+
+        with behind(live), running(*boards.values()) as process:
+            until_s = time.monotonic() + LIMIT_S
+            while not all(registers := [_register(boards[one]) for one in (17, 19)]):
+                assert time.monotonic() < until_s, (registers, _log(boards[17]))
+                time.sleep(0.2)
+            before = registers
+            while any(
+                _register(boards[one]) <= was for one, was in zip((17, 19), before, strict=True)
+            ):
+                assert time.monotonic() < until_s, (before, _log(boards[17]))
+                time.sleep(0.2)
+            assert process.poll() is None
+        os.close(line)
+    assert _log(boards[17]).count("watching") == 3  # the line was lost at no time
+    assert not _register(boards[18])
+
+
+def _register(board: Board) -> int:
+    journal = board.state / "journal"
+    return Journal(DiskDirectory(journal)).peek() if journal.exists() else 0
+
+
+def _log(board: Board) -> str:
+    return (board.path / "run.log").read_text()
 
 
 # --- Capture, analysis, replay. ------------------------------------------------------------------
