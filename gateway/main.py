@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cryptometer.errors import ConfigurationError
 from gateway import exporting
+from gateway.fact_commands import add_commands as add_fact_commands
 from gateway.folder import (
     Folder,
     import_file,
@@ -107,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     restore.set_defaults(act=_restore)
 
     add_member_commands(commands, _add_config)
+    add_fact_commands(commands, _add_config)
     return parser
 
 

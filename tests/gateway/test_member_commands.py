@@ -178,3 +178,27 @@ def test_what_cannot_be_a_member_or_a_text_is_refused(told: Told) -> None:
     assert "give --display-name" in told.refused("member-data", "set", "alice")
     said = told.refused("member-data", "set", "alice", "--contact", "a\nb")
     assert "up to 2000 letters in one line" in said
+
+
+# --- What an agreement has from outside. ---------------------------------------------------------
+
+
+def test_coefficients_and_losses_are_taken_for_the_plant(
+    told: Told, premises: Premises, tmp_path: Path
+) -> None:
+    weights = tmp_path / "weights.csv"
+    weights.write_text("step;member;weight\n7;alice;0,25\n8;alice;1\n")
+    assert "coefficients of 2 steps, 7 to 8" in told("coefficients", weights)
+    losses = tmp_path / "losses.csv"
+    losses.write_text("step,kwh\n7,0.5\n")
+    assert "losses of 1 steps, 7 to 7: 0.500 kWh" in told("losses", losses)
+    weights.write_text("step;member;weight\n8;alice;2\n")
+    told("coefficients", weights)
+    with closing(PrivateStore(premises.folder.private)) as store:
+        assert store.coefficients(7) == {("", "alice"): 250_000_000}
+        assert store.coefficients(8) == {("", "alice"): 2 * 10**9}
+        assert store.losses_uwh(7) == 500_000_000
+        assert store.losses_uwh(8) is None
+        assert store.steps_changed_since(0) == ([7, 8], 3)
+        assert store.steps_changed_since(1) == ([7, 8], 3)
+        assert store.steps_changed_since(2) == ([8], 3)
