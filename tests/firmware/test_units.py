@@ -9,6 +9,7 @@ import pytest
 
 from cryptometer.records import MeterDetails, Reading, Role
 from firmware.listening import SpokenLine
+from hal import files
 from hal.ports import LineLost, PulseSource
 from tests.core.community import DETAILS, PULSE_UWH
 from tests.firmware.test_speaking import (
@@ -17,6 +18,7 @@ from tests.firmware.test_speaking import (
     SOURCE,
     SPOKEN,
     WH,
+    Death,
     Site,
     SpeakingMeter,
 )
@@ -181,3 +183,51 @@ def _speaking(board: Board, meter: SpeakingMeter) -> PulseSource:
     if board.is_unplugged:
         raise LineLost("unplugged")
     return SpokenLine(meter, SPOKEN)
+
+
+@pytest.mark.parametrize(("torn", "waits_steps"), [(None, 0)])
+def test_a_death_at_any_point_of_the_change_loses_no_energy(
+    torn: int | None, waits_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each death lies some file operations later than the one before, until none does any more.
+    for passage in range(1, 1_000, 40):
+        site = Site()
+        site.steps(1)
+        site.run(600, 1, 5.0)
+        measure(site, FINER)
+        register(site.world, FINER, None if waits_steps else 2)
+        left = [passage]
+
+        def passing(_: object, left: list[int] = left, board: Board = site.board) -> None:
+            left[0] -= len(board.enrolment().registrations) > 1
+            if left[0] == 0:
+                raise Death
+
+        has_died = False
+        monkeypatch.setattr(files, "passing", passing)
+        try:
+            site.steps(1 + waits_steps)
+            if waits_steps:
+                re_anchor(site.world)
+                site.run(600, 1, 5.0)
+        except Death:
+            has_died = True
+        monkeypatch.undo()
+        if has_died:
+            if torn is None:
+                site.board.kill()
+            else:
+                site.board.cut_power(torn)
+            site.board.start()
+            if waits_steps:
+                site.run(1_200, 1, 5.0)
+                re_anchor(site.world)
+        site.steps(3)
+        site.steps(2, wh=0)
+        site.run(60, 0, 5.0)
+        chain = site.chain  # asserts that nothing of it was set aside
+        assert site.transferred_wh == site.meter.wh - chain[0].register, passage
+        site.world.close()
+        if not has_died:
+            break
+    assert passage > 40
