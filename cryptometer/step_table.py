@@ -11,7 +11,7 @@ from cryptometer.errors import Reason, Rejected
 from cryptometer.records import NAME, STEP
 
 DIGITS = 9  # of a decimal, behind the point
-_SCALE = 10**DIGITS
+_SCALE = 1_000_000_000
 _DECIMAL = re.compile(r"(\d{1,9})(?:[.,](\d{1,9}))?")
 _COEFFICIENTS = (["step", "member", "weight"], ["step", "producer", "member", "weight"])
 _LOSSES = ["step", "kwh"]
