@@ -165,12 +165,13 @@ def audit(
 def _with_keys(
     state: State, leaves: Iterator[tuple[int, bytes]]
 ) -> Iterator[tuple[Record, PublicKey | None]]:
-    """Each leaf decoded, and the key that a device's record names if a registration is known, from
-    `state` or from a leaf before it. Nothing is believed of that registration but the key, whose
+    """Each leaf decoded, and the key that a device's record or a distribution names if a registration
+    is known, from `state` or from a leaf before it. Nothing is believed of that registration but the key, whose
     own hash is its name."""
     keys = {
         terms.key.thumbprint: terms.key for meter in state.meters.values() for terms in meter.terms
     }
+    keys |= {party.key.thumbprint: party.key for party in state.parties.values()}
     for index, raw in leaves:
         try:
             record = records.decode(raw)
@@ -178,7 +179,8 @@ def _with_keys(
             raise Rejected(refused.reason, f"leaf {index}: {refused.detail}") from None
         if isinstance(record.body, Registration):
             keys[record.body.key.thumbprint] = record.body.key
-        key = keys.get(record.key_id) if isinstance(record.body, ChainRecord) else None
+        is_signed_by_many = isinstance(record.body, ChainRecord | Distribution)
+        key = keys.get(record.key_id) if is_signed_by_many else None
         # `Envelope.verify` would refuse it: the library is not asked.
         if key is not None and key.algorithm is not record.envelope.header.algorithm:
             key = None

@@ -317,20 +317,27 @@ class Proposal:
     def settlements(self) -> dict[int, Settlement]:
         """The virtual power plant's accounts with all that closes have brought it so far, those
         left out of which nothing is expected any more."""
-        oldest = self.step - self._state.genesis.late_steps
-        found = {
-            step: settlement
-            for step, settlement in self._state.settlements.items()
-            if settlement.waiting or step >= oldest
-        }
-        brought: dict[int, list[Waiting]] = {}
+        found = dict(self._state.settlements)  # in order of steps
         for name in sorted(self._accounts):
             for step, waiting in self._accounts[name].brought:
-                brought.setdefault(step, []).append(waiting)
-        for step, some in brought.items():
-            before = found.get(step) or opened(step)
-            found[step] = replace(before, waiting=(*before.waiting, *some))
+                before = found.get(step) or opened(step)
+                found[step] = replace(before, waiting=(*before.waiting, waiting))
+        if len(found) > len(self._state.settlements):
+            found = dict(sorted(found.items()))  # quick where they are in order
+        self._forget(found)
         return found
+
+    def _forget(self, settlements: dict[int, Settlement]) -> None:
+        """Lets go of accounts of which nothing waits and nothing is expected any more."""
+        oldest = self.step - self._state.genesis.late_steps
+        over: list[int] = []
+        for step, settlement in settlements.items():
+            if step >= oldest:
+                break
+            if not settlement.waiting:
+                over.append(step)
+        for step in over:
+            del settlements[step]
 
     def finish(
         self, authority: Sequence[Record] = (), distributions: Sequence[Record] = ()

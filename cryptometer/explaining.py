@@ -54,7 +54,7 @@ def explain(
         f"{member} got {kwh(got)}.",
         *_produced(energy),
         *_taken_first(agreement, given),
-        _rule(agreement),
+        rule_of(agreement),
         *_claims(agreement, member),
     ]
     known = needs or {}
@@ -82,10 +82,10 @@ def _taken_first(agreement: Agreement, given: Outcome) -> Iterator[str]:
     if agreement.are_losses_stated:
         yield f"Losses, as the plant states them: {kwh(given.losses_uwh)}."
     elif agreement.losses is not None:
-        yield f"Losses, {_percent(agreement.losses)} of it: {kwh(given.losses_uwh)}."
+        yield f"Losses, {percent(agreement.losses)} of it: {kwh(given.losses_uwh)}."
     if agreement.fee is not None:
         yield (
-            f"Fee to {agreement.fee_to}, {_percent(agreement.fee)} of what was produced:"
+            f"Fee to {agreement.fee_to}, {percent(agreement.fee)} of what was produced:"
             f" {kwh(given.fee_uwh)}."
         )
     shared = given.energy_uwh - given.losses_uwh - given.fee_uwh
@@ -95,22 +95,24 @@ def _taken_first(agreement: Agreement, given: Outcome) -> Iterator[str]:
     )
 
 
-def _percent(part: Fraction) -> str:
+def percent(part: Fraction) -> str:
+    """A part of a whole, as people write it."""
     return f"{number(100 * part)} %"
 
 
-def _rule(agreement: Agreement) -> str:
-    rule = f"The rule: {_BY[agreement.method]}"
+def rule_of(agreement: Agreement) -> str:
+    """By what energy is shared, in a sentence."""
+    text = f"The rule: {_BY[agreement.method]}"
     if agreement.asks_who_produced:
-        rule += "; each producer's energy for itself, among those who claim it"
+        text += "; each producer's energy for itself, among those who claim it"
     if agreement.capped and agreement.method is not Method.PRO_RATA:
-        rule += "; nobody gets more than he consumed"
+        text += "; nobody gets more than he consumed"
         if agreement.rounds > 1:
-            rule += (
+            text += (
                 f", and what one cannot use is shared anew among the others of his priority,"
                 f" in up to {agreement.rounds} rounds"
             )
-    return rule + "."
+    return text + "."
 
 
 def _claims(agreement: Agreement, member: str) -> Iterator[str]:

@@ -234,7 +234,7 @@ def _check_format(template: Template, where: str) -> None:
         again = datetime.strptime(  # noqa: DTZ007 - a format may leave the zone to the template
             sample.strftime(template.time_format), template.time_format
         )
-    except ValueError as error:
+    except (ValueError, re.error) as error:  # the latter where a part is named twice
         raise ConfigurationError(f"{where} time_format cannot be used: {error}") from None
     if again.replace(tzinfo=UTC) != sample:
         raise ConfigurationError(

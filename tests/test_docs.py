@@ -20,6 +20,7 @@ import gateway
 import gateway.main
 import hal
 from cryptometer.commands import main as common
+from cryptometer.commands.agreements import read_agreement
 from cryptometer.commands.meters import read_meters
 from cryptometer.errors import Reason
 from cryptometer.load_curve import read_template
@@ -285,6 +286,8 @@ def test_every_toml_example_is_read_as_it_stands(document: Path) -> None:
     for block in _blocks(document.read_text(), "toml"):
         if block.startswith("# meters.toml"):
             assert read_meters(block, "meters.toml", step_s=900, now_ms=0)
+        elif block.startswith("# agreement.toml"):
+            assert read_agreement(block, "agreement.toml", now_ms=0).claims
         elif block.startswith("# curve.toml"):
             assert read_template(tomllib.loads(block), "curve.toml")
         else:

@@ -1,4 +1,5 @@
-"""`cryptometer authority`: founds a community, registers and revokes its parties, broker included.
+"""`cryptometer authority`: founds a community, registers and revokes its parties, broker included,
+and signs how they share.
 
 Each function does one command's work and returns what to tell the operator; the parsers at the end
 only turn words into arguments.
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from cryptometer import records
+from cryptometer.agreed_terms import describe_terms
+from cryptometer.commands import agreements
 from cryptometer.commands import roll as rolls
 from cryptometer.commands.bound import step_seconds
 from cryptometer.commands.broker import INSTALLED
@@ -32,8 +35,10 @@ from cryptometer.commands.roll import Roll, Standing
 from cryptometer.cose import RECORD_MAX
 from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.keys import PublicKey
+from cryptometer.readable import utc
 from cryptometer.records import (
     DIGEST,
+    Agreement,
     ChainPlace,
     CountingSource,
     EnrolmentRequest,
@@ -41,7 +46,7 @@ from cryptometer.records import (
     Role,
 )
 from cryptometer.request_text import decode_request_text, is_request_text
-from cryptometer.steps import MS_PER_S, step_of
+from cryptometer.steps import MS_PER_S, step_of, step_start_ms
 from hal import faults
 
 TOKEN_STEPS = 4  # paper A, table IV: a voting token is valid for d = 4 market periods
@@ -209,6 +214,44 @@ def re_anchor(
             f"{meter} goes on with record {at} from register {register}",
             f"the gateway tells the device; or hand it {_bundle(path, meter)}",
             f"next: give the gateway {path / 'authority.records'}",
+            *_said_of(after, said),
+        ]
+
+
+def agree(path: Path, file: Path, now_ms: int) -> list[str]:
+    """Signs the agreement by which energy is shared from a step on.
+
+    Args:
+        path: the authority's folder.
+        file: the agreement, TOML.
+        now_ms: this machine's time, ms since the Unix epoch.
+
+    Raises:
+        ConfigurationError: the file cannot be read, says what cannot be, names somebody who is not
+            registered, or a step that may have its block already.
+        Rejected: the community's state refuses it.
+    """
+    text, where = _read_text(file), str(file)
+    with open_folder(path) as folder:
+        draft = agreements.read_agreement(text, where, now_ms)
+        agreements.check_parties(draft, folder.roll, where)
+        step = agreements.first_step(draft, folder.roll, now_ms, where)
+        extended = rolls.agreed(
+            folder.roll, folder.signer, lambda at, previous: draft.agreement(at, previous, step)
+        )
+        after, said = commit(folder, extended, {}, _utc(now_ms))
+        record = extended.records[-1]
+        agreement = record.body
+        assert isinstance(agreement, Agreement)  # noqa: S101 - `agreed` has just put it there
+        begins = utc(step_start_ms(step, folder.roll.genesis.step_s))
+        return [
+            f"agreement {record.identity.hex()}",
+            f"it holds from step {step} on, which begins at {begins}, until another takes its"
+            " place",
+            *(f"  {line}" for line in agreements.succeeds(extended, agreement)),
+            *(f"  {line}" for line in describe_terms(agreement)),
+            f"next: give the gateway {after.path / 'authority.records'} before {begins}: in a later"
+            " block it has no effect, and must be signed again",
             *_said_of(after, said),
         ]
 
@@ -408,7 +451,7 @@ Act: TypeAlias = Callable[[argparse.Namespace], list[str]]
 
 
 def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Registers `authority init|register|revoke|re-anchor|export`."""
+    """Registers `authority init|register|revoke|re-anchor|agree|export`."""
     parser = subparsers.add_parser(
         "authority", help="found a community, register and revoke its parties"
     )
@@ -465,6 +508,9 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
     one.add_argument("--at", type=int, required=True, help="sequence number of its next record")
     one.add_argument("--register", type=int, required=True, help="pulses it starts from")
     one.add_argument("--reason", required=True, help="stands in the ledger")
+
+    one = _command(commands, "agree", "sign how energy is shared from a step on", _agree)
+    one.add_argument("file", type=Path, metavar="FILE", help="the agreement, TOML")
 
     _command(commands, "export", "write again all that follows from the records", _export)
 
@@ -534,6 +580,10 @@ def _re_anchor(arguments: argparse.Namespace) -> list[str]:
         arguments.reason,
         _now_ms(),
     )
+
+
+def _agree(arguments: argparse.Namespace) -> list[str]:
+    return agree(arguments.folder, arguments.file, _now_ms())
 
 
 def _export(arguments: argparse.Namespace) -> list[str]:

@@ -4,7 +4,7 @@ Beyond what the chain's verdicts demand, it keeps the rules an authority owes it
 name for one party, one name for one meter, and a revoked key never again.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from cryptometer.keys import Algorithm, PublicKey, Signer
 from cryptometer.records import (
     AUTHORITY_RECORDS_MAX,
     NAME,
+    Agreement,
     ChainPlace,
     Genesis,
     MeterDetails,
@@ -29,7 +30,7 @@ SIGNS_NOTES = (Role.GATEWAY, Role.NODE)  # checkpoints, and C2SP notes know Ed25
 NAMES_ITS_KEY = (Role.GATEWAY, Role.VPP)  # stands in every bundle and in community.pub
 NAMES_ITS_KEY_MAX = AUTHORITY_RECORDS_MAX // 2  # leaves room in a bundle for the party's own
 
-Body = TypeVar("Body", Registration, Revocation, ReAnchor)
+Body = TypeVar("Body", Registration, Revocation, ReAnchor, Agreement)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +236,18 @@ def re_anchored(
     place = roll.state.authority
     body = ReAnchor(place.sequence, place.previous, meter, at, register, reason)
     return _extended(roll, body, signer, f"the re-anchor of {meter}")
+
+
+def agreed(roll: Roll, signer: Signer, make: Callable[[int, bytes], Agreement]) -> Roll:
+    """The chain with an agreement more; `make` is given its sequence number, and the identity of
+    the record before.
+
+    Raises:
+        ConfigurationError: a number is out of range, or it is too large for a record.
+        Rejected: the community's state refuses it.
+    """
+    place = roll.state.authority
+    return _extended(roll, make(place.sequence, place.previous), signer, "the agreement")
 
 
 def standing_of(roll: Roll, name: str) -> Standing:

@@ -20,9 +20,17 @@ from cryptometer.commands.broker import Address, check_folder, mosquitto_conf, p
 from cryptometer.commands.certificates import LIFETIME, serial_of
 from cryptometer.commands.folder import BrokerFile, CredentialKind
 from cryptometer.commands.main import main
+from cryptometer.commands.request import make_request
 from cryptometer.community import decode_community
 from cryptometer.errors import ConfigurationError, Rejected
-from cryptometer.records import AUTHORITY_RECORDS_MAX, Bundle, ChainPlace, EnrolmentRequest, Role
+from cryptometer.records import (
+    AUTHORITY_RECORDS_MAX,
+    Agreement,
+    Bundle,
+    ChainPlace,
+    EnrolmentRequest,
+    Role,
+)
 from firmware import folder as device_folder
 from gateway import folder as gateway_folder
 from hal import faults
@@ -201,6 +209,103 @@ def test_secrets_are_the_owners_alone_and_what_is_public_is_readable(tmp_path: P
         assert mode == (0o644 if name in public else 0o600), name
     for one in (folder, *(path for path in folder.iterdir() if path.is_dir())):
         assert one.stat().st_mode & 0o777 == 0o700
+
+
+# --- How energy is shared. -----------------------------------------------------------------------
+
+AGREEMENT = """\
+method = "keys"
+surplus_to = "supplier"
+[[member]]
+name = "ada"
+key = 8
+[[member]]
+name = "bo"
+key = 17
+"""
+
+
+def test_a_member_asks_and_an_agreement_is_signed_as_an_operator_does_it(tmp_path: Path) -> None:
+    folder = found(tmp_path, PLAIN)
+    party(folder, Role.GATEWAY, "gw", 2)
+    party(folder, Role.VPP, "vpp", 3)
+    for name in ("ada", "bo"):
+        done = run("request", tmp_path / name)
+        assert (done.returncode, done.stderr) == (0, "")
+        asked = tmp_path / name / "member.request"
+        assert f"member {records.decode(asked.read_bytes()).key_id.hex()}" in done.stdout
+        assert (tmp_path / name / "member.key").stat().st_mode & 0o777 == 0o600
+        done = run("authority", "register", folder, asked, "--role", "member", "--name", name)
+        assert (done.returncode, done.stderr) == (0, "")
+    file = tmp_path / "agreement.toml"
+    file.write_text(AGREEMENT)
+    done = run("authority", "agree", folder, file)
+    assert (done.returncode, done.stderr) == (0, "")
+    for said in (
+        "The rule: by the keys of the agreement.",
+        "Of all energy: ada 8 of 25, bo 17 of 25.",
+        "For example, of 10.000 kWh: ada gets 3.200 kWh, bo gets 6.800 kWh.",
+        "in a later block it has no effect, and must be signed again",
+    ):
+        assert said in done.stdout
+    record = records.decode(cbor_list(folder)[-1])
+    assert isinstance(record.body, Agreement)
+    assert f"agreement {record.identity.hex()}" in done.stdout
+    # The gateway takes it, and audits rely on nothing but the ledger for it.
+    assert main(["inspect", str(folder / "authority.records"), "--brief"]) == 0
+
+
+def test_a_request_is_written_again_for_the_key_that_is_there(tmp_path: Path) -> None:
+    first = make_request(tmp_path, Role.NODE, NOW_MS)
+    key = (tmp_path / "node.key").read_bytes()
+    assert make_request(tmp_path, Role.NODE, NOW_MS) == first
+    assert (tmp_path / "node.key").read_bytes() == key
+
+
+def test_an_agreement_that_cannot_be_leaves_the_folder_as_it_is(tmp_path: Path) -> None:
+    folder = found(tmp_path, PLAIN)
+    party(folder, Role.GATEWAY, "gw", 2)
+    party(folder, Role.VPP, "vpp", 3)
+    party(folder, Role.MEMBER, "ada", 4)
+    file = tmp_path / "agreement.toml"
+    before = files(folder)
+    for text, why in (
+        (AGREEMENT, "no member is registered as bo; registered are ada"),
+        (f'from = "now"\n{AGREEMENT.replace("bo", "ada")}', "stands there twice"),
+        (
+            'from = "now"\nmethod = "equal"\nsurplus_to = "s"\n[[member]]\nname = "ada"\n',
+            "nothing is retroactive",
+        ),
+    ):
+        file.write_text(text)
+        with pytest.raises(ConfigurationError, match=why):
+            authority.agree(folder, file, NOW_MS)
+    with pytest.raises(ConfigurationError, match="cannot read"):
+        authority.agree(folder, tmp_path / "none.toml", NOW_MS)
+    assert files(folder) == before
+
+
+def test_a_later_agreement_says_what_it_takes_the_place_of(tmp_path: Path) -> None:
+    folder = found(tmp_path, PLAIN)
+    for role, name, key in (
+        (Role.GATEWAY, "gw", 2),
+        (Role.VPP, "vpp", 3),
+        (Role.MEMBER, "ada", 4),
+    ):
+        party(folder, role, name, key)
+    file = tmp_path / "agreement.toml"
+    step = NOW_MS // STEP_MS
+
+    def agree(later: int) -> str:
+        text = f'from_step = {step + later}\nmethod = "equal"\nsurplus_to = "s"\n'
+        file.write_text(f'{text}[[member]]\nname = "ada"\n')
+        return "\n".join(authority.agree(folder, file, NOW_MS))
+
+    assert "takes the place of" not in agree(10)
+    assert f"until then the agreement from step {step + 10} on holds" in agree(20)
+    said = agree(15)
+    assert f"it also takes the place of the agreement from step {step + 20} on" in said
+    assert f"until then the agreement from step {step + 10} on holds" in said
 
 
 # --- Nothing is overwritten, nothing forks. ------------------------------------------------------

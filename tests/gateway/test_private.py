@@ -1,6 +1,8 @@
 """The private store: what is known of consumption, what changed, and that erased is gone."""
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +18,7 @@ from gateway.private import PrivateStore
 from gateway.sqlite_store import create_store
 from gateway.store import StoreFailed
 
+ROOT = Path(__file__).parents[2]
 NOW_MS = 1_790_000_000_000
 
 
@@ -222,6 +225,38 @@ def test_a_reader_does_not_wait_for_a_writer_that_has_not_finished(tmp_path: Pat
             with pytest.raises(StoreFailed, match="locked"):
                 reader.salt("bob", 1)
         assert reader.of(1) == {"alice": 1, "bob": 1}
+
+
+def test_a_process_imports_and_erases_while_another_reads_and_makes_salts(tmp_path: Path) -> None:
+    path = tmp_path / "private.db"
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from gateway.private import PrivateStore\n"
+        "store = PrivateStore(Path(sys.argv[1]))\n"
+        "for at in range(10):\n"
+        "    store.put('alice', dict.fromkeys(range(500), at), f'file:{at}', at)\n"
+        "    store.put('carol', {1: at}, 'file:c', at)\n"
+        "    store.erase('carol')\n"
+    )
+    with (
+        closing(PrivateStore(path)) as store,
+        subprocess.Popen([sys.executable, "-c", program, str(path)], cwd=ROOT) as child,
+    ):
+        store.put("bob", dict.fromkeys(range(1000), 7), "file:b", NOW_MS)
+        made: dict[int, bytes] = {}
+        mark, seen = 0, set()
+        while child.poll() is None:
+            step = len(made) % 1000
+            made[step] = store.salt("bob", step)
+            assert store.of(step)["bob"] == 7
+            steps, mark = store.steps_changed_since(mark)
+            seen |= set(steps)
+        assert child.returncode == 0
+        assert {step: store.known_salt("bob", step) for step in made} == made
+        assert set(steps) | seen >= set(range(1000))
+        assert store.of(499) == {"alice": 9, "bob": 7}
+        assert len(next(store.curve("alice", 3, 3)).earlier) == 9
 
 
 def test_only_its_user_may_read_it_and_no_log_is_left(tmp_path: Path) -> None:
