@@ -16,7 +16,7 @@ PPM = 10**6
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class Pair:
     """What a reading that is only compared says, as far as rows need it.
 
     Attributes:
@@ -133,14 +133,14 @@ class Total:
         return abs(self.difference_uwh) <= self.allowed_uwh + self.bound_uwh
 
 
-def point_of(record: Record) -> Point | None:
+def pair_of(record: Record) -> Pair | None:
     """What a record says for a comparison; None if it says nothing."""
     match record.body:
         case Reading(counting=False, unit_uwh=int(unit_uwh), counted=int(counted)) as body:
             # Once it is told, all that had been counted when it was taken is told, too.
             if counted > body.register:
                 return None
-            return Point(
+            return Pair(
                 body.meter,
                 body.sequence,
                 body.step,
@@ -168,13 +168,13 @@ def known_of(authority: Iterable[Record]) -> Known:
     return Known(meters, anchors)
 
 
-def compare(points: Iterable[Point], known: Known) -> list[Comparison]:
+def compare(pairs: Iterable[Pair], known: Known) -> list[Comparison]:
     """Each two readings that follow on one another, by meter and in order.
 
     Nothing is compared across what makes the two no longer one measurement: a re-anchor, another
     device on the wall, another constant or second source, an index that went back.
     """
-    ordered = sorted(points, key=lambda one: (one.meter, one.sequence))
+    ordered = sorted(pairs, key=lambda one: (one.meter, one.sequence))
     found = (_row(before, after, known) for before, after in pairwise(ordered))
     return [one for one in found if one is not None]
 
@@ -182,8 +182,8 @@ def compare(points: Iterable[Point], known: Known) -> list[Comparison]:
 def compare_verdicts(verdicts: Iterable[Verdict]) -> list[Comparison]:
     """The comparisons that a ledger's leaves hold, with their verdicts, from its beginning."""
     effective = [verdict.record for verdict in verdicts if verdict.reason is None]
-    points = (point_of(record) for record in effective)
-    return compare((one for one in points if one is not None), known_of(effective))
+    pairs = (pair_of(record) for record in effective)
+    return compare((one for one in pairs if one is not None), known_of(effective))
 
 
 def total(comparisons: Iterable[Comparison]) -> Total:
@@ -220,7 +220,7 @@ def _goes_on(before: Comparison | None, row: Comparison | None) -> bool:
     return before is not None and row is not None and before.at_ms == row.since_ms
 
 
-def _row(before: Point, after: Point, known: Known) -> Comparison | None:
+def _row(before: Pair, after: Pair, known: Known) -> Comparison | None:
     if (before.meter, before.source) != (after.meter, after.source):
         return None
     anchors = known.anchors.get(after.meter, ())

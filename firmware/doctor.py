@@ -7,7 +7,7 @@ missing, and a broker that ties a credential to one connection would throw the p
 import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,20 +41,29 @@ from firmware.checkup import (
     note,
     wrong,
 )
+from firmware.comparing import without_ratio
 from firmware.config import Config
 from firmware.enrolment import Enrolment, open_acknowledgement
-from firmware.hearing import RAW_BYTES_MAX, Look, judge_look, judge_read
+from firmware.hearing import RAW_BYTES_MAX, Look, as_compared, judge_look, judge_read
 from firmware.journal import Journal
 from firmware.listening import Spoken, spoken_of
 from firmware.outbox import End, Outbox
 from firmware.rollback import newest_note
 from hal.broker import BrokerSettings, broker_settings
-from hal.drivers import Buses, index_settings, open_clock, open_guard, open_index, open_source
+from hal.drivers import (
+    Buses,
+    index_settings,
+    open_clock,
+    open_compared,
+    open_guard,
+    open_index,
+    open_source,
+)
 from hal.files import DiskDirectory, is_held
 from hal.index.choice import is_index_source
 from hal.index.reading import Reading, Refusal
 from hal.mqtt import Link, broker_address
-from hal.ports import Connected, Disconnected, LineLost, Message, StoredKey
+from hal.ports import Connected, Disconnected, IndexSource, LineLost, Message, StoredKey
 from hal.probe import is_connected, lock_holder, service_status, way_to, write_and_sync
 from hal.terminal import READ_BY_ANOTHER
 
@@ -123,6 +132,7 @@ class _Look:
         try:
             # The broker answers while the line is looked at.
             found += _guarded("line", self._line)
+            found += _guarded("compared", self._compared)
             found += _guarded("clock", self._clock)
             found += broker + _guarded("broker", self._login)
         finally:
@@ -184,12 +194,28 @@ class _Look:
     def _listen(self) -> list[Finding]:
         """Listens to a meter that speaks, or asks it; nobody else does now."""
         settings = index_settings(self.config.source)
+        look = self._hear_line(open_index(self.config.source, Buses()), self.config.source)
+        return judge_look(look, settings.register, settings.identity, self.enrolment)
+
+    def _compared(self) -> list[Finding]:
+        """Listens to the source that is only compared; what is wrong with it stops nothing."""
+        if not self.config.compared:
+            return []
+        _, table = without_ratio(self.config.compared)
+        if self.running:
+            says = "the running program has this line"
+            return [note("compared", says, "what came of it tells cryptometer-gateway status")]
+        settings = index_settings(table)
+        look = self._hear_line(open_compared(table, Buses()), table)
+        return as_compared(judge_look(look, settings.register, settings.identity, None))
+
+    def _hear_line(self, opened: IndexSource, table: Mapping[str, object]) -> Look:
         readings: list[Reading] = []
         refusals: list[Refusal] = []
         raw = bytearray()
         began_ns = time.monotonic_ns()
         until_ns = began_ns + int(self.seconds * NS_PER_S)
-        with closing(open_index(self.config.source, Buses())) as source:
+        with closing(opened) as source:
             poll = select.poll()
             poll.register(source.fileno(), select.POLLIN)
             while (left_ns := until_ns - time.monotonic_ns()) > 0:
@@ -204,8 +230,8 @@ class _Look:
                 del readings[:-_MESSAGES_MAX], refusals[:-_MESSAGES_MAX]
                 time.sleep(GATHER_S)
         now_ns = time.monotonic_ns()
-        look = Look(
-            str(self.config.source["driver"]),
+        return Look(
+            str(table["driver"]),
             (now_ns - began_ns) // NS_PER_MS,
             readings,
             refusals,
@@ -213,7 +239,6 @@ class _Look:
             now_ns,
             int(time.time()),
         )
-        return judge_look(look, settings.register, settings.identity, self.enrolment)
 
     def _watch(self) -> LineLook:
         """Takes what comes over the line; nobody else reads it now."""

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 
@@ -62,6 +62,19 @@ def judge_look(
         found += _clock(look)
         found += _latch(look, enrolment)
     return found + _refused(look)
+
+
+def as_compared(found: list[Finding]) -> list[Finding]:
+    """Findings of a source that is only compared, as such."""
+    return [
+        replace(
+            one,
+            about=f"compared {one.about}",
+            says=one.says.replace(", counts", ", is compared").replace("[source]", "[compared]"),
+            do=one.do.replace("[source]", "[compared]"),
+        )
+        for one in found
+    ]
 
 
 def judge_read(before: int, after: int, elapsed_ms: int, spoken: Spoken | None) -> Finding:

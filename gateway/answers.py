@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import TypeAlias
 
 from cryptometer import cose, records
+from cryptometer.accuracy import Comparison, Total, total
 from cryptometer.community import Community
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey
@@ -20,6 +21,7 @@ from cryptometer.records import Balance, Checkpoint, Flow, Header
 from cryptometer.steps import step_start_ms
 from cryptometer.tiles import CHECKPOINT_PATH, TILE_WIDTH, Read, Tile, read_entries
 from gateway.prove import find_record
+from gateway.report import comparisons_of
 from gateway.store import BlockRow, Store
 
 Json: TypeAlias = "str | int | bool | list[Json] | dict[str, Json] | None"
@@ -131,6 +133,56 @@ def block(site: Site, step: int, count: Count | None = None) -> dict[str, Json]:
         "tokens": header.flow.tokens,
         "kinds": (count or kinds)(site, row),
         "checkpoint": row.note or None,
+    }
+
+
+def comparisons(site: Site, meter: str, newest: int) -> Json:
+    """What was counted of a meter against what its second source says, latest first.
+
+    Raises:
+        Absent: there is no such meter.
+    """
+    state = site.store.state()
+    if state is None or meter not in state.meters:
+        raise Absent("no meter has this name; the authority's registrations name those there are")
+    found = comparisons_of(site.store, meter, newest)
+    step_s = site.community.parameters.step_s
+    return {
+        "meter": meter,
+        "total": None if not found else _total(total(found)),
+        "comparisons": [_comparison(one, step_s) for one in reversed(found)],
+    }
+
+
+def _comparison(one: Comparison, step_s: int) -> dict[str, Json]:
+    return {
+        "step": one.step,
+        "since_step": one.since_step,
+        "ends": utc(step_start_ms(one.step + 1, step_s)),
+        "since_ms": one.since_ms,
+        "at_ms": one.at_ms,
+        "source": one.source,
+        "counted_uwh": str(one.counted_uwh),
+        "index_uwh": str(one.index_uwh),
+        "difference_uwh": str(one.difference_uwh),
+        "difference_ppm": one.difference_ppm,
+        "bound_uwh": str(one.bound_uwh),
+        "mpe_ppm": one.mpe_ppm,
+        "within": one.is_within,
+    }
+
+
+def _total(whole: Total) -> dict[str, Json]:
+    return {
+        "comparisons": whole.comparisons,
+        "outside": whole.outside,
+        "counted_uwh": str(whole.counted_uwh),
+        "index_uwh": str(whole.index_uwh),
+        "difference_uwh": str(whole.difference_uwh),
+        "difference_ppm": whole.difference_ppm,
+        "bound_uwh": str(whole.bound_uwh),
+        "allowed_uwh": str(whole.allowed_uwh),
+        "within": whole.is_within,
     }
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
+from cryptometer.accuracy import Pair
 from cryptometer.errors import Reason
 from cryptometer.records import ChainRecord, Genesis, Record
 from cryptometer.state import State, found
@@ -19,6 +20,7 @@ from gateway.store import (
     RefusalCount,
     StoreFailed,
     Tally,
+    compared_of,
     distributions_of,
 )
 
@@ -38,6 +40,7 @@ class MemoryStore:
         self._evidence: list[Refusal] = []
         self._contacts: dict[str, Contact] = {}
         self._tallies: dict[str, Tally] = {}
+        self._compared: dict[str, list[Pair]] = {}
         self._set_aside: dict[int, Reason] = {}
         self._distributions: dict[int, list[int]] = {}
 
@@ -132,6 +135,9 @@ class MemoryStore:
     def distributions(self, step: int) -> list[int]:
         return list(self._distributions.get(step, ()))
 
+    def compared(self, meter: str, newest: int) -> list[Pair]:
+        return self._compared.get(meter, [])[-newest:]
+
     def verdict(self, leaf: int) -> Reason | None:
         return self._set_aside.get(leaf)
 
@@ -185,6 +191,8 @@ class MemoryStore:
             if isinstance(record.body, ChainRecord):
                 self._pending.pop(_place(record), None)
                 self._leaves[_place(record)] = (record.identity, block.row.first + offset)
+        for pair in compared_of(block):
+            self._compared.setdefault(pair.meter, []).append(pair)
         for tally in block.tallies:
             before = self._tallies.get(tally.meter)
             self._tallies[tally.meter] = tally if before is None else _added(before, tally)

@@ -174,6 +174,12 @@ def _meters(meters: list[MeterReport]) -> Iterable[Metric]:
     gaps = _by_meter_counter("gaps", "Steps it did not close between its first and newest close.")
     pulses = _by_meter("register_pulses", "Its pulse count as signed, in blocks.")
     energy = _by_meter_counter("energy_watt_hours", "Energy its chain has registered.")
+    compared = GaugeMetricFamily(
+        "cryptometer_meter_compared_watt_hours",
+        "Over its newest 96 comparisons: counted, and by its own index.",
+        labels=["meter", "by"],
+    )
+    within = _by_meter("compared_within", "1 when the two differ by no more than its class allows.")
     for meter in meters:
         label = [meter.name]
         if meter.last_heard_ms is not None:
@@ -188,7 +194,12 @@ def _meters(meters: list[MeterReport]) -> Iterable[Metric]:
         gaps.add_metric(label, max(0, meter.gaps))
         pulses.add_metric(label, meter.register)
         energy.add_metric(label, meter.registered_uwh / _UWH_PER_WH)
-    return heard, error, synchronised, closed, revoked, late, aside, gaps, pulses, energy
+        if meter.compared is not None:
+            compared.add_metric([meter.name, "counted"], meter.compared.counted_uwh / _UWH_PER_WH)
+            compared.add_metric([meter.name, "index"], meter.compared.index_uwh / _UWH_PER_WH)
+            within.add_metric(label, meter.compared.is_within)
+    known = (heard, error, synchronised, closed, revoked, late, aside, gaps, pulses, energy)
+    return (*known, compared, within)
 
 
 def _gauge(name: str, says: str, value: float) -> GaugeMetricFamily:

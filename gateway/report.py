@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from cryptometer import records
+from cryptometer.accuracy import Comparison, Total, compare, known_of, percent, total
 from cryptometer.metrology import kwh
 from cryptometer.state import State
 from gateway.store import Store
@@ -26,6 +28,8 @@ class MeterReport:
         register: its pulse count as signed, in blocks.
         sequence: of the record its chain in blocks goes on with; what a re-anchor is given.
         refused: records or bytes refused, by reason.
+        compared: what was counted against a second source, over the newest comparisons, a day of
+            quarter hours; None where nothing was compared.
     """
 
     name: str
@@ -45,6 +49,7 @@ class MeterReport:
     sequence: int
     revoked: bool
     refused: dict[str, int]
+    compared: Total | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,14 @@ def make_report(store: Store, state: State) -> Report:
     )
 
 
+def comparisons_of(store: Store, meter: str, newest: int) -> list[Comparison]:
+    """The newest comparisons of a meter with its second source, in order."""
+    pairs = store.compared(meter, newest + 1)
+    if len(pairs) < 2:
+        return []
+    return compare(pairs, known_of(records.decode(raw) for raw in store.authority()))
+
+
 def _meter_reports(
     store: Store, state: State, refused: dict[str, dict[str, int]]
 ) -> list[MeterReport]:
@@ -108,6 +121,7 @@ def _meter_reports(
         if tally is not None and tally.first_step is not None and meter.closed_step is not None:
             gaps = meter.closed_step - tally.first_step + 1 - tally.closes
         registered = meter.registered_uwh
+        compared = comparisons_of(store, name, BLOCKS_SHOWN)
         reports.append(
             MeterReport(
                 name=name,
@@ -128,6 +142,7 @@ def _meter_reports(
                 sequence=meter.head.sequence,
                 revoked=meter.terms[-1].valid_to is not None,
                 refused=refused.get(name, {}),
+                compared=total(compared) if compared else None,
             )
         )
     return reports
@@ -164,9 +179,20 @@ def _describe_meter(meter: MeterReport) -> list[str]:
         " about"
         f" {kwh(meter.expected_index_wh * UWH_PER_WH)}",
     ]
+    if meter.compared is not None:
+        lines.append(f"  compared     {_compared(meter.compared)}")
     if meter.refused:
         lines.append(f"  refused      {_counts(meter.refused)}")
     return lines
+
+
+def _compared(found: Total) -> str:
+    verdict = "within the class" if found.is_within else "NOT within the class"
+    return (
+        f"{kwh(found.counted_uwh)} counted, {kwh(found.index_uwh)} by its index:"
+        f" {percent(found.difference_ppm)}, {verdict}; {found.comparisons} comparisons,"
+        f" {found.outside} of them outside; last digits explain {kwh(found.bound_uwh)}"
+    )
 
 
 def _punctuality(milliseconds: list[int]) -> str:

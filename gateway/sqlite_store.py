@@ -5,9 +5,11 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
+from cryptometer.accuracy import Pair
 from cryptometer.errors import ConfigurationError, Reason
 from cryptometer.records import ChainRecord, Genesis, Record
 from cryptometer.snapshot import (
@@ -32,16 +34,17 @@ from gateway.store import (
     SearchTooLong,
     StoreFailed,
     Tally,
+    compared_of,
     distributions_of,
 )
 from hal.faults import Point, passing
 from hal.files import sync_folder
 
 APPLICATION_ID = 0x43727970  # "Cryp": tells our database from any other (PRAGMA application_id)
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 # Its group may read it: `serve` runs as another user, which no key is readable for.
 STORE_MODE = 0o640
-_READABLE = (1, 2, 3, 4, SCHEMA_VERSION)
+_READABLE = (1, 2, 3, 4, 5, SCHEMA_VERSION)
 _LEAVES_MAX = 2**63 - 1  # what an integer of a row holds
 _STEPS_BETWEEN_LOOKS = 10_000  # of SQLite's machine; less than a millisecond
 # So long, in pages of 4 KiB, the write-ahead log may grow before a commit has to copy it into the
@@ -94,6 +97,13 @@ _SHARED = (
     "CREATE TABLE settlements (step INTEGER PRIMARY KEY, state BLOB NOT NULL)",
     "CREATE TABLE distributions (step INTEGER NOT NULL, leaf INTEGER NOT NULL,"
     " PRIMARY KEY (step, leaf)) WITHOUT ROWID",
+)
+# Since format 6: what second sources say, the columns being the fields of a `Pair`.
+_COMPARED = (
+    "CREATE TABLE compared (meter TEXT NOT NULL, sequence INTEGER NOT NULL, step INTEGER NOT NULL,"
+    " at_ms INTEGER NOT NULL, source TEXT NOT NULL, registration BLOB NOT NULL,"
+    " register INTEGER NOT NULL, unit_uwh INTEGER NOT NULL, counted INTEGER NOT NULL,"
+    " PRIMARY KEY (meter, sequence)) WITHOUT ROWID"
 )
 _RUN = "meter = ? AND sequence BETWEEN ? AND ?"
 _UNFILE = f"DELETE FROM pending WHERE {_RUN}"  # noqa: S608
@@ -230,6 +240,15 @@ class SqliteStore:
             return None
         meter, sequence, leaf = row
         return meter, sequence, self.leaf_at(meter, sequence) if leaf is None else leaf
+
+    def compared(self, meter: str, newest: int) -> list[Pair]:
+        if self._format < 6:
+            return []
+        rows = self._connection.execute(
+            "SELECT * FROM compared WHERE meter = ? ORDER BY sequence DESC LIMIT ?",
+            (meter, newest),
+        ).fetchall()
+        return [Pair(*row) for row in reversed(rows)]
 
     def distributions(self, step: int) -> list[int]:
         if self._format < 5:
@@ -495,6 +514,10 @@ class SqliteStore:
             "INSERT INTO set_aside VALUES (?, ?)",
             [(leaf, reason.value) for leaf, reason in block.set_aside],
         )
+        self._connection.executemany(
+            "INSERT INTO compared VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [astuple(pair) for pair in compared_of(block)],
+        )
         self._add_shared(block)
         self._set_meta("state", encode_common(block.state))
         self._connection.execute(
@@ -553,7 +576,7 @@ def create_store(path: Path, epoch: int) -> None:
     with closing(connect(beside)) as connection:
         _make_durable(connection, beside)
         connection.executescript(
-            f"BEGIN; {_SCHEMA} {_SET_ASIDE}; {_FILED}; {'; '.join(_SHARED)};"
+            f"BEGIN; {_SCHEMA} {_SET_ASIDE}; {_FILED}; {'; '.join(_SHARED)}; {_COMPARED};"
             f" PRAGMA application_id = {APPLICATION_ID};"
             f" PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         )
@@ -600,6 +623,8 @@ def _bring_up(connection: sqlite3.Connection) -> None:
         (size,) = connection.execute("SELECT coalesce(max(size), 0) FROM blocks").fetchone()
         connection.execute(_SET_ASIDE)
         connection.execute("INSERT INTO meta VALUES ('verdicts_from', ?)", (str(size).encode(),))
+    if version < 6:
+        connection.execute(_COMPARED)
     if version < 5:
         for statement in _SHARED:
             connection.execute(statement)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from cryptometer.accuracy import Pair, pair_of
 from cryptometer.errors import Reason
 from cryptometer.records import Distribution, Record
 from cryptometer.state import State
@@ -110,6 +111,17 @@ class NewBlock:
     tallies: tuple[Tally, ...]
     set_aside: tuple[tuple[int, Reason], ...] = ()
     made_here: bool = True
+
+
+def compared_of(block: NewBlock) -> list[Pair]:
+    """What second sources say in a block, where it is not set aside."""
+    aside = {leaf for leaf, _ in block.set_aside}
+    pairs = (
+        pair_of(record)
+        for leaf, record in enumerate(block.leaves, block.row.first)
+        if leaf not in aside
+    )
+    return [one for one in pairs if one is not None]
 
 
 def distributions_of(block: NewBlock) -> list[tuple[int, int]]:
@@ -233,6 +245,10 @@ class Store(Protocol):
 
     def distributions(self, step: int) -> list[int]:
         """The leaves that hold distributions of a step's energy, those without effect included."""
+        ...
+
+    def compared(self, meter: str, newest: int) -> list[Pair]:
+        """The newest so many words of a meter's second source in blocks, in order."""
         ...
 
     def verdict(self, leaf: int) -> Reason | None:

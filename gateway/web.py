@@ -110,6 +110,7 @@ class Web:
                 Route("/tile/{rest:path}", self._tile),
                 Route("/blocks", self._blocks),
                 Route("/blocks/{step}", self._block),
+                Route("/comparisons/{meter}", self._comparisons),
                 Route("/records/{what:path}", self._record),
                 Route("/proofs/{what:path}", self._proof),
                 Route("/healthz", self._health),
@@ -140,11 +141,12 @@ class Web:
         return await _file_answer(request, file, self._work)
 
     async def _blocks(self, request: Request) -> Response:
-        text = request.query_params.get("newest", str(answers.NEWEST))
-        newest = decimal(text)
-        if newest is None or not 1 <= newest <= answers.NEWEST_MAX:
-            raise HTTPException(400, f"newest is a number from 1 to {answers.NEWEST_MAX}")
+        newest = _newest(request)
         return await self._json(request, lambda site: answers.blocks(site, newest))
+
+    async def _comparisons(self, request: Request) -> Response:
+        meter, newest = request.path_params["meter"], _newest(request)
+        return await self._json(request, lambda site: answers.comparisons(site, meter, newest))
 
     async def _block(self, request: Request) -> Response:
         step = decimal(request.path_params["step"])
@@ -322,6 +324,14 @@ class _Bodiless:
 
 
 # --- Answers. ------------------------------------------------------------------------------------
+
+
+def _newest(request: Request) -> int:
+    """How many a question asks for."""
+    newest = decimal(request.query_params.get("newest", str(answers.NEWEST)))
+    if newest is None or not 1 <= newest <= answers.NEWEST_MAX:
+        raise HTTPException(400, f"newest is a number from 1 to {answers.NEWEST_MAX}")
+    return newest
 
 
 def _answer(request: Request, data: bytes, kind: str, headers: Mapping[str, str]) -> Response:

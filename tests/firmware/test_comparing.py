@@ -13,6 +13,7 @@ from cryptometer.block import Checked, Verdict
 from cryptometer.records import Batch, ChainRecord, Mark, MeterDetails, Reading, RunStart, StepClose
 from firmware.comparing import ComparedLine, Second
 from firmware.listening import SpokenLine
+from gateway.report import comparisons_of, describe, make_report
 from hal.index import reading as said
 from hal.index.reading import Caveat, Index, Refusal, Refused, Register
 from hal.ports import Heard, LineLost, PulseSource
@@ -167,6 +168,20 @@ def test_each_step_has_one_compared_reading_before_its_close_and_the_two_agree(
     assert len(rows) == len(site.closed) - 1 >= 3
     assert {row.difference_uwh for row in rows} == {0}
     assert all(row.is_within and row.bound_uwh == WH + PULSE_UWH for row in rows)
+
+
+def test_the_gateway_tells_the_same_as_the_ledger(site: Site) -> None:
+    site.steps(4)
+    site.settle()
+    store, state = site.world.store, site.world.store.state()
+    assert state is not None
+    assert comparisons_of(store, "m0", 96) == site.rows
+    assert comparisons_of(store, "m0", 2) == site.rows[-2:]
+    assert comparisons_of(store, "m1", 96) == []
+    report = make_report(store, state)
+    assert report.meters[0].compared == accuracy.total(site.rows)
+    [line] = [one for one in describe(report) if one.startswith("  compared")]
+    assert "+0.0000 %, within the class" in line
 
 
 def test_a_pulse_output_that_loses_some_is_shown_in_percent(site: Site) -> None:

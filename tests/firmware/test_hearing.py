@@ -83,7 +83,8 @@ class Board:
         """What the doctor says that is not about broker or card."""
         parts = ("line", "meter", "index", "meter clock", "period", "messages", "registration")
         findings = doctor.examine(self.config, seconds)
-        return as_lines([one for one in findings if one.about in parts])
+        compared = [one for one in findings if one.about.startswith("compared")]
+        return as_lines([one for one in findings if one.about in parts] + compared)
 
 
 @contextmanager
@@ -124,6 +125,21 @@ def test_the_doctor_tells_meter_index_resolution_and_period_of_a_healthy_line(bo
     assert has(lines, "ok", "period", "a message at least every")
     assert has(lines, "ok", "registration", "its index, of which a digit is 0.1 Wh")
     assert not has(lines, "wrong ")
+
+
+def test_the_doctor_says_what_a_source_says_that_is_only_compared(board: Board) -> None:
+    board.configure(more='[compared]\ndriver = "sim-index"\nregister = "import"\nwatts = 700')
+    lines = board.examine()
+    assert has(lines, "ok", "line", "messages by 'sml'")
+    assert has(lines, "ok", "compared line", "messages by 'sim-index'")
+    assert has(lines, "ok", "compared meter", "identity SIM0001")
+    assert has(lines, "ok", "compared index", "import", "is compared")
+    board.configure(more='[compared]\ndriver = "sml"\nregister = "import"\ndevice = "/dev/none"')
+    lines = board.examine()
+    assert has(lines, "ok", "line", "messages by 'sml'")
+    assert has(lines, "wrong", "compared", "/dev/none")
+    board.configure(more='[compared]\ndriver = "sim-index"\nregister = "import"\nwats = 700')
+    assert has(board.examine(), "wrong", "compared", "[compared]", "watts")
 
 
 def test_the_doctor_sees_another_protocol_than_the_configured_one(board: Board) -> None:

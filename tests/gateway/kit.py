@@ -45,6 +45,7 @@ def content(store: Store) -> dict[str, object]:
         "evidence": store.evidence(),
         "contacts": store.contacts(),
         "tallies": store.tallies(),
+        "compared": [one for at in range(4) for one in store.compared(f"m{at}", EVERY_BLOCK)],
     }
 
 

@@ -327,6 +327,43 @@ def test_a_proof_convinces_an_outsider(works: Works, web: Web) -> None:
     assert isinstance(proven.record.body, Header)
 
 
+def test_comparisons_with_a_second_source_are_told_step_by_step_and_added(tmp_path: Path) -> None:
+    premises = Premises(tmp_path / "gateway", "[web]\nport = 0\n")
+    premises.enrol()
+    with closing(premises.folder.open_store()) as store:
+        site = premises.site(store)
+        site.found()
+        site.send(site.device.run_start(site.next_step))
+        for counted, index in ((8, 5_000), (16, 5_001), (24, 5_001)):
+            step = site.next_step
+            said = {"counting": False, "unit_uwh": 10**6, "counted": counted}
+            told = site.device.batch(step, 8), site.device.reading(step, index, **said)
+            site.send(*told, site.device.close(step))
+            site.seal()
+        newest = site.node.state.step
+    with serving(premises.folder.path) as web:
+        answer = web.get("/comparisons/m0").json
+        assert answer["meter"] == "m0"
+        assert [one["step"] for one in answer["comparisons"]] == [newest, newest - 1]
+        last, before = answer["comparisons"]
+        assert (before["counted_uwh"], before["index_uwh"]) == ("800000", "1000000")
+        assert (before["difference_uwh"], before["difference_ppm"]) == ("-200000", -200_000)
+        assert (before["bound_uwh"], before["mpe_ppm"], before["within"]) == (
+            "1100000",
+            20_000,
+            True,
+        )
+        assert last["difference_ppm"] is None
+        whole = answer["total"]
+        assert (whole["counted_uwh"], whole["index_uwh"]) == ("1600000", "1000000")
+        assert (whole["comparisons"], whole["outside"], whole["within"]) == (2, 0, True)
+        assert len(web.get("/comparisons/m0?newest=1").json["comparisons"]) == 1
+        assert "no meter has this name" in web.get("/comparisons/nobody").problem
+        assert web.get("/comparisons/m0?newest=0").status == 400
+        read = figures(web)
+        assert read["cryptometer_meter_compared_within", ("m0",)] == 1
+
+
 def test_what_is_not_there_says_what_to_do(works: Works, web: Web) -> None:
     waiting = web.get("/records/m0/8")
     assert waiting.status == 404

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cryptometer.accuracy import pair_of
 from cryptometer.errors import ConfigurationError, Reason
 from cryptometer.records import AuthorityRecord, ChainRecord, Genesis, Record
 from cryptometer.state import State, found
@@ -343,6 +344,29 @@ def test_tallies_add_up_and_keep_the_first_step_closed(shelf: Shelf) -> None:
         Tally("m0", 3, step, 0, 0),
         Tally("m1", 3, step, 0, 0),
     ]
+
+
+def test_what_second_sources_say_is_kept_in_order_but_not_what_is_set_aside(
+    shelf: Shelf,
+) -> None:
+    device = Village(1).devices[0]
+    said = {"counting": False, "unit_uwh": 1_000_000, "counted": 0}
+    steps = range(7, 11)
+    told = [device.run_start(7)] + [device.reading(step, 5 * step, **said) for step in steps]
+    shelf.store.commit(Changes(authority=HISTORY.founding, accepted=tuple(told)))
+    first = HISTORY.block(FIRST)
+    block = replace(
+        first,
+        leaves=tuple(told),
+        tallies=(),
+        set_aside=((first.row.first + 2, Reason.FAR_FUTURE),),
+    )
+    shelf.store.commit(Changes(block=block))
+    store = shelf.reopen()
+    assert [one.step for one in store.compared("m0", 9)] == [7, 9, 10]
+    assert [one.index for one in store.compared("m0", 2)] == [45, 50]
+    assert store.compared("m0", 1) == [pair_of(told[-1])]
+    assert store.compared("m1", 9) == []
 
 
 def test_tallies_of_late_and_quarantined_records_add_up(shelf: Shelf) -> None:
@@ -740,8 +764,15 @@ def test_what_a_copied_log_holds_is_part_of_the_store(
         assert content(recovered) == content(store)
 
 
+def _make_format_5(connection: sqlite3.Connection) -> None:
+    """Nothing is compared."""
+    connection.execute("DROP TABLE compared")
+    connection.execute("PRAGMA user_version = 5")
+
+
 def _make_format_4(connection: sqlite3.Connection) -> None:
     """Nothing is shared."""
+    _make_format_5(connection)
     for table in ("agreements", "settlements", "distributions"):
         connection.execute(f"DROP TABLE {table}")
     connection.execute("PRAGMA user_version = 4")
@@ -773,14 +804,17 @@ def _make_older(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA user_version = 2")
 
 
-def test_a_store_of_format_4_is_brought_up_as_one_that_has_shared_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("older", [_make_format_4, _make_format_5])
+def test_a_store_of_format_4_or_5_is_brought_up_as_one_that_has_shared_or_compared_nothing(
+    tmp_path: Path, older: Callable[[sqlite3.Connection], None]
+) -> None:
     path = tmp_path / "store.sqlite"
     create_store(path, EPOCH)
     with closing(SqliteStore(path)) as store:
         commit_until(store, SECOND)
         before = content(store)
     with closing(sqlite3.connect(path)) as connection, connection:
-        _make_format_4(connection)
+        older(connection)
     with closing(SqliteStore(path, read_only=True)) as old:
         assert (content(old), old.distributions(SECOND)) == (before, [])
     for _ in range(2):
