@@ -165,9 +165,9 @@ def audit(
 def _with_keys(
     state: State, leaves: Iterator[tuple[int, bytes]]
 ) -> Iterator[tuple[Record, PublicKey | None]]:
-    """Each leaf decoded, and the key that a device's record or a distribution names if a registration
-    is known, from `state` or from a leaf before it. Nothing is believed of that registration but the key, whose
-    own hash is its name."""
+    """Each leaf decoded, and the key that a device's record or a distribution names if a
+    registration is known, from `state` or from a leaf before it. Nothing is believed of that
+    registration but the key, whose own hash is its name."""
     keys = {
         terms.key.thumbprint: terms.key for meter in state.meters.values() for terms in meter.terms
     }
