@@ -162,12 +162,12 @@ def test_a_meter_that_is_always_due_leaves_the_others_their_turn(wire: Wire) -> 
         said = go_on(sources, each((18, 19), 6))
     for address in (18, 19):
         times_ns = [one.at_ns for one in said if one.address == address]
-        assert max(later - before for before, later in pairwise(times_ns)) < 1.5 * NS_PER_S
+        assert max(later - before for before, later in pairwise(times_ns)) < 4 * NS_PER_S
 
 
 def test_a_silent_meter_does_not_starve_the_others(wire: Wire) -> None:
     bus = Bus(wire, answering(17), answering(19))
-    own: dict[int, dict[str, object]] = {17: {}, 18: {"answer_machine_ms": 400}, 19: {}}
+    own: dict[int, dict[str, object]] = {17: {}, 18: {"answer_machine_ms": 1_000}, 19: {}}
     with joined({"device": wire.device}, own) as sources, behind(bus.live):
         # Beyond the silent one's second call, five seconds after its first three.
         said = go_on(sources, lambda said: sum(one.address == 18 for one in said) == 2)
@@ -181,7 +181,7 @@ def test_a_silent_meter_does_not_starve_the_others(wire: Wire) -> None:
         times_ns = [one.at_ns for one in said if one.address == address]
         since_ns = [time_ns for time_ns in times_ns if time_ns > silences[0].at_ns]
         # Once it is known as silent, one answer's time is all that it takes from the others.
-        assert max(later - before for before, later in pairwise(since_ns)) < 1.2 * NS_PER_S
+        assert max(later - before for before, later in pairwise(since_ns)) < 2.5 * NS_PER_S
         assert len(since_ns) > 10
 
 
