@@ -380,6 +380,8 @@ def _check_form(agreement: Agreement, whole: Distribution) -> None:
         raise Rejected(
             Reason.NOT_AS_AGREED, f"commitments to what {len(committed)} of the members consumed"
         )
+    if whole.surplus_uwh and whole.from_surplus_uwh:
+        raise Rejected(Reason.NOT_AS_AGREED, "it adds to the surplus, and takes from it")
     expected = len(agreement.claims) if agreement.method is Method.COEFFICIENTS else 0
     if len(whole.coefficients) != expected:
         raise Rejected(

@@ -262,6 +262,18 @@ def test_the_stranger_computes_what_is_stated_of_the_golden_ledger() -> None:
     }
 
 
+def test_the_stranger_computes_what_is_stated_of_the_example() -> None:
+    report = accepted(FOLDER / "example.pub", FOLDER / "example")
+    stated = json.loads((FOLDER / "example.json").read_bytes())
+    assert (report["size"], report["root"]) == (stated["size"], stated["root"])
+    assert report["balance"] == list(stated["blocks"][-1]["balance"].values())
+    assert report["members"] == stated["accounts"]
+    reasons: list[str | None] = []
+    for block in stated["blocks"]:
+        reasons += [verdict["reason"] for verdict in block["verdicts"]] + [None]
+    assert report["verdicts"] == reasons
+
+
 def test_the_stranger_agrees_on_every_leaf_of_a_busy_village(tmp_path: Path) -> None:
     village = busy_village()
     report = accepted(*lay(village, village.files(), tmp_path))

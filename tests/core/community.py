@@ -359,26 +359,36 @@ class Village:
     ) -> list[Record]:
         """The plant's distributions of what waits and of what closes bring in the next block, in
         which they are to stand. `needs`: by step and member, µWh; `changes`: as for `draft`."""
+        made: list[Record] = []
+        for whole in self.drafts(needs, **changes):
+            made += self.distribute(*split(whole, self.plant))
+        return made
+
+    def drafts(
+        self, needs: Mapping[int, Mapping[str, int]] | None = None, **changes: Any
+    ) -> list[Distribution]:
+        """What `share` would give, by step, each as a whole and not signed; a step whose
+        consumption its agreement asks for waits until it is told."""
         step = self.next_step
         proposal = Proposal(self.state, step)
         leaves, _ = due(self.state, step, self.pending)
         for record in leaves:
             if isinstance(record.body, ChainRecord):
                 proposal.add(record, record.body)
-        plant = self.state.plant("vpp")
-        made: list[Record] = []
+        made: list[Distribution] = []
         for at, settlement in sorted(proposal.settlements().items()):
             agreed = self.state.agreed(at)
             assert agreed is not None
             used = (needs or {}).get(at)
+            if agreed.agreement.needs_consumption and used is None:
+                continue
             commitments = {
                 name: commitment(self.id, at, name, amount, self.salt)
                 for name, amount in (used or {}).items()
             }
             whole = draft(agreed, settlement, needs=used, commitments=commitments, **changes)
             if whole is not None:
-                made += self.distribute(*split(whole, plant))
-                plant = self.plant
+                made.append(whole)
         return made
 
     def distribute(self, *parts: Distribution) -> list[Record]:
