@@ -94,6 +94,13 @@ class Settlement:
     def waiting_uwh(self) -> int:
         return sum(one.energy_uwh for one in self.waiting)
 
+    @property
+    def members(self) -> int:
+        """How many members it has given to or might have; 0 before the first distribution, and -1
+        where what is packed is no whole number of them."""
+        members, rest = divmod(len(self.packed), _GIVEN_BYTES)
+        return -1 if rest else members
+
     def given(self, agreement: Agreement) -> tuple[int, ...]:
         """What each member of the step's agreement has been given, in the order of its members."""
         if not self.packed:
