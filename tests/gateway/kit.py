@@ -12,11 +12,12 @@ from cryptometer.keys import Signer
 from cryptometer.records import Acknowledgement, Broker, Bundle, ChainRecord, Record, Role
 from cryptometer.steps import NS_PER_MS, step_start_ms
 from gateway.folder import Folder, import_file, initialise, open_folder
+from gateway.lacking import Facts
 from gateway.ledger import Ledger
 from gateway.memory_store import MemoryStore
 from gateway.node import Confirm, Effect, Node, Policy, Publish, Sealed, found_store
 from gateway.store import Store
-from gateway.vpp import Facts, NoFacts, Vpp
+from gateway.vpp import NoFacts, Vpp
 from hal.clock import SimulatedClock
 from hal.files import DiskTree, SimulatedTree
 from hal.ports import Message, Tree
