@@ -22,6 +22,7 @@ from cryptometer.steps import step_start_ms
 from cryptometer.tiles import CHECKPOINT_PATH, TILE_WIDTH, Read, Tile, read_entries
 from gateway.prove import find_record
 from gateway.report import comparisons_of
+from gateway.shares_report import SharedReport, member_reports, newest_shared, waiting_steps
 from gateway.store import BlockRow, Store
 
 Json: TypeAlias = "str | int | bool | list[Json] | dict[str, Json] | None"
@@ -100,6 +101,37 @@ def open_site(store: Store, read: Read, community: Community) -> Site:
 def blocks(site: Site, newest: int) -> Json:
     """The newest blocks, latest first, as the store lists them."""
     return {"blocks": [_row(row, site.community) for row in site.store.blocks(newest)]}
+
+
+def sharing(site: Site) -> Json:
+    """Where all energy is, what waits at the virtual power plant and for what, the newest step that
+    was shared, and the members' accounts. All of it follows from the ledger: what members consumed
+    is neither asked nor told.
+
+    Raises:
+        Absent: there is no block yet.
+    """
+    state = site.store.state()
+    if state is None:
+        raise Absent("there is no block yet")
+    shared = newest_shared(state)
+    return {
+        "step": state.step,
+        "balance_uwh": _energies(state.balance),
+        "shared": None if shared is None else _with_texts(shared),
+        "waiting": [
+            {
+                "step": one.step,
+                "energy_uwh": str(one.energy_uwh),
+                "asks": [lack.cause.value for lack in one.lacks],
+            }
+            for one in waiting_steps(state, None)
+        ],
+        "members": [
+            {"name": one.name, "energy_uwh": str(one.energy_uwh), "revoked": one.revoked}
+            for one in member_reports(state)
+        ],
+    }
 
 
 def block(site: Site, step: int, count: Count | None = None) -> dict[str, Json]:
@@ -296,6 +328,13 @@ def _verdict(store: Store, leaf: int) -> dict[str, Json] | None:
 
 def _energies(amounts: Flow | Balance) -> dict[str, Json]:
     return {name: str(value) for name, value in asdict(amounts).items() if name != "tokens"}
+
+
+def _with_texts(shared: SharedReport) -> dict[str, Json]:
+    return {
+        name: str(value) if name.endswith("_uwh") else value
+        for name, value in asdict(shared).items()
+    }
 
 
 def _json(value: object) -> Json:

@@ -96,6 +96,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(share)
     share.set_defaults(act=_share)
 
+    asked = commands.add_parser("why", help="say why a member got what he got in a step")
+    asked.add_argument("member")
+    asked.add_argument("step", type=int)
+    _add_config(asked)
+    asked.set_defaults(act=_why)
+
     backup = commands.add_parser("backup", help="write keys, store and ledger to one file")
     backup.add_argument("--out", type=Path, required=True)
     _add_config(backup)
@@ -141,15 +147,20 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _describe(folder: Folder, *, as_json: bool) -> str:
+    from gateway.private import open_facts  # noqa: PLC0415
     from gateway.report import describe, make_report  # noqa: PLC0415
 
-    with closing(folder.open_store(read_only=True)) as store, store.one_moment():
+    with (
+        closing(folder.open_store(read_only=True)) as store,
+        store.one_moment(),
+        open_facts(folder.private) as facts,
+    ):
         state = store.state()
         if state is None:
             raise ConfigurationError(
                 "there is no block yet: import the authority's files, then run the gateway"
             )
-        report = make_report(store, state)
+        report = make_report(store, state, facts)
     return json.dumps(asdict(report)) if as_json else "\n".join(describe(report))
 
 
@@ -182,6 +193,22 @@ def _share(arguments: argparse.Namespace) -> int:
     # It may open what the member consumed: for his eyes, and those he shows it to.
     put_file(arguments.out, data, mode=0o600)
     return _print(f"{arguments.out}: check it with cryptometer verify")
+
+
+def _why(arguments: argparse.Namespace) -> int:
+    from gateway.private import open_facts  # noqa: PLC0415
+    from gateway.why import why  # noqa: PLC0415
+
+    folder = _folder(arguments)
+    with (
+        closing(folder.open_store(read_only=True)) as store,
+        store.one_moment(),
+        open_facts(folder.private) as facts,
+    ):
+        community = read_community(store)
+        read = DiskTree(folder.ledger).read
+        lines = why(arguments.member, arguments.step, store, read, community, facts)
+    return _print("\n".join(lines))
 
 
 def _backup(arguments: argparse.Namespace) -> int:

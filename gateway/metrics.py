@@ -4,6 +4,7 @@ stand in docs/operations.md with what to alert on.
 Times are community time: with the system's clock that is UTC.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from cryptometer.steps import NS_PER_S, ClockState
 from gateway.health import Facts, reasons
+from gateway.lacking import Cause
 from gateway.report import MeterReport, Report
 from gateway.store import BlockRow, Depths
 
@@ -20,6 +22,16 @@ __all__ = ["CONTENT_TYPE_LATEST", "Figures", "exposition"]
 
 _MS_PER_S = 1000
 _UWH_PER_WH = 10**6
+_PLACES = (
+    "registered",
+    "waiting",
+    "untransferred",
+    "allocated",
+    "losses",
+    "fees",
+    "surplus",
+    "quarantined",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +114,10 @@ def _community(figures: Figures) -> Iterable[Metric]:
     energy = GaugeMetricFamily(
         "cryptometer_energy_watt_hours", "Where all energy is.", labels=["place"]
     )
-    for place in ("registered", "waiting", "untransferred", "quarantined"):
+    for place in _PLACES:
         energy.add_metric([place], getattr(report, f"{place}_uwh") / _UWH_PER_WH)
     yield energy
+    yield from _sharing(report)
     yield from _meters(report.meters)
 
 
@@ -163,6 +176,32 @@ def _records(figures: Figures, report: Report) -> Metric:
     return family
 
 
+def _sharing(report: Report) -> Iterable[Metric]:
+    """No figure says what anyone consumed: what agreements ask is in the ledger, and so are the
+    accounts of members."""
+    steps = GaugeMetricFamily(
+        "cryptometer_waiting_steps",
+        "Steps whose energy waits at the virtual power plant, by what their agreement asks.",
+        labels=["cause"],
+    )
+    causes = Counter(lack.cause for one in report.waiting for lack in one.lacks)
+    for cause in Cause:
+        steps.add_metric([cause], causes[cause])
+    yield steps
+    oldest = report.waiting[0].step if report.waiting else None
+    yield _gauge("waiting_oldest_step", "The oldest of these steps, if there is one.", oldest)
+    newest = None if report.shared is None else report.shared.step
+    yield _gauge("shared_step", "Newest step whose energy was shared, if there is one.", newest)
+    members = CounterMetricFamily(
+        "cryptometer_member_energy_watt_hours",
+        "All that a member was given: the virtual generation meter.",
+        labels=["member"],
+    )
+    for member in report.members:
+        members.add_metric([member.name], member.energy_uwh / _UWH_PER_WH)
+    yield members
+
+
 def _meters(meters: list[MeterReport]) -> Iterable[Metric]:
     heard = _by_meter("last_heard_timestamp_seconds", "When its newest record came.")
     error = _by_meter("clock_error_seconds", "Bound on its clock's error, as it says.")
@@ -202,7 +241,7 @@ def _meters(meters: list[MeterReport]) -> Iterable[Metric]:
     return (*known, compared, within)
 
 
-def _gauge(name: str, says: str, value: float) -> GaugeMetricFamily:
+def _gauge(name: str, says: str, value: float | None) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"cryptometer_{name}", says, value=value)
 
 

@@ -22,8 +22,10 @@ from gateway.consumption import (
     Person,
     Value,
 )
+from gateway.lacking import Facts
 from gateway.sqlite_store import connect
 from gateway.store import StoreFailed
+from gateway.vpp import NoFacts
 from hal.files import sync_folder
 
 APPLICATION_ID = 0x43725072  # "CrPr" (PRAGMA application_id)
@@ -390,6 +392,25 @@ def open_opening(
         if salt and commitment(community, step, member, value.energy_uwh, salt) == digest:
             return Opening(value.energy_uwh, salt)
     return None
+
+
+@contextmanager
+def open_facts(path: Path) -> Iterator[Facts | None]:
+    """What is known of members, to be read; None where this user may not.
+
+    Raises:
+        ConfigurationError: as `PrivateStore`.
+    """
+    if not path.exists():
+        yield NoFacts()
+        return
+    try:
+        store = PrivateStore(path)
+    except StoreFailed:
+        yield None
+        return
+    with closing(store):
+        yield store
 
 
 def _value(energy_uwh: int, is_spread: int, source: str, received_ms: int) -> Value:

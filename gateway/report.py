@@ -6,6 +6,16 @@ from cryptometer import records
 from cryptometer.accuracy import Comparison, Total, compare, known_of, percent, total
 from cryptometer.metrology import kwh
 from cryptometer.state import State
+from gateway.lacking import Facts
+from gateway.shares_report import (
+    MemberReport,
+    SharedReport,
+    WaitingReport,
+    describe_sharing,
+    member_reports,
+    newest_shared,
+    waiting_steps,
+)
 from gateway.store import Store
 
 UWH_PER_WH = 10**6
@@ -62,19 +72,34 @@ class Report:
     size: int
     root: str
     epoch: int
+    step_s: int
     registered_uwh: int
     waiting_uwh: int
     untransferred_uwh: int
+    allocated_uwh: int
+    losses_uwh: int
+    fees_uwh: int
+    surplus_uwh: int
     quarantined_uwh: int
     blocks: int
     caught_up: int
     punctuality_ms: list[int]
     strangers: dict[str, int]
+    waiting: list[WaitingReport]
+    shared: SharedReport | None
+    members: list[MemberReport]
     meters: list[MeterReport]
 
 
-def make_report(store: Store, state: State) -> Report:
-    """Gathers a report; reads only."""
+def make_report(store: Store, state: State, facts: Facts | None = None) -> Report:
+    """Gathers a report; reads only.
+
+    Args:
+        facts: None for who must not know what members consumed.
+
+    Raises:
+        OSError: the facts cannot be read now.
+    """
     newest = store.blocks(BLOCKS_SHOWN)
     refused: dict[str, dict[str, int]] = {}
     for one in store.refusals():
@@ -87,9 +112,14 @@ def make_report(store: Store, state: State) -> Report:
         size=state.frontier.size,
         root=state.frontier.root.hex(),
         epoch=store.epoch,
+        step_s=state.genesis.step_s,
         registered_uwh=balance.registered,
         waiting_uwh=balance.waiting,
         untransferred_uwh=balance.untransferred,
+        allocated_uwh=balance.allocated,
+        losses_uwh=balance.losses,
+        fees_uwh=balance.fees,
+        surplus_uwh=balance.surplus,
         quarantined_uwh=balance.quarantined,
         blocks=state.step - state.genesis.first_step + 1,
         caught_up=sum(row.caught_up for row in newest),
@@ -97,6 +127,9 @@ def make_report(store: Store, state: State) -> Report:
             row.punctuality_ms for row in reversed(newest) if row.punctuality_ms is not None
         ],
         strangers=refused.get("", {}),
+        waiting=waiting_steps(state, facts),
+        shared=newest_shared(state),
+        members=member_reports(state),
         meters=_meter_reports(store, state, refused),
     )
 
@@ -159,6 +192,12 @@ def describe(report: Report) -> list[str]:
         f" {kwh(report.waiting_uwh)}, not yet transferred {kwh(report.untransferred_uwh)},"
         f" quarantined {kwh(report.quarantined_uwh)}",
     ]
+    if report.allocated_uwh or report.losses_uwh or report.fees_uwh or report.surplus_uwh:
+        lines.append(
+            f"               members {kwh(report.allocated_uwh)}, losses {kwh(report.losses_uwh)},"
+            f" fees {kwh(report.fees_uwh)}, surplus {kwh(report.surplus_uwh)}"
+        )
+    lines += describe_sharing(report.waiting, report.shared, report.members, report.step_s)
     if report.strangers:
         lines.append(f"refused        from the unregistered: {_counts(report.strangers)}")
     for meter in report.meters:

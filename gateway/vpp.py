@@ -2,32 +2,18 @@
 known from outside the ledger is asked of `Facts`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Protocol
 
 from cryptometer import records
 from cryptometer.keys import Signer
-from cryptometer.records import Agreement, Distribution, Method, Record, Role
+from cryptometer.records import Distribution, Record, Role
 from cryptometer.settlement import Plant, Settlement, commitment, draft, split
 from cryptometer.state import State
-from gateway.consumption import Consumption
+from gateway.lacking import Facts, lacks, look_up
 
 # In one block: a month of consumption that came at once must not keep a block from being sealed.
 DISTRIBUTIONS_MAX = 200
-
-
-class Facts(Consumption, Protocol):
-    """What a rule may ask that no ledger holds. Whoever cannot say now raises OSError, and is asked
-    again later."""
-
-    def coefficients(self, step: int) -> Mapping[tuple[str, str], int]:
-        """Weights given from outside for a step, by producer ("" for any) and member."""
-        ...
-
-    def losses_uwh(self, step: int) -> int | None:
-        """Losses of a step as measured, µWh; None while they are not known."""
-        ...
 
 
 class Vpp:
@@ -96,39 +82,27 @@ class Vpp:
         if agreed is None or agreed.agreement.vpp != name:
             return None
         agreement = agreed.agreement
+        known = look_up(agreement, step, self._facts)
+        if lacks(agreement, known, settlement):
+            return None
         needs: dict[str, int] | None = None
         commitments: dict[str, bytes] = {}
         if agreement.needs_consumption:
-            known = self._facts.of(step)
-            if any(member not in known for member in agreement.members):
-                return None
-            needs = {member: known[member] for member in agreement.members}
+            needs = {member: known.used[member] for member in agreement.members}
             commitments = {
                 member: commitment(
                     state.community, step, member, amount, self._facts.salt(member, step)
                 )
                 for member, amount in needs.items()
             }
-        coefficients = self._coefficients(agreement, step)
-        losses = self._facts.losses_uwh(step) if agreement.are_losses_stated else 0
-        if coefficients is None or losses is None:
-            return None
         return draft(
             agreed,
             settlement,
             needs=needs,
             commitments=commitments,
-            coefficients=coefficients,
-            losses_uwh=losses - settlement.losses_uwh if agreement.are_losses_stated else 0,
+            coefficients=known.coefficients(agreement),
+            losses_uwh=0 if known.losses_uwh is None else known.losses_uwh - settlement.losses_uwh,
         )
-
-    def _coefficients(self, agreement: Agreement, step: int) -> Sequence[int] | None:
-        """One for each claim, as an agreement lists them; None while one is missing."""
-        if agreement.method is not Method.COEFFICIENTS:
-            return ()
-        known = self._facts.coefficients(step)
-        asked = [(claim.producer or "", claim.member) for claim in agreement.claims]
-        return [known[one] for one in asked] if all(one in known for one in asked) else None
 
 
 class NoFacts:

@@ -111,6 +111,7 @@ class Web:
                 Route("/blocks", self._blocks),
                 Route("/blocks/{step}", self._block),
                 Route("/comparisons/{meter}", self._comparisons),
+                Route("/sharing", self._sharing),
                 Route("/records/{what:path}", self._record),
                 Route("/proofs/{what:path}", self._proof),
                 Route("/healthz", self._health),
@@ -153,6 +154,9 @@ class Web:
         if step is None:
             raise HTTPException(404, "a step is a decimal number; /blocks lists the newest")
         return await self._json(request, lambda site: answers.block(site, step, self._kinds))
+
+    async def _sharing(self, request: Request) -> Response:
+        return await self._json(request, answers.sharing)
 
     async def _record(self, request: Request) -> Response:
         what = request.path_params["what"]

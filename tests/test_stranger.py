@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from cryptometer import merkle, note, records
+from cryptometer.accuracy import compare_verdicts
 from cryptometer.audit import audit
 from cryptometer.community import encode_community
 from cryptometer.errors import Rejected
@@ -235,7 +236,7 @@ def test_the_stranger_imports_only_general_libraries() -> None:
         )
     }
     standard = {"base64", "collections", "dataclasses", "fractions", "hashlib", "json", "pathlib"}
-    standard |= {"re", "sys", "urllib"}
+    standard |= {"itertools", "re", "sys", "urllib"}
     assert imported == standard | {"typing", "cbor2", "cryptography"}
 
 
@@ -357,6 +358,46 @@ def test_the_stranger_refuses_a_distribution_that_is_no_leaf(
     at = len(village.leaves) - 2
     done = run(*lay(village, village.files(), tmp_path))
     assert (done.returncode, done.stderr) == (1, f"refused: leaf {at}: {said}\n")
+
+
+def test_the_stranger_makes_the_same_comparisons_with_a_second_source(tmp_path: Path) -> None:
+    village = Village(2)
+    village.run((8,), (3,))
+    first, second = village.devices
+
+    def told(device: Device, index: int, counted: int, **changes: Any) -> list[Record]:
+        step = village.next_step
+        said = {"counting": False, "unit_uwh": 10**6, "counted": counted}
+        batch = device.batch(step, 8)
+        return [batch, device.reading(step, index, **said | changes), device.close(step)]
+
+    for index, counted in ((100, 10), (101, 20), (102, 24), (99, 25), (105, 90), (107, 40)):
+        village.send(*told(first, index, counted))
+        village.send(*told(second, 10 * index, 3 + counted % 30, unit_uwh=10**5))
+        village.block()
+    anchor = village.authority.re_anchor("m0", first.sequence, 1_000)
+    village.govern(anchor)
+    village.block()
+    first.go_on_from(anchor)
+    newer = village.authority.register(
+        Role.METER, "m1", signer(11).public, replace_details(village, "m1", 8), village.next_step
+    )
+    village.govern(newer)
+    village.block()
+    for index, step_mark in ((110, 1_000), (112, 1_016)):
+        village.send(*told(first, index, step_mark))
+        village.send(*told(second, 10 * index, 60, registration=newer.identity))
+        village.block()
+    village.send(*told(first, 115, 1_020, source="other"))
+    village.block()
+    report = accepted(*lay(village, village.files(), tmp_path))
+    rows = compare_verdicts(one for checked in village.checked for one in checked.verdicts)
+    assert report["comparisons"] == [
+        [row.meter, row.step, row.counted_uwh, row.index_uwh, row.bound_uwh, row.is_within]
+        for row in rows
+    ]
+    assert {row.meter for row in rows} == {"m0", "m1"}
+    assert {row.is_within for row in rows} == {True, False}
 
 
 def test_the_stranger_reads_a_ledger_of_several_tiles(tmp_path: Path) -> None:

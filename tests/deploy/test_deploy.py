@@ -12,9 +12,10 @@ import pytest
 from cryptometer.errors import ConfigurationError
 from cryptometer.load_curve import GENERIC, read_template
 from cryptometer.settings import read_settings
+from firmware.comparing import without_ratio
 from firmware.config import read_config
 from gateway.folder import initialise, open_folder
-from hal.drivers import Buses, open_index
+from hal.drivers import Buses, index_settings, open_compared, open_index
 from hal.gpio_line import GpioSettings
 from hal.index.choice import split_settings
 from hal.index.modbus_map import Status
@@ -295,3 +296,13 @@ def test_the_examples_of_load_curves_are_valid_with_all_that_is_commented_out(na
     assert len(full.members) == 2
     if name == "curve.toml":  # what it takes without a template
         assert template == GENERIC
+
+
+def test_the_example_of_a_compared_source_is_valid() -> None:
+    text = (DEPLOY / "examples" / "compared-meter.toml").read_text()
+    for shown, expected in ((text, 1), (re.sub("(?m)^# (ratio|identity) =", r"\1 =", text), 50)):
+        ratio, table = without_ratio(read_config(tomllib.loads(shown)).compared)
+        assert ratio == expected
+        assert index_settings(table).register is Register.IMPORT
+        with pytest.raises(LineLost, match="no such device"):
+            open_compared({**table, "device": "/dev/no-such"}, Buses())

@@ -19,6 +19,8 @@ from hal.index.reading import Caveat, Index, Refusal, Refused, Register
 from hal.ports import Heard, LineLost, PulseSource
 from tests.core.community import DETAILS, FIRST_STEP, PULSE_UWH, STEP_S
 from tests.firmware.test_speaking import DETAILS_INDEX, SOURCE, SPOKEN, SpeakingMeter
+from tests.firmware.test_tape import Deck, check_same
+from tests.simulation import world as simulation
 from tests.simulation.world import CONFIG, Board, World
 
 WH = 10**6  # µWh
@@ -412,4 +414,21 @@ def test_a_storm_over_both_sources_loses_no_pulse_and_makes_no_difference(seed: 
     told = [one.step for one in site.compared]
     assert told == sorted(set(told))
     assert all(abs(row.difference_uwh) <= row.bound_uwh for row in site.rows)
+    site.world.close()
+
+
+def test_what_a_second_source_said_is_replayed_to_the_same_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deck = Deck()
+    monkeypatch.setattr(simulation, "Device", deck.make_device)
+    site = Site()
+    site.steps(2)
+    site.board.kill()
+    site.board.start()
+    site.port.extra = [Refusal(Refused.CHECKSUM, "damaged", 0)]
+    site.steps(1)
+    site.board.kill()
+    again = check_same(deck, site.board)
+    assert any(isinstance(one.body, Reading) for one in again.records)
     site.world.close()

@@ -394,3 +394,56 @@ def test_terms_that_act_in_a_step_say_how_old_its_reading_may_be() -> None:
     assert meter.watch(2 * STEP_MS) == []
     rough = replace(CLOCK, error_ms=6_000)
     assert meter.recall(525, 2 * STEP_MS, rough) == []
+
+
+def test_a_recalled_step_of_a_coarse_meter_is_marked_in_both_records() -> None:
+    meter = absent()
+    again = Meter(meter.latch.state(), replace(TERMS, coarse=True), began_ms=None)
+    coarse = (int(Mark.COARSE), 0)
+    pairs = sorted([RECALLED, coarse])
+    reading, close = again.recall(530, 2 * STEP_MS)
+    assert (reading.marks, close.marks) == (
+        tuple(part for pair in pairs for part in pair),
+        coarse,
+    )
+
+
+def test_terms_without_a_latch_recall_only_by_a_sure_clock() -> None:
+    state = absent().latch.state()
+    terms = replace(TERMS, latch_ms=None)
+    rough, sure = replace(CLOCK, error_ms=1), replace(CLOCK, error_ms=0)
+    assert Meter(state, terms, began_ms=None).recall(530, 2 * STEP_MS, rough) == []
+    assert len(Meter(state, terms, began_ms=None).recall(530, 2 * STEP_MS, sure)) == 2
+
+
+def test_a_recalled_step_is_the_newest_where_nothing_else_was_told() -> None:
+    state = replace(absent().latch.state(), told_step=None)
+    meter = Meter(state, began_ms=None)
+    assert meter.recall(530, 2 * STEP_MS) == recalled(520, 530, 1)
+    assert meter.latch.state().told_step == FIRST_STEP + 1
+
+
+def test_a_reading_that_spans_one_missed_step_says_so() -> None:
+    meter = begun()
+    meter.read(520, STEP_MS - 1_000)
+    meter.watch(STEP_MS)
+    assert meter.watch(2 * STEP_MS) == []
+    meter.read(550, 3 * STEP_MS - 1_000)
+    assert meter.watch(3 * STEP_MS)[0] == told(520, 550, 2, 3 * STEP_MS - 1_000, since=0)
+
+
+def test_after_a_run_its_last_step_leaves_nothing_watched() -> None:
+    meter = begun()
+    meter.read(520, STEP_MS - 1_000)
+    meter.latch.end_run()
+    meter.latch.pass_by(START_MS + STEP_MS, CLOCK)
+    assert meter.take() == [
+        told(500, 520, 0, STEP_MS - 1_000),
+        closed(500, 520, 0, (10_000, STEP_MS - 1_000)),
+    ]
+    assert (meter.latch.state().watched, meter.latch.state().step) == ((), None)
+
+
+def test_limits_are_kept_for_whoever_changes_them() -> None:
+    limits = Limits(7, 8)
+    assert Latch(BLANK, TERMS, limits).limits is limits

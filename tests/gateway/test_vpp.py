@@ -8,8 +8,9 @@ from pathlib import Path
 
 from cryptometer.records import Claim, Distribution, Method, Record, Role
 from cryptometer.settlement import Opening, commitment
+from gateway.lacking import Facts
 from gateway.private import PrivateStore, open_opening
-from gateway.vpp import DISTRIBUTIONS_MAX, Facts
+from gateway.vpp import DISTRIBUTIONS_MAX
 from tests.core.community import PULSE_UWH
 from tests.gateway.kit import Site
 from tests.keys import signer

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -343,6 +344,12 @@ class Terms:
         """Energy of one pulse."""
         ratio = Fraction(1) if self.says[11] == "primary" else Fraction(*self.says[12])
         return ratio / Fraction(*self.says[10])
+
+    @property
+    def measure(self) -> list[Any]:
+        """The device on the wall, and what its pulses are worth."""
+        ratio = [1, 1] if self.says[11] == "primary" else self.says[12]
+        return [self.says[0], self.says[10], ratio]
 
     @property
     def register_unit(self) -> tuple[str, Fraction]:
@@ -1012,6 +1019,42 @@ class Ledger:
             need(says[entry] == value, f"entry {entry} is {says[entry]}, recomputed {value}")
 
 
+def compare(ledger: Ledger, leaves: list[Record]) -> list[list[Any]]:
+    """[6] Of each comparison: meter, step, counted, index, bound, and whether it is within."""
+    chains: dict[str, list[Record]] = {}
+    anchors: list[tuple[str, int]] = []
+    for record, reason in zip(leaves, ledger.verdicts, strict=True):
+        says = record.says
+        if reason is None and record.kind == "re-anchor":
+            anchors.append((says[2], says[3]))
+        holds = record.kind == "reading" and reason is None and not says[11]
+        if holds and 13 in says and says.get(14, says[5] + 1) <= says[5]:
+            chains.setdefault(says[0], []).append(record)
+    found: list[list[Any]] = []
+    for name, chain in sorted(chains.items()):
+        terms = {one.identity: one for one in ledger.meters[name].terms}
+        for before, after in pairwise(chain):
+            one, two = before.says, after.says
+            ends = range(one[1] + 1, two[1] + 1)
+            first, last = terms.get(one[7]), terms.get(two[7])
+            if one[10] != two[10] or first is None or last is None:
+                continue
+            if any(meter == name and at in ends for meter, at in anchors):
+                continue
+            if first.measure != last.measure:
+                continue
+            index = two[8] * two[13] - one[8] * one[13]
+            if index < 0 or two[14] < one[14]:
+                continue
+            counted = last.energy(0, two[14]) - last.energy(0, one[14])
+            pulse = last.pulse_kwh * 10**9
+            bound = max(one[13], two[13]) - (-pulse.numerator // pulse.denominator)
+            mille = {"A": 35, "B": 20, "C": 10}[last.says[4]]
+            within = abs(counted - index) <= index * mille // 1000 + bound
+            found.append([name, two[6], counted, index, bound, within])
+    return found
+
+
 def verify(community: str, read: Read) -> dict[str, Any]:
     """[11]"""
     genesis, gateways = read_community(community)
@@ -1022,11 +1065,13 @@ def verify(community: str, read: Read) -> dict[str, Any]:
     size, root = open_checkpoint(signed.decode(), origin, gateways)
     ledger = Ledger(genesis)
     content: list[Record] = []
+    leaves: list[Record] = []
     for at, raw in enumerate(read_leaves(read, size)):
         try:
             record = read_record(raw)
         except Breach as breach:
             raise Breach(f"leaf {at}: {breach}") from None
+        leaves.append(record)
         if record.kind == "header":
             ledger.apply(content, record)
             content = []
@@ -1041,6 +1086,7 @@ def verify(community: str, read: Read) -> dict[str, Any]:
         "steps": ledger.steps,
         "verdicts": ledger.verdicts,
         "members": ledger.members,
+        "comparisons": compare(ledger, leaves),
     }
 
 

@@ -97,6 +97,10 @@ def test_a_checksum_may_lack_its_leading_zero() -> None:
         ((*IMPORT, "1-0:1.8.3(000005.000*kWh)"), 8_000, None),
         ((*IMPORT, EXPORT[0]), 3_000, None),
         (("1-0:1.8.1*255(000001.000*kWh)", IMPORT[1]), 3_000, None),
+        ((*IMPORT, "1-0:1.8.8(000005.000*kWh)", "1-0:1.8.9(000006.000*kWh)"), 14_000, None),
+        ((*IMPORT, "1-0:1.8.10(000005.000*kWh)"), 3_000, None),
+        (("1-0:1.8.0(000003.002*kWh)", *IMPORT), 3_002, None),
+        ((*IMPORT, "0-0:96.13.0(1)", "0-0:96.13.0(2)"), 3_000, None),
     ],
 )  # fmt: skip
 def test_the_index_is_the_total_or_the_tariffs_sum(
@@ -114,6 +118,7 @@ def test_the_index_is_the_total_or_the_tariffs_sum(
         (["0-0:96.1.1(3960221976967177082151037881335713)"], "3960221976967177082151037881335713"),
         (["0-0:96.1.1(ADC3100000158491)"], "ADC3100000158491"),
         (["0-0:96.1.1(123)"], "123"),
+        (["0-0:96.1.1(0102)"], "0102"),
         (["0-0:42.0.0(53414733)", "0-0:96.1.0(39)"], "SAG3"),
         (["0-0:96.1.0(09610)"], "09610"),
         (["0-0:96.1.1()", "0-0:42.0.0(53414733)"], "SAG3"),
@@ -218,6 +223,11 @@ def test_the_first_telegram_joined_in_its_middle_gives_nothing(meter: P1Meter) -
         (Refused.FORM, of(IDENTITY, *IMPORT, "0-0:1.0.0(260701010000X)")),
         (Refused.FORM, of(IDENTITY, *IMPORT, "something else")),
         (Refused.FORM, sealed(b"/CME!")),
+        (Refused.FORM, sealed("\n".join(("/CME", "", IDENTITY, *IMPORT, "!")).encode())),
+        (Refused.FORM, of(IDENTITY, *["0-0:1.0.0(260701010000W)"] * 2, *IMPORT)),
+        (Refused.UNSUPPORTED, ciphered(TELEGRAM_MAX - 13)),
+        (Refused.TOO_LONG, b"/CME5" + b"0" * (TELEGRAM_MAX - 5) + b"!0000\r\n"),
+        (Refused.CHECKSUM, b"/CME5" + b"0" * (TELEGRAM_MAX - 6) + b"!0000\r\n"),
         (Refused.FORM, sealed(b"/CME\r\n\r\n" + "\r\n".join((IDENTITY, *IMPORT)).encode() + b"!")),
         (Refused.FORM, of(IDENTITY, *IMPORT, "0-0:96.13.0((1)")),
         (Refused.FORM, of(IDENTITY, "1-0:1.8.0(000003.00*kWh)")),
@@ -229,6 +239,7 @@ def test_the_first_telegram_joined_in_its_middle_gives_nothing(meter: P1Meter) -
         (Refused.FORM, of(IDENTITY, "1-0:1.8.0(000003.000*kWh)(000004.000*kWh)")),
         (Refused.FORM, telegram(DUTCH).replace(b"4.426", b"4.\xb426")),
         (Refused.INCOMPLETE, telegram(DUTCH)[:200] + b"/"),
+        (Refused.INCOMPLETE, b"/CME5\r\n!" + b"0" * 20 + b"\r\n"),
         (Refused.INCOMPLETE, telegram(DUTCH)[:-4] + telegram(DUTCH)[:30]),
         (Refused.INCOMPLETE, telegram(DUTCH)[:-2] + b"0000"),
         (Refused.TOO_LONG, b"/CME5" + b"0" * TELEGRAM_MAX),
@@ -258,6 +269,30 @@ def test_ciphered_telegrams_are_told_as_what_they_are() -> None:
     assert len(receive(data)) == 200
 
 
+def test_what_only_begins_like_a_ciphered_telegram_hides_none() -> None:
+    good = telegram(DUTCH)
+    for head in (
+        b"\xdb\x07CME\0\0\0\0\7\x82\0\x40",
+        b"\xdb\x08CME\0\0\0\0\7\x81\0\x40",
+        b"\xdb\x08CME\0\0\0\0\7\x82\xff\xff",
+        b"/",
+    ):
+        assert receive(head + good) == receive(good), head
+
+
+def test_a_ciphered_telegram_of_nothing_is_told_once_a_byte_follows() -> None:
+    decoder, head = P1Decoder(), b"\xdb\x08CME\0\0\0\0\7\x82\0\0"
+    assert decoder.receive(head, 0) == []
+    [refusal] = decoder.receive(b"\r", 1)
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason is Refused.UNSUPPORTED
+
+
+def test_a_refusal_names_the_line_that_is_wrong() -> None:
+    [refusal] = receive(of(IDENTITY, "1-0:1.8.0(x)"))
+    assert refusal == Refusal(Refused.FORM, "1-0:1.8.0 is no energy: '(x)'", 0)
+
+
 def test_two_halves_with_time_between_them_are_no_telegram() -> None:
     decoder, data = P1Decoder(), telegram(DUTCH)
     decoder.receive(data[:400], 0)
@@ -273,6 +308,14 @@ def test_a_telegram_whose_start_was_lost_is_told_of_once_telegrams_follow_each_o
     lost = Refusal(Refused.INCOMPLETE, "the end of a telegram without its start", 1)
     assert decoder.receive(data[1:], 1) == [lost]
     assert decoder.receive(data[1:] + data[1:], 1) == [lost, lost]
+
+
+def test_the_first_end_that_comes_is_of_a_telegram_joined_in_its_middle() -> None:
+    decoder, data = P1Decoder(), telegram(DUTCH)
+    assert decoder.receive(data[1:], 0) == []
+    lost = Refusal(Refused.INCOMPLETE, "the end of a telegram without its start", 1)
+    assert decoder.receive(data[1:], 1) == [lost]
+    assert decoder.receive(b"!", 1) == [lost]
 
 
 def test_a_telegram_may_last_as_long_as_the_longest_one() -> None:
