@@ -10,10 +10,12 @@ from tests.fuzz.dlms import DLMS
 from tests.fuzz.gate import GATEWAY
 from tests.fuzz.modbus import MODBUS
 from tests.fuzz.optical_ports import OPTICAL_PORTS
+from tests.fuzz.sharing import SHARING
 from tests.fuzz.target import Target
 
 TARGETS: tuple[Target, ...] = (
     *CORE,
+    *SHARING,
     *BOARD,
     *GATEWAY,
     *COMMANDS,
