@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from cryptometer import cose, records
 from cryptometer.chain import follow
-from cryptometer.distribution import distribute, distributor
+from cryptometer.distribution import continued, distribute, distributor
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey
 from cryptometer.merkle import leaf_hash
@@ -365,6 +365,12 @@ class Proposal:
                 quarantined=before.quarantined + quarantined,
             ),
         )
+        first = len(authority) + sum(map(self.count, self._accounts))
+        for index, record in enumerate(distributions, first):
+            try:
+                state = continued(state, record)
+            except Rejected as refused:
+                raise _of_leaf(self._state, index, refused) from None
         state, judged = distribute(state, distributions, self._openings)
         verdicts: list[Verdict] = []
         hashes = [leaf_hash(record.raw) for record in authority]

@@ -53,15 +53,12 @@ class Judged:
 def distribute(
     state: State, distributions: Sequence[Record], openings: Openings = _NOTHING
 ) -> tuple[State, list[Judged]]:
-    """The state once distributions have moved what they may, and the verdict on each record.
+    """The state once distributions, which continue their plants' chains, have moved what they may,
+    and the verdict on each record.
 
     As a record of a meter, one that is set aside stays in its chain: the plant need not sign
     another one in its place, and whoever signs two for one place is found by it.
-
-    Raises:
-        Rejected: one does not continue its plant's chain.
     """
-    state = replace(state, plants=_followed(state, distributions))
     verdicts: list[Judged] = []
     for bodies in _wholes(distributions):
         try:
@@ -108,14 +105,17 @@ def follow(plant: Plant, record: Record, body: Distribution) -> Plant:
     return Plant(body.vpp, body.sequence + 1, record.identity)
 
 
-def _followed(state: State, distributions: Sequence[Record]) -> dict[str, Plant]:
-    plants = dict(state.plants)
-    for record in distributions:
-        body = record.body
-        assert isinstance(body, Distribution)  # noqa: S101 - the caller has sorted the leaves
-        distributor(state, record, body)
-        plants[body.vpp] = follow(plants.get(body.vpp) or state.plant(body.vpp), record, body)
-    return plants
+def continued(state: State, record: Record) -> State:
+    """The state with a distribution as the newest record of its plant's chain, not judged yet.
+
+    Raises:
+        Rejected: as `distributor` and `follow`.
+    """
+    body = record.body
+    assert isinstance(body, Distribution)  # noqa: S101 - the caller has sorted the leaves
+    distributor(state, record, body)
+    plant = follow(state.plant(body.vpp), record, body)
+    return replace(state, plants={**state.plants, plant.name: plant})
 
 
 def _wholes(distributions: Sequence[Record]) -> Iterator[list[Distribution]]:

@@ -16,6 +16,7 @@ from cryptometer.records import (
     AuthorityRecord,
     ChainRecord,
     Checkpoint,
+    Distribution,
     Genesis,
     Header,
     Record,
@@ -43,7 +44,7 @@ def encode_proof(
 
     Args:
         record: what is proven.
-        registration: of the meter whose record it is; None for authority records and headers.
+        registration: of the meter whose record it is; None for others.
         index: the record's leaf.
         path: its audit path in the tree of `checkpoint`.
         checkpoint: a signed note.
@@ -110,8 +111,9 @@ def _open_carried(carried: list[Record], community: Community) -> tuple[Record, 
             return record, _meter_key(body, record, registration, community)
         case Genesis() | AuthorityRecord() if record.key_id == authority.thumbprint:
             return record, authority
-        case Header():
-            for key in community.keys_of(Role.GATEWAY):
+        case Header() | Distribution():
+            role = Role.GATEWAY if isinstance(record.body, Header) else Role.VPP
+            for key in community.keys_of(role):
                 if key.thumbprint == record.key_id:
                     return record, key
     raise Rejected(Reason.UNKNOWN_KEY, f"this {record.body.KIND} is not signed by one entitled to")

@@ -10,6 +10,7 @@ from cryptometer.keys import PublicKey
 from cryptometer.metrology import kwh
 from cryptometer.records import (
     Batch,
+    Distribution,
     Header,
     Mark,
     Reading,
@@ -21,6 +22,7 @@ from cryptometer.steps import MS_PER_S, step_start_ms
 _COLUMN = 20
 _FLAT = {"marks", "lots", "watched", "late", "meters"}  # printed as what their pairs say
 _MOMENTS = {"created_ms", "at_ms", "unwatched_ms", "sealed_ms"}
+_LISTS = {"claims", "inputs", "outputs", "commitments"}
 _SECRETS = {"password", "key"}
 _STEPS = {"step", "first_step", "from_step"}
 
@@ -48,16 +50,21 @@ def summarise_record(record: Record) -> str:
     """A record in one line: its kind, whose it is, and what it is about."""
     body = record.body
     words = [f"{body.KIND.value:17}"]
-    for name in ("meter", "name", "sequence", "step"):
+    for name in ("meter", "name", "vpp", "sequence", "step"):
         value = getattr(body, name, None)
         if value is not None and not is_dataclass(value):
-            words.append(str(value) if name in {"meter", "name"} else f"{name}={value}")
+            words.append(str(value) if name in {"meter", "name", "vpp"} else f"{name}={value}")
     if isinstance(body, Batch):
         words.append(f"lots={len(body.pulses)} pulses={sum(body.pulses)}")
     elif isinstance(body, Reading):
         words.append(f"index={body.index} from={body.register}")
     elif isinstance(body, StepClose):
         words.append(f"pulses={body.register_after - body.register}")
+    elif isinstance(body, Distribution):
+        given_uwh = sum(one.energy_uwh for one in body.outputs)
+        words.append(
+            f"supplement={body.supplement} inputs={len(body.inputs)} given_uwh={given_uwh}"
+        )
     elif isinstance(body, Header):
         words.append(f"leaves={body.leaves} registered_uwh={body.flow.registered}")
     return printable(" ".join(words))
@@ -91,12 +98,23 @@ def _fields(value: object, step_s: int | None, before: str) -> Iterator[str]:
             yield from _flat(name, field.name, inner)
         elif is_dataclass(inner) and not isinstance(inner, PublicKey):
             yield from _fields(inner, step_s, f"{name}.")
+        elif field.name in _LISTS:
+            yield from _list(name, inner)
         elif field.name == "records":
             yield _line(name, f"{len(inner)} records")
         elif before.startswith("broker.") and field.name in _SECRETS:
             yield _line(name, "(not shown)")
         else:
             yield _line(name, _value(field.name, inner, step_s))
+
+
+def _list(name: str, items: tuple[object, ...]) -> Iterator[str]:
+    """Each item on a line of its own, field by field."""
+    yield _line(name, str(len(items)) if items else "none")
+    for item in items:
+        said = [(one.name, getattr(item, one.name)) for one in fields(item)]  # type: ignore[arg-type]  # as above
+        words = [f"{part}={_value(part, value, None)}" for part, value in said if value is not None]
+        yield printable(f"{'':{_COLUMN}}  {', '.join(words)}")
 
 
 def _value(name: str, value: object, step_s: int | None) -> str:
@@ -107,6 +125,8 @@ def _value(name: str, value: object, step_s: int | None) -> str:
             return value.hex() if len(value) <= 32 else f"{len(value)} bytes"
         case Enum():
             return str(value.value)
+        case tuple():
+            return ", ".join(map(str, value)) or "none"
         case Fraction():
             return str(value)
         case int() if name in _MOMENTS:

@@ -95,6 +95,13 @@ class Settlement:
     def waiting_uwh(self) -> int:
         return sum(one.energy_uwh for one in self.waiting)
 
+    @property
+    def members(self) -> int:
+        """How many members it has given to or might have; 0 before the first distribution, and -1
+        where what is packed is no whole number of them."""
+        members, rest = divmod(len(self.packed), _GIVEN_BYTES)
+        return -1 if rest else members
+
     def given(self, agreement: Agreement) -> tuple[int, ...]:
         """What each member of the step's agreement has been given, in the order of its members."""
         if not self.packed:
@@ -416,6 +423,8 @@ def _check_form(agreement: Agreement, whole: Distribution) -> None:
         raise Rejected(
             Reason.NOT_AS_AGREED, f"commitments to what {len(committed)} of the members consumed"
         )
+    if whole.surplus_uwh and whole.from_surplus_uwh:
+        raise Rejected(Reason.NOT_AS_AGREED, "it adds to the surplus, and takes from it")
     expected = len(agreement.claims) if agreement.method is Method.COEFFICIENTS else 0
     if len(whole.coefficients) != expected:
         raise Rejected(

@@ -132,11 +132,26 @@ def decode_state(genesis: bytes, rows: Rows) -> State:
         plants={plant.name: plant for plant in row.plants or ()},
         accounts={account.member: account.energy_uwh for account in row.accounts or ()},
     )
-    # A party or an owner that stands there twice, or a tree without all its peaks, would be found
-    # only where a block goes wrong.
-    if encode_common(state) != common or len(row.peaks) != row.size.bit_count():
+    # A party or an owner that stands there twice, a tree without all its peaks, or an account of
+    # other members than its agreement's would be found only where a block goes wrong.
+    if (
+        encode_common(state) != common
+        or len(row.peaks) != row.size.bit_count()
+        or len(state.settlements) != len(settlements)
+        or not _are_of_their_agreements(state)
+    ):
         raise Rejected(Reason.MALFORMED, "the rows are not those of a state")
     return state
+
+
+def _are_of_their_agreements(state: State) -> bool:
+    """Whether each settlement has given to as many members as its step's agreement has."""
+    members = {one.identity: len(one.agreement.members) for one in state.agreements}
+    for settlement in state.settlements.values():
+        agreed = state.agreed(settlement.step)
+        if agreed is None or settlement.members not in {0, members[agreed.identity]}:
+            return False
+    return True
 
 
 def _decode_meter(raw: bytes) -> Meter:

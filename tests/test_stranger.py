@@ -9,7 +9,7 @@ import ast
 import json
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,13 @@ from cryptometer.accuracy import compare_verdicts
 from cryptometer.audit import audit
 from cryptometer.community import encode_community
 from cryptometer.errors import Rejected
+from cryptometer.keys import Signer
 from cryptometer.metrology import Side
-from cryptometer.records import CountingSource, Header, Mark, Record, Role, Use
+from cryptometer.records import Claim, CountingSource, Header, Mark, Record, Role, Use
 from cryptometer.tiles import CHECKPOINT_PATH, encode_bundle
 from tests.core.community import Device, Village, flip, lay_out, reseal, sign_head
+from tests.core.neighbourhood import Neighbourhood
+from tests.core.test_distribution import LIES, agreed, create
 from tests.keys import p256_signer, signer
 from tests.vectors.generate import FOLDER
 
@@ -263,6 +266,18 @@ def test_the_stranger_computes_what_is_stated_of_the_golden_ledger() -> None:
     }
 
 
+def test_the_stranger_computes_what_is_stated_of_the_example() -> None:
+    report = accepted(FOLDER / "example.pub", FOLDER / "example")
+    stated = json.loads((FOLDER / "example.json").read_bytes())
+    assert (report["size"], report["root"]) == (stated["size"], stated["root"])
+    assert report["balance"] == list(stated["blocks"][-1]["balance"].values())
+    assert report["members"] == stated["accounts"]
+    reasons: list[str | None] = []
+    for block in stated["blocks"]:
+        reasons += [verdict["reason"] for verdict in block["verdicts"]] + [None]
+    assert report["verdicts"] == reasons
+
+
 def test_the_stranger_agrees_on_every_leaf_of_a_busy_village(tmp_path: Path) -> None:
     village = busy_village()
     report = accepted(*lay(village, village.files(), tmp_path))
@@ -281,6 +296,68 @@ def test_the_stranger_agrees_on_every_leaf_of_a_busy_village(tmp_path: Path) -> 
             name: getattr(flow, name)
             for name in ("registered", "counted", "quarantined", "transferred", "tokens")
         }
+
+
+@pytest.mark.parametrize("private", [False, True], ids=["public", "hidden"])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_stranger_gives_members_what_the_project_does(
+    seed: int, private: bool, tmp_path: Path
+) -> None:
+    """Late meters, supplements, corrections, agreements of every method, lies: see there."""
+    life = Neighbourhood(seed, private=private)
+    for _ in range(12):
+        life.live()
+    village = life.village
+    report = accepted(*lay(village, village.files(), tmp_path))
+    assert report["verdicts"] == verdicts_of(village)
+    assert report["members"] == dict(village.state.accounts)
+    balance = village.blocks[-1][-1].body.balance  # type: ignore[union-attr]  # a header
+    assert report["balance"] == list(asdict(balance).values())
+
+
+def test_the_stranger_sets_aside_each_lie_of_a_plant_and_for_the_same_reason(
+    tmp_path: Path,
+) -> None:
+    village = agreed()
+    create(village, 15, 10)
+    for lie, _ in reversed(LIES.values()):  # so that no two of them are parts of one
+        (whole,) = village.drafts()
+        village.distribute(lie(whole))
+    first = village.drafts()[0]
+    village.distribute(first, first, replace(first, supplement=1))
+    village.agree(Claim("none", 1, 0))
+    village.govern(village.authority.agree(village.next_step, ["ana"]))
+    village.block()
+    report = accepted(*lay(village, village.files(), tmp_path))
+    assert report["verdicts"] == verdicts_of(village)
+    assert report["verdicts"].count("no effect") == 2
+    found = {reason for reason in report["verdicts"] if reason}
+    assert found >= {reason.value for _, reason in LIES.values()} | {"repeat"}
+    assert report["members"] == dict(village.state.accounts)
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        (signer(3), "where record 0 of a plant is due"),
+        (signer(10), "the key is no virtual power plant's"),
+        (signer(900), "the key is no virtual power plant's"),
+    ],
+    ids=["the plant, at another place", "a meter", "nobody"],
+)
+def test_the_stranger_refuses_a_distribution_that_is_no_leaf(
+    key: Signer, said: str, tmp_path: Path
+) -> None:
+    village = agreed()
+    create(village, 15, 10)
+    (whole,) = village.drafts()
+    village.block()
+    *content, header = village.blocks[-1]
+    false = records.seal(replace(whole, sequence=1), village.id, key)
+    village.blocks[-1] = [*content, false, header]
+    at = len(village.leaves) - 2
+    done = run(*lay(village, village.files(), tmp_path))
+    assert (done.returncode, done.stderr) == (1, f"refused: leaf {at}: {said}\n")
 
 
 def test_the_stranger_makes_the_same_comparisons_with_a_second_source(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from importlib import import_module
 
 from hal.program import run
 
-COMMANDS = ("bound", "request", "authority", "verify", "audit", "inspect", "demo")
+COMMANDS = ("bound", "request", "authority", "verify", "audit", "equivocation", "inspect", "demo")
 """Each is a module of this package with `add_commands(subparsers)`, whose parsers set `run`."""
 
 EXIT_MACHINE = 1  # the machine failed: a full disk, a file that may not be written

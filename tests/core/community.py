@@ -3,7 +3,7 @@
 Keys are those of `tests.keys`, so the same calls give the same bytes on every run. No clock.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -359,15 +359,23 @@ class Village:
     ) -> list[Record]:
         """The plant's distributions of what waits and of what closes bring in the next block, in
         which they are to stand. `needs`: by step and member, µWh; `changes`: as for `draft`."""
+        made: list[Record] = []
+        for whole in self.drafts(needs, **changes):
+            made += self.distribute(*split(whole, self.plant))
+        return made
+
+    def drafts(
+        self, needs: Mapping[int, Mapping[str, int]] | None = None, **changes: Any
+    ) -> list[Distribution]:
+        """What `share` would give, by step, each as a whole and not signed; a step whose
+        consumption its agreement asks for waits until it is told."""
         step = self.next_step
         proposal = Proposal(self.state, step)
         leaves, _ = due(self.state, step, self.pending)
         for record in leaves:
             if isinstance(record.body, ChainRecord):
                 proposal.add(record, record.body)
-        made = self.shares_of(proposal.settlements(), needs, **changes)
-        self.pending += made
-        return made
+        return list(self._drafts(proposal.settlements(), needs, **changes))
 
     def shares_of(
         self,
@@ -377,18 +385,29 @@ class Village:
     ) -> list[Record]:
         """The plant's next distributions, of accounts as they stand; arguments as of `share`."""
         made: list[Record] = []
+        for whole in self._drafts(settlements, needs, **changes):
+            made += self.signed(*split(whole, self.plant))
+        return made
+
+    def _drafts(
+        self,
+        settlements: Mapping[int, Settlement],
+        needs: Mapping[int, Mapping[str, int]] | None = None,
+        **changes: Any,
+    ) -> Iterator[Distribution]:
         for at, settlement in sorted(settlements.items()):
             agreed = self.state.agreed(at)
             assert agreed is not None
             used = (needs or {}).get(at)
+            if agreed.agreement.needs_consumption and used is None:
+                continue
             commitments = {
                 name: commitment(self.id, at, name, amount, self.salt)
                 for name, amount in (used or {}).items()
             }
             whole = draft(agreed, settlement, needs=used, commitments=commitments, **changes)
             if whole is not None:
-                made += self.signed(*split(whole, self.plant))
-        return made
+                yield whole
 
     def distribute(self, *parts: Distribution) -> list[Record]:
         """The plant signs these one behind another, whatever they say; they go into the next

@@ -76,7 +76,8 @@ class Site:
         self.facts: Facts = NoFacts() if facts is None else facts
         self.store: Store = MemoryStore(1) if store is None else store
         self.tree: Tree = SimulatedTree() if tree is None else tree
-        self.clock = SimulatedClock(step_start_ms(FIRST_STEP + 1, STEP_S) * NS_PER_MS)
+        self.first_step: int = parameters.get("first_step", FIRST_STEP)
+        self.clock = SimulatedClock(step_start_ms(self.first_step + 1, STEP_S) * NS_PER_MS)
         self.gateway_registration = self.authority.register(Role.GATEWAY, "gw", self.key.public)
         self.vpp_registration = self.authority.register(Role.VPP, "vpp", signer(3).public)
         self.founding = [
@@ -155,7 +156,7 @@ class Site:
 
     def found(self) -> list[Effect]:
         """The first block: it holds the founding records."""
-        self.at(FIRST_STEP + 1, GRACE_MS)
+        self.at(self.first_step + 1, GRACE_MS)
         return self.tick()
 
     def begin(self) -> None:
@@ -289,6 +290,7 @@ class Premises:
         site.topic = f"cryptometer/1/{self.id.hex()}"
         site.key, site.policy, site.facts = folder.load_key(), POLICY, NoFacts()
         site.store, site.tree = store, DiskTree(folder.ledger)
+        site.first_step = FIRST_STEP
         site.clock = SimulatedClock(step_start_ms(FIRST_STEP + 1, STEP_S) * NS_PER_MS)
         site.gateway_registration = self.gateway_registration
         site.vpp_registration = self.vpp_registration

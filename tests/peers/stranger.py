@@ -4,9 +4,10 @@
 
 LEDGER is a folder, or the http address of one. Writes what it holds as JSON: size, root, and by
 step of the block the energy in µWh that its leaves registered, counted, quarantined and
-transferred; and for every leaf its verdict. What does not hold is said on standard error, with the
-place, and the exit code is 1. Numbers in brackets are sections of the page. Shapes of payloads are
-the CDDL's part and not checked again here.
+transferred; for every leaf its verdict; and what members were given. The rule of an agreement is
+recomputed where nothing that it asks for is hidden, and members' consumption is no limit. What does
+not hold is said on standard error, with the place, and the exit code is 1. Numbers in brackets are
+sections of the page. Shapes of payloads are the CDDL's part and not checked again here.
 """
 
 import base64
@@ -34,7 +35,7 @@ Key = dict[int, Any]
 Read = Callable[[str], bytes | None]  # the content of a ledger path, None where there is none
 P25519 = 2**255 - 19
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-AUTHORITY = ("genesis", "registration", "revocation", "re-anchor")
+AUTHORITY = ("genesis", "registration", "revocation", "re-anchor", "agreement")
 CHAIN = ("run-start", "batch", "reading", "step-close")
 FUTURE_STEPS = 4
 REGISTER_MAX = 2**61
@@ -143,6 +144,11 @@ class Record:
     def identity(self) -> bytes:
         return sha256(self.signed).digest()
 
+    @property
+    def says_whose(self) -> tuple[str, int]:
+        """Of a distribution: its plant, and its place in that one's chain."""
+        return self.says[0], self.says[1]
+
     def check(self, key: Key) -> None:
         need(self.key_id == thumbprint(key), "a record is not signed by the key it should be")
         need(self.algorithm == (-8 if key[1] == 1 else -7), "the algorithm is not that of the key")
@@ -159,7 +165,10 @@ def read_record(raw: bytes) -> Record:
     need(set(header) in ({1, 4, 16}, {1, 4, 10, 16}), "a protected header has other entries")
     found = re.fullmatch(r"application/vnd\.cryptometer\.([a-z-]+)\.v1", header[16])
     kind = found[1] if found else "nothing"
-    need(kind in (*AUTHORITY, *CHAIN, "header"), f"no leaf is of the kind {header[16]}")
+    need(
+        kind in (*AUTHORITY, *CHAIN, "distribution", "header"),
+        f"no leaf is of the kind {header[16]}",
+    )
     need((10 in header) == (kind != "genesis"), "only a genesis stands outside a community")
     signed = cbor2.dumps(["Signature1", protected, b"", payload])
     says = read_cbor(payload)
@@ -410,6 +419,95 @@ class Meter:
         return self.untransferred + self.transferred + self.quarantined
 
 
+# What an agreement gives [15]. --------------------------------------------------------------------
+
+
+def apportion(total: int, weights: list[int]) -> list[int]:
+    """In whole parts as the weights are, the rest by greatest remainder, then by place."""
+    whole = sum(weights)
+    if not whole:
+        return [0 for _ in weights]
+    parts = [total * weight // whole for weight in weights]
+    remainders = sorted((-(total * weight % whole), at) for at, weight in enumerate(weights))
+    for _, at in remainders[: total - sum(parts)]:
+        parts[at] += 1
+    return parts
+
+
+@dataclass
+class Given:
+    """Where energy has gone: to members by name, to losses, fee and surplus."""
+
+    members: dict[str, int]
+    losses: int = 0
+    fee: int = 0
+    surplus: int = 0
+
+
+@dataclass
+class Account:
+    """[6] What came to the plant of one step, and what it gave of it."""
+
+    waiting: dict[bytes, tuple[str, int, int]] = field(default_factory=dict)
+    brought: dict[str, int] = field(default_factory=dict)
+    supplements: int = 0
+    given: Given = field(default_factory=lambda: Given({}))
+
+
+class Agreement:
+    """[4, 15] An agreement that acts."""
+
+    def __init__(self, record: Record) -> None:
+        says = record.says
+        self.identity = record.identity
+        self.vpp, self.from_step, self.method = says[2], says[3], says[4]
+        self.asks_consumption = says[5] == 1 or self.method == "pro-rata"
+        self.claims = [(one[0], one[1], one[2], one.get(3)) for one in says[7]]
+        self.members = sorted({member for member, _, _, _ in self.claims})
+        self.are_losses_stated = says[9] == 1
+        self.losses = Fraction(*says.get(10, (0, 1)))
+        self.fee = Fraction(*says.get(11, (0, 1)))
+
+    def deductions(self, total: int, stated: int) -> tuple[int, int]:
+        """Losses and fee of all the step's energy."""
+        losses = stated if self.are_losses_stated else int(total * self.losses)
+        fee = int(total * self.fee)
+        need(losses + fee <= total, "losses and fee are more than there is")
+        return losses, fee
+
+    def share(self, energy: dict[str, int], coefficients: list[int], stated: int) -> Given:
+        """The rule without caps, of energy by meter."""
+        total = sum(energy.values())
+        losses, fee = self.deductions(total, stated)
+        weights = coefficients if self.method == "coefficients" else [one[1] for one in self.claims]
+        found = Given(dict.fromkeys(self.members, 0), losses, fee)
+        rest = total - losses - fee
+        producers: list[tuple[str | None, int]] = [(None, rest)]
+        if any(producer is not None for _, _, _, producer in self.claims):
+            names = sorted(energy)
+            parts = apportion(rest, [energy[name] for name in names])
+            producers = list(zip(names, parts, strict=True))
+        for producer, part in producers:
+            found.surplus += part - self.of_one(producer, part, weights, found.members)
+        return found
+
+    def of_one(
+        self, producer: str | None, part: int, weights: list[int], members: dict[str, int]
+    ) -> int:
+        """Shares one energy; how much of it was taken."""
+        left = part
+        for priority in sorted({one[2] for one in self.claims}):
+            by: dict[str, int] = {}
+            for (member, _, turn, named), weight in zip(self.claims, weights, strict=True):
+                if turn == priority and named in (None, producer):
+                    by[member] = 1 if self.method == "equal" else by.get(member, 0) + weight
+            names = sorted(by)
+            for name, got in zip(names, apportion(left, [by[name] for name in names]), strict=True):
+                members[name] += got
+                left -= got
+        return part - left
+
+
 @dataclass
 class Block:
     """[7] What one block adds up to."""
@@ -417,6 +515,8 @@ class Block:
     flow: list[int] = field(default_factory=lambda: [0] * 5)
     late: list[int] = field(default_factory=lambda: [0, 0])
     verdicts: list[str | None] = field(default_factory=list)
+    given: list[int] = field(default_factory=lambda: [0] * 5)  # waiting, allocated, losses, ...
+    brought: list[tuple[int, bytes, str, int, int]] = field(default_factory=list)
 
 
 class Ledger:
@@ -433,6 +533,10 @@ class Ledger:
         self.parties: dict[tuple[str, str], tuple[Key, bool]] = {}
         self.owners: dict[bytes, tuple[str, str]] = {}
         self.meters: dict[str, Meter] = {}
+        self.agreements: list[Agreement] = []
+        self.plants: dict[str, tuple[int, bytes]] = {}
+        self.accounts: dict[int, Account] = {}
+        self.members: dict[str, int] = {}
         self.hashes: list[bytes] = []
         self.balance = [0] * 8
         self.steps: dict[str, dict[str, int]] = {}
@@ -445,26 +549,40 @@ class Ledger:
         expected = [meter for meter in self.meters.values() if self.is_expected(meter, step)]
         makers = dict(self.parties), dict(self.owners)
         authority: list[tuple[int, Record]] = []
+        distributions: list[tuple[int, Record]] = []
+        self.accounts = {
+            at: account
+            for at, account in self.accounts.items()
+            if account.waiting or at >= step - self.genesis.says[6]
+        }
         for at, record in enumerate(content, len(self.hashes)):
             try:
                 need(record.community in (self.id, None), "a record of another community")
                 is_chain = record.kind in CHAIN
                 number = record.says[1] if is_chain else record.says[0]
                 own = (1, record.says[0], number) if is_chain else (0, "", number)
+                own = (2, *record.says_whose) if record.kind == "distribution" else own
                 own = (0, "", 0) if record.kind == "genesis" else own
                 need(place is None or own > place, "out of order")
                 place = own
                 block.verdicts.append(self.follow(record, step, block) if is_chain else None)
-                if not is_chain:
+                if record.kind == "distribution":
+                    self.follow_plant(record)
+                    distributions.append((at, record))
+                elif not is_chain:
                     authority.append((at, record))
             except Breach as breach:
                 raise Breach(f"leaf {at}: {breach}") from None
+        for closed, identity, meter, energy, tokens in block.brought:
+            account = self.accounts.setdefault(closed, Account())
+            account.waiting[identity] = (meter, energy, tokens)
+        self.distribute(distributions, block)
         for at, record in authority:
             try:
                 self.govern(record)
             except Breach as breach:
                 raise Breach(f"leaf {at}: {breach}") from None
-            block.verdicts[at - len(self.hashes)] = self.act(record)
+            block.verdicts[at - len(self.hashes)] = self.act(record, step)
         if not self.hashes:
             makers = self.parties, self.owners
         try:
@@ -488,7 +606,9 @@ class Ledger:
             need(holds and self.sequence > 0, "does not continue the authority's chain")
         self.sequence, self.previous = self.sequence + 1, record.identity
 
-    def act(self, record: Record) -> str | None:
+    def act(self, record: Record, step: int) -> str | None:
+        if record.kind == "agreement":
+            return None if self.agree(record, step) else "no effect"
         acts: dict[str, Callable[[Record], bool]] = {
             "registration": self.register,
             "revocation": self.revoke,
@@ -557,6 +677,160 @@ class Ledger:
         meter.register = meter.closed_register = record.says[4]
         meter.anchored = len(meter.terms) - 1
         return True
+
+    def agree(self, record: Record, step: int) -> bool:
+        says, agreement = record.says, Agreement(record)
+        claims = {(member, turn, producer) for member, _, turn, producer in agreement.claims}
+        people = {("vpp", agreement.vpp), *(("member", one[0]) for one in agreement.claims)}
+        producers = {one[3] for one in agreement.claims} - {None}
+        holds = (
+            agreement.from_step > step
+            and agreement.losses + agreement.fee <= 1
+            and (11 in says) == (12 in says)
+            and not (agreement.are_losses_stated and 10 in says)
+            and len(claims) == len(agreement.claims)
+            and all(one in self.parties and not self.parties[one][1] for one in people)
+            and producers <= set(self.meters)
+        )
+        if holds:
+            self.agreements.append(agreement)
+        return holds
+
+    def in_force(self, step: int) -> Agreement | None:
+        found = [one for one in self.agreements if one.from_step <= step]
+        return found[-1] if found else None
+
+    # A plant's chain and its distributions [6].
+
+    def follow_plant(self, record: Record) -> None:
+        owner = self.owners.get(record.key_id, ("nobody", ""))
+        need(owner[0] == "vpp", "the key is no virtual power plant's")
+        key, revoked = self.parties[owner]
+        need(not revoked, "a revoked virtual power plant")
+        record.check(key)
+        need(owner[1] == record.says[0], "one plant speaks for another")
+        due = self.plants.get(owner[1], (0, self.id))
+        need((record.says[1], record.says[2]) == due, f"where record {due[0]} of a plant is due")
+        self.plants[owner[1]] = (record.says[1] + 1, record.identity)
+
+    def distribute(self, distributions: list[tuple[int, Record]], block: Block) -> None:
+        wholes: list[list[tuple[int, Record]]] = []
+        for at, record in distributions:
+            begins = record.says[5][0] == 1 or not wholes
+            if begins or wholes[-1][0][1].says[0] != record.says[0]:
+                wholes.append([])
+            wholes[-1].append((at, record))
+        for whole in wholes:
+            verdict = self.judge([record.says for _, record in whole], block)
+            for at, _ in whole:
+                block.verdicts[at - len(self.hashes)] = verdict
+
+    def judge(self, parts: list[dict[int, Any]], block: Block) -> str | None:
+        """A distribution's verdict; it moves what it says if that is None."""
+        last = parts[-1]
+        common = {(says[0], says[3], says[4], says[5][1], says[6]) for says in parts}
+        numbers = [says[5][0] for says in parts]
+        early = any(says[entry] for says in parts[:-1] for entry in (9, 10, 11, 12))
+        if len(common) > 1 or numbers != list(range(1, last[5][1] + 1)) or early:
+            return "incomplete"
+        agreement, account = self.in_force(last[3]), self.accounts.get(last[3])
+        if agreement is None or last[6] != agreement.identity or last[0] != agreement.vpp:
+            return "wrong-agreement"
+        if account is None:
+            return "no-such-input"
+        if last[4] != account.supplements:
+            return "repeat" if last[4] < account.supplements else "gap"
+        whole: dict[int, list[Any]] = {
+            entry: [item for says in parts for item in says[entry]] for entry in (7, 8, 13, 14)
+        }
+        waiting = dict(account.waiting)
+        spent: list[tuple[str, int, int]] = []
+        for close, energy, tokens in whole[7]:
+            if close not in waiting:
+                return "no-such-input"
+            spent.append(waiting.pop(close))
+            if spent[-1][1:] != (energy, tokens):
+                return "wrong-sums"
+        losses, fee, surplus, taken = (last[entry] for entry in (9, 10, 11, 12))
+        given, new = sum(one[1] for one in whole[8]), sum(one[1] for one in spent)
+        if new + taken != given + losses + fee + surplus:
+            return "wrong-sums"
+        if taken > account.given.surplus or not (whole[7] or taken):
+            return "wrong-sums"
+        try:
+            self.check_agreed(agreement, account, last | whole, spent)
+        except Breach:
+            return "not-as-agreed"
+        self.move(account, last | whole, spent, waiting)
+        for place, change in enumerate((-new, given, losses, fee, surplus - taken)):
+            block.given[place] += change
+        return None
+
+    def check_agreed(
+        self,
+        agreement: Agreement,
+        account: Account,
+        says: dict[int, Any],
+        spent: list[tuple[str, int, int]],
+    ) -> None:
+        outputs, commitments, coefficients = says[8], says[13], says[14]
+        names = [one[0] for one in outputs]
+        need(names == sorted(set(names)) and set(names) <= set(agreement.members), "outputs")
+        need(all(energy or tokens for _, energy, tokens in outputs), "an output of nothing")
+        hidden = agreement.members if agreement.asks_consumption else []
+        need([one[0] for one in commitments] == hidden, "commitments")
+        expected = len(agreement.claims) if agreement.method == "coefficients" else 0
+        need(len(coefficients) == expected, "coefficients")
+        energy = dict(account.brought)
+        for meter, amount, _ in spent:
+            energy[meter] = energy.get(meter, 0) + amount
+        before, new = account.given, sum(one[1] for one in spent)
+        stated = before.losses + says[9]
+        if agreement.asks_consumption:
+            need(not (says[11] and says[12]), "surplus both ways")
+            losses, fee = agreement.deductions(sum(energy.values()), stated)
+            left, taken = new + says[12], says[12]
+            lost = min(left, losses - before.losses)
+            paid, surplus = min(left - lost, fee - before.fee), says[11]
+            by_rule = [one[:2] for one in outputs]
+        else:
+            rule = agreement.share(energy, coefficients, stated)
+            lost, paid = rule.losses - before.losses, rule.fee - before.fee
+            had = before.members
+            lacks = [max(0, rule.members[one] - had.get(one, 0)) for one in agreement.members]
+            taken = min(before.surplus, max(0, lost + paid + sum(lacks) - new))
+            left = new + taken
+            lost = min(left, lost)
+            paid = min(left - lost, paid)
+            left -= lost + paid
+            parts = apportion(min(left, sum(lacks)), lacks)
+            surplus = left - sum(parts)
+            by_rule = [
+                [name, part] for name, part in zip(agreement.members, parts, strict=True) if part
+            ]
+        need([lost, paid, surplus, taken] == [says[entry] for entry in (9, 10, 11, 12)], "amounts")
+        tokens = apportion(sum(one[2] for one in spent), [part for _, part in by_rule])
+        need(
+            outputs == [[*one, coins] for one, coins in zip(by_rule, tokens, strict=True)],
+            "the outputs are not what the agreement gives",
+        )
+
+    def move(
+        self,
+        account: Account,
+        says: dict[int, Any],
+        spent: list[tuple[str, int, int]],
+        waiting: dict[bytes, tuple[str, int, int]],
+    ) -> None:
+        account.waiting, account.supplements = waiting, account.supplements + 1
+        for meter, amount, _ in spent:
+            account.brought[meter] = account.brought.get(meter, 0) + amount
+        for member, amount, _ in says[8]:
+            account.given.members[member] = account.given.members.get(member, 0) + amount
+            self.members[member] = self.members.get(member, 0) + amount
+        account.given.losses += says[9]
+        account.given.fee += says[10]
+        account.given.surplus += says[11] - says[12]
 
     # A meter's chain [5] and its energy [6].
 
@@ -683,8 +957,13 @@ class Ledger:
             return reason
         energy = meter.open if step == meter.newest_step else 0
         token = self.genesis.says[7]
+        tokens = (meter.transferred + energy) // token - meter.transferred // token
         block.flow[3] += energy
-        block.flow[4] += (meter.transferred + energy) // token - meter.transferred // token
+        block.flow[4] += tokens
+        holds = [one for one in meter.terms if one.from_step <= step][-1:]
+        is_shared = holds and holds[0].says[1] != "consumption" and self.in_force(step)
+        if energy and is_shared:
+            block.brought.append((step, record.identity, record.says[0], energy, tokens))
         meter.untransferred -= energy
         meter.transferred += energy
         meter.open = 0
@@ -730,6 +1009,7 @@ class Ledger:
         registered, counted, quarantined, transferred, _ = block.flow
         for place, change in (
             (0, registered), (1, counted - transferred), (2, transferred), (7, quarantined),
+            *enumerate(block.given, 2),
         ):  # fmt: skip
             self.balance[place] += change
         need(self.balance[0] == sum(self.balance[1:]), "energy is not conserved")
@@ -805,6 +1085,7 @@ def verify(community: str, read: Read) -> dict[str, Any]:
         "balance": ledger.balance,
         "steps": ledger.steps,
         "verdicts": ledger.verdicts,
+        "members": ledger.members,
         "comparisons": compare(ledger, leaves),
     }
 

@@ -67,7 +67,7 @@ class Plant:
         try:
             self.start_broker()
             url = f"mqtt://{HOST}:{self.port}"
-            self.layout: Layout = found(self.folder, self.meters, url, self._grace_s)
+            self.layout: Layout = self._found(url)
             self.community = read_community(self.layout.community_pub)
             self.begin()
         except BaseException:
@@ -82,6 +82,9 @@ class Plant:
         trace: TracebackType | None,
     ) -> None:
         self._end_all()
+
+    def _found(self, url: str) -> Layout:
+        return found(self.folder, self.meters, url, self._grace_s)
 
     def begin(self) -> None:
         """Community time begins: writes the configurations."""
