@@ -35,6 +35,10 @@ def decode(data: bytes, decoder: D0Decoder | None = None) -> list[Reading | Refu
     return (decoder or D0Decoder()).receive(data, 5)
 
 
+def within(decoder: D0Decoder) -> bool:
+    return decoder.is_within
+
+
 def read(*lines: str) -> Reading:
     [outcome] = decode(data_message(["C.1.0(7)", *lines]))
     assert isinstance(outcome, Reading), outcome
@@ -188,9 +192,9 @@ def test_a_line_is_silent_by_the_time_since_its_newest_byte() -> None:
     assert decoder.receive(CHECKED[:9], 10 * SILENCE_NS) == []
     assert decoder.receive(CHECKED[9:10], 11 * SILENCE_NS - 1) == []
     assert decoder.receive(b"", 11 * SILENCE_NS) == []
-    assert decoder.is_within
+    assert within(decoder)
     assert reasons(decoder.receive(b"", 12 * SILENCE_NS)) == [Refused.INCOMPLETE]
-    assert not decoder.is_within
+    assert not within(decoder)
 
 
 def test_data_may_follow_an_identification_with_their_own_start() -> None:
@@ -205,9 +209,9 @@ def test_a_message_right_behind_a_broken_end_is_read() -> None:
 def test_before_the_answer_to_another_question_all_is_forgotten() -> None:
     decoder = D0Decoder()
     decode(CHECKED[:30], decoder)
-    assert decoder.is_within
+    assert within(decoder)
     decoder.begin_anew()
-    assert not decoder.is_within
+    assert not within(decoder)
     assert reasons(decode(b"the rest" + CHECKED, decoder)) == ["reading"]
 
 
