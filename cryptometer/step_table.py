@@ -5,7 +5,7 @@ Text in, integers out: a decimal keeps every digit.
 import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 
 from cryptometer.errors import Reason, Rejected
 from cryptometer.records import NAME, STEP
@@ -78,10 +78,14 @@ def _step(line: int, text: str, step_s: int) -> int:
             moment = datetime.fromisoformat(text)
         except ValueError:
             raise _wrong(line, f"{text!r:.40} is neither a step nor a moment") from None
-        if moment.utcoffset() is None:
+        offset = moment.utcoffset()
+        if offset is None:
             raise _wrong(line, f"{text} does not say of which zone it is: append Z for UTC")
-        seconds = (moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
-        step, rest = divmod(int(seconds), step_s)
+        # As a span: in UTC, a moment of the first or the last year may have no date.
+        since = moment.replace(tzinfo=None) - datetime(1970, 1, 1) - offset  # noqa: DTZ001
+        whole, part = divmod(since, timedelta(seconds=1))
+        step, rest = divmod(whole, step_s)
+        rest = rest or int(bool(part))
     if rest or not 0 <= step <= STEP.high:
         raise _wrong(line, f"no step of {step_s} s begins at {text}")
     return step

@@ -59,15 +59,15 @@ def _sums(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _read_d0(data: bytes) -> None:
-    _check_said(data, readings(data, D0Decoder, MESSAGE_MAX))
+    _check_said([data], readings(data, D0Decoder, MESSAGE_MAX))
 
 
-def _check_said(data: bytes, found: list[Reading]) -> None:
+def _check_said(lines: list[bytes], found: list[Reading]) -> None:
     """What was read stands in one message as it was told, with even parity if any byte has its
     bit, and under its block check."""
-    if len(data) > _JUDGED_MAX:
+    if sum(map(len, lines)) > _JUDGED_MAX:
         return
-    messages = list(_messages(data))
+    messages = [message for line in lines for message in _messages(line)]
     for one in found:
         if not any(_says(text, one) for text in messages):
             raise FalseAcceptance(f"{one.identity} was not said by a whole message")
@@ -144,9 +144,20 @@ def _read_answers(data: bytes) -> None:
         raise FalseAcceptance("a refusal without a bound")
     if len(found) > asked + 1:
         raise FalseAcceptance("more outcomes than questions")
-    _check_said(data.replace(b"\0", b""), [one for one in found if isinstance(one, Reading)])
+    _check_said(_heard(data), [one for one in found if isinstance(one, Reading)])
     if not any(isinstance(one, Reading) for one in found):
         raise Rejected(Reason.MALFORMED, "no reading")
+
+
+def _heard(data: bytes) -> list[bytes]:
+    """All answers, one behind the other; and up to each end mark behind which the line fell silent,
+    since what came later was no block check of it."""
+    heard, found = b"", []
+    for answer in data.split(b"\0"):
+        heard += answer
+        if answer and bytes(byte & 0x7F for byte in heard[-3:]) == b"!\r\n":
+            found.append(heard)
+    return [*found, heard]
 
 
 _PERIOD_NS = 60 * 10**9

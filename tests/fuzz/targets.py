@@ -10,6 +10,7 @@ from tests.fuzz.dlms import DLMS
 from tests.fuzz.gate import GATEWAY
 from tests.fuzz.modbus import MODBUS
 from tests.fuzz.optical_ports import OPTICAL_PORTS
+from tests.fuzz.shares import SHARES
 from tests.fuzz.sharing import SHARING
 from tests.fuzz.target import Target
 
@@ -20,6 +21,7 @@ TARGETS: tuple[Target, ...] = (
     *GATEWAY,
     *COMMANDS,
     *CURVES,
+    *SHARES,
     *MODBUS,
     *CUSTOMER_PORTS,
     *DLMS,

@@ -81,7 +81,7 @@ _SLOWER_MAX = 5  # times what the tests took before; a change that makes them so
 _NO_CHANGE = ""
 _UNTRIED, _WORDING = "not checked", "wording"
 _MODULE_S_MAX, _ALONE_S_MAX = 5_400, 600
-_FRAMES_MAX = 200  # of a day of damaged lines; likewise
+_FRAMES_MAX = 1_000  # of a day of damaged lines; likewise
 _EXAMPLES_MAX = 5  # of a property test, per change; what survives is tried again with all
 
 

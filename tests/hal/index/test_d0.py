@@ -35,6 +35,10 @@ def decode(data: bytes, decoder: D0Decoder | None = None) -> list[Reading | Refu
     return (decoder or D0Decoder()).receive(data, 5)
 
 
+def within(decoder: D0Decoder) -> bool:
+    return decoder.is_within
+
+
 def read(*lines: str) -> Reading:
     [outcome] = decode(data_message(["C.1.0(7)", *lines]))
     assert isinstance(outcome, Reading), outcome
@@ -81,6 +85,9 @@ def test_a_message_says_which_meter_both_registers_and_all_else_as_text(message:
         ("0.9.2(260101)0.9.1(120000)1.8.0(5*kWh)(26-01-01)", Index(5, 3)),
         ("1.8.1(1.5*kWh)\r\n1.8.2(20*Wh)\r\n1.8.0*01(7*kWh)\r\n1.8.0&02(8*kWh)", Index(1_520)),
         ("1.8.0(9*kWh)\r\n1.8.1(1*kWh)\r\n1.8.0(9*kWh)", Index(9, 3)),
+        ("1.8.0(5*kWh)\r\n1.8.0*00(7*kWh)", Index(5, 3)),
+        ("1.8.1(1.5*kWh)\r\n1.8.2(20*kWh)", Index(215, 2)),
+        ("1.8.0(1.123456789*kWh)", Index(1_123_456_789, -6)),
         ("1.8.0(9*kWh)\r\nP.01(260101)(00)\r\n(12)(13)", Index(9, 3)),
     ],
 )
@@ -100,6 +107,7 @@ def test_an_index_without_a_unit_is_taken_as_kilowatt_hours_and_says_so() -> Non
         (["0.0.0(1)", "C.1.0(2)", "96.1.0(3)", "0.0.9(1TST0001)"], "1TST0001"),
         (["0.0.0(1)", "C.1.0(2)", "0-0:96.1.0*255(3)"], "3"),
         (["0.0.0(1)", "C.1.0(2)", "96.1.0()"], "2"),
+        (["C.1.0(X0)"], "X0"),
         (["1-0:0.0.0*255(1)", "0-0:96.1.255*255(2)", "C.1.0(0000)"], "2"),
         (["0.0.0(1)", "0-1:96.1.0(gas)", "C.1( 000 )"], "1"),
     ],
@@ -177,6 +185,34 @@ def test_a_message_that_is_never_ended_is_given_up_once_the_line_is_silent() -> 
     assert decoder.receive(CHECKED[:-1], 0) == []
     assert reasons(decoder.receive(b"", SILENCE_NS)) == [Refused.INCOMPLETE]
     assert reasons(decode(CHECKED, decoder)) == ["reading"]
+
+
+def test_a_line_is_silent_by_the_time_since_its_newest_byte() -> None:
+    decoder = D0Decoder()
+    assert decoder.receive(CHECKED[:9], 10 * SILENCE_NS) == []
+    assert decoder.receive(CHECKED[9:10], 11 * SILENCE_NS - 1) == []
+    assert decoder.receive(b"", 11 * SILENCE_NS) == []
+    assert within(decoder)
+    assert reasons(decoder.receive(b"", 12 * SILENCE_NS)) == [Refused.INCOMPLETE]
+    assert not within(decoder)
+
+
+def test_data_may_follow_an_identification_with_their_own_start() -> None:
+    assert reasons(decode(b"/TST5X\r\n\r\n" + CHECKED)) == ["reading"]
+
+
+def test_a_message_right_behind_a_broken_end_is_read() -> None:
+    hurt = b"\x02C.1(7)\r\n1.8.0(1)!"
+    assert reasons(decode(hurt + PUSHED)) == [Refused.FORM, "reading"]
+
+
+def test_before_the_answer_to_another_question_all_is_forgotten() -> None:
+    decoder = D0Decoder()
+    decode(CHECKED[:30], decoder)
+    assert within(decoder)
+    decoder.begin_anew()
+    assert not within(decoder)
+    assert reasons(decode(b"the rest" + CHECKED, decoder)) == ["reading"]
 
 
 def test_a_message_without_end_is_too_long() -> None:
