@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptometer.commands import authority
 from cryptometer.commands.demo.processes import COMMON, FIRMWARE, GATEWAY, run
+from cryptometer.commands.request import make_request
+from cryptometer.records import Role
 from cryptometer.steps import MS_PER_S, step_of, step_start_ms
 from hal.clock import ScaledClock
 
@@ -132,7 +135,7 @@ def found(
         members: who share the energy by fixed keys; without any, it waits at the VPP.
 
     Raises:
-        ProgramError: one of the commands failed.
+        ProgramError, ConfigurationError: one of the commands failed.
     """
     now_ms = time.time_ns() // 1_000_000
     first_step = step_of(now_ms, STEP_S)
@@ -143,7 +146,7 @@ def found(
     _register(layout, layout.gateway / "vpp.request", "vpp", "vpp")
     if members:
         # Before there is a gateway: the first block holds the agreement, whatever the time is.
-        _agree(layout)
+        _agree(layout, now_ms)
     _register(layout, layout.gateway / "gateway.request", "gateway", "gateway")
     for meter in meters:
         run(FIRMWARE, "init", "--state", layout.device(meter))
@@ -206,18 +209,21 @@ def _register(layout: Layout, request: Path, role: str, name: str) -> None:
     run(COMMON, "authority", "register", layout.authority, request, *words)
 
 
-def _agree(layout: Layout) -> None:
-    """Registers the members, and signs what they agree on from the first step with energy on."""
+def _agree(layout: Layout, now_ms: int) -> None:
+    """Registers the members, and signs what they agree on from the first step with energy on: what
+    `request`, `authority register` and `authority agree` do, in this process, since each start of
+    another costs a slow board seconds."""
     tables = []
     for member in layout.members:
         folder = layout.folder / member.name
-        run(COMMON, "request", folder)
-        _register(layout, folder / "member.request", "member", member.name)
+        make_request(folder, Role.MEMBER, now_ms)
+        request = folder / "member.request"
+        authority.register_party(layout.authority, request, Role.MEMBER, member.name, None, now_ms)
         tables.append(f'[[member]]\nname = "{member.name}"\nkey = {member.key}\n')
     file = layout.authority / "agreement.toml"
     rule = f'method = "keys"\nsurplus_to = "supplier"\nfrom_step = {layout.first_step}\n'
     file.write_text("\n".join([rule, *tables]))
-    run(COMMON, "authority", "agree", layout.authority, file)
+    authority.agree(layout.authority, file, now_ms)
 
 
 def _iso(ms: int) -> str:
