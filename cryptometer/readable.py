@@ -9,6 +9,7 @@ from fractions import Fraction
 from cryptometer.keys import PublicKey
 from cryptometer.metrology import kwh
 from cryptometer.records import (
+    Agreement,
     Batch,
     Distribution,
     Header,
@@ -22,6 +23,7 @@ from cryptometer.steps import MS_PER_S, step_start_ms
 _COLUMN = 20
 _FLAT = {"marks", "lots", "watched", "late", "meters"}  # printed as what their pairs say
 _MOMENTS = {"created_ms", "at_ms", "unwatched_ms", "sealed_ms"}
+_IN_UWH = {"flow.", "balance."}  # share one unit, and do not repeat it in their fields' names
 _LISTS = {"claims", "inputs", "outputs", "commitments"}
 _SECRETS = {"password", "key"}
 _STEPS = {"step", "first_step", "from_step"}
@@ -60,6 +62,8 @@ def summarise_record(record: Record) -> str:
         words.append(f"index={body.index} from={body.register}")
     elif isinstance(body, StepClose):
         words.append(f"pulses={body.register_after - body.register}")
+    elif isinstance(body, Agreement):
+        words.append(f"{body.vpp} from={body.from_step} {body.method} members={len(body.members)}")
     elif isinstance(body, Distribution):
         given_uwh = sum(one.energy_uwh for one in body.outputs)
         words.append(
@@ -98,6 +102,8 @@ def _fields(value: object, step_s: int | None, before: str) -> Iterator[str]:
             yield from _flat(name, field.name, inner)
         elif is_dataclass(inner) and not isinstance(inner, PublicKey):
             yield from _fields(inner, step_s, f"{name}.")
+        elif field.name == "coefficients":
+            yield _line(name, " ".join(map(str, inner)) or "none")
         elif field.name in _LISTS:
             yield from _list(name, inner)
         elif field.name == "records":
@@ -105,7 +111,8 @@ def _fields(value: object, step_s: int | None, before: str) -> Iterator[str]:
         elif before.startswith("broker.") and field.name in _SECRETS:
             yield _line(name, "(not shown)")
         else:
-            yield _line(name, _value(field.name, inner, step_s))
+            in_uwh = before in _IN_UWH and field.name != "tokens"
+            yield _line(name, _value(field.name, inner, step_s, in_uwh=in_uwh))
 
 
 def _list(name: str, items: tuple[object, ...]) -> Iterator[str]:
@@ -117,7 +124,7 @@ def _list(name: str, items: tuple[object, ...]) -> Iterator[str]:
         yield printable(f"{'':{_COLUMN}}  {', '.join(words)}")
 
 
-def _value(name: str, value: object, step_s: int | None) -> str:
+def _value(name: str, value: object, step_s: int | None, *, in_uwh: bool = False) -> str:
     match value:
         case PublicKey():
             return f"{value.thumbprint.hex()} ({value.algorithm.name})"
@@ -133,26 +140,10 @@ def _value(name: str, value: object, step_s: int | None) -> str:
             return f"{value}  {utc(value)}"
         case int() if name in _STEPS and step_s is not None:
             return f"{value}  begins {utc(step_start_ms(value, step_s))}"
-        case int() if name.endswith("_uwh") or _is_energy(name):
+        case int() if in_uwh or name.endswith("_uwh"):
             return f"{value}  {kwh(value)}"
         case _:
             return str(value)
-
-
-def _is_energy(name: str) -> bool:
-    """The µWh amounts in a header, which share one unit and do not repeat it in their names."""
-    return name in {
-        "registered",
-        "counted",
-        "quarantined",
-        "transferred",
-        "untransferred",
-        "waiting",
-        "allocated",
-        "losses",
-        "fees",
-        "surplus",
-    }
 
 
 def _flat(name: str, kind: str, flat: tuple[int, ...]) -> Iterator[str]:

@@ -3,7 +3,7 @@ behind an address; whole, or what it has gained since the last visit."""
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,15 +19,27 @@ from cryptometer.commands.sources import (
 )
 from cryptometer.commands.verifiers import Verifiers, cores
 from cryptometer.community import Community
-from cryptometer.errors import ConfigurationError, Rejected
+from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.metrology import kwh
 from cryptometer.openings import OPENINGS_MAX, decode_openings
 from cryptometer.readable import printable, utc
+from cryptometer.records import Distribution
+from cryptometer.settlement import Rule
 from cryptometer.steps import step_start_ms
 from cryptometer.tiles import Read
 from hal.files import put_file
 
 JOBS_MAX = 256
+# Why a distribution moves nothing; for no other record is it one of these.
+_SET_ASIDE = {
+    Reason.WRONG_AGREEMENT,
+    Reason.NO_SUCH_INPUT,
+    Reason.REPEAT,
+    Reason.GAP,
+    Reason.WRONG_SUMS,
+    Reason.NOT_AS_AGREED,
+    Reason.INCOMPLETE,
+}
 STATE_MAX = 2**27  # bytes: 40 for each block, so that a century of quarter hours has room
 
 
@@ -106,15 +118,51 @@ def describe(report: audits.Report, community: Community) -> list[str]:
         f"  at the VPP   {kwh(balance.waiting)}",
         f"  open         {kwh(balance.untransferred)}",
         f"  quarantined  {kwh(balance.quarantined)}"
-        + "".join(f", {reason} {count}" for reason, count in sorted(report.quarantined.items())),
+        + _counts(
+            {name: count for name, count in report.quarantined.items() if name not in _SET_ASIDE}
+        ),
+        *_describe_sharing(report),
     ]
     lines += [
         f"meter {name}: {meter.head.register or 0} pulses, {kwh(meter.registered_uwh)}"
         for name, meter in sorted(state.meters.items())
     ]
+    lines += [f"member {name}: {kwh(energy)}" for name, energy in sorted(state.accounts.items())]
     lines += [f"note: {finding}" for finding in report.findings]
     lines.append("the ledger holds")
     return lines
+
+
+def _describe_sharing(report: audits.Report) -> Iterator[str]:
+    """Where distributions have moved energy, and what is proven of them; nothing where none is."""
+    balance, kind = report.state.balance, Distribution.KIND.value
+    if not report.kinds[kind]:
+        return
+    for place, energy_uwh in (
+        ("members", balance.allocated),
+        ("losses", balance.losses),
+        ("fees", balance.fees),
+        ("surplus", balance.surplus),
+    ):
+        yield f"  {place:11}  {kwh(energy_uwh)}"
+    rules = report.rules
+    yield (
+        f"distributions  the sums of {rules.total()} are proven; the rule was recomputed of"
+        f" {rules[Rule.RECOMPUTED]}"
+        + (f", not of {rules[Rule.SUMS_ONLY]}" if rules[Rule.SUMS_ONLY] else "")
+        + (f", broken in {rules[Rule.BROKEN]}" if rules[Rule.BROKEN] else "")
+    )
+    if aside := _aside(report):
+        yield f"               set aside, and nothing moved{_counts(aside)}"
+
+
+def _aside(report: audits.Report) -> dict[str, int]:
+    """Records of distributions that moved nothing, by reason."""
+    return {name: count for name, count in report.quarantined.items() if name in _SET_ASIDE}
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return "".join(f", {name} {count}" for name, count in sorted(counts.items()))
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -195,5 +243,8 @@ def _values(report: audits.Report, community: Community) -> dict[str, object]:
         "registers": {
             name: meter.head.register or 0 for name, meter in sorted(report.state.meters.items())
         },
+        "accounts_uwh": dict(sorted(report.state.accounts.items())),
+        "distributions": dict(report.rules),
+        "distributions_set_aside": _aside(report),
         "findings": report.findings,
     }

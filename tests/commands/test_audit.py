@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from cryptometer import records
 from cryptometer.community import encode_community
-from cryptometer.records import Batch, ClockReading, Header
+from cryptometer.records import Batch, Claim, ClockReading, Distribution, Header, Method
 from cryptometer.steps import ClockSource, ClockState
 from cryptometer.tiles import CHECKPOINT_PATH
 from hal.program import EXIT_CONFIGURATION
@@ -128,6 +129,9 @@ def test_programs_get_the_same_as_json() -> None:
             "waiting": 9_583_334,
         },
         "registers": {"pv-barn": 2, "pv-roof": 140},
+        "accounts_uwh": {},
+        "distributions": {},
+        "distributions_set_aside": {},
         "findings": [],
     }
 
@@ -159,6 +163,47 @@ def test_what_a_device_was_shown_elsewhere_is_noted_and_the_ledger_holds(
         f"note: m0 was shown a ledger of {true.size} leaves that is not this one (step {step})",
         "the ledger holds",
     ]
+
+
+def test_what_was_shared_and_what_is_proven_of_it_is_told(tmp_path: Path) -> None:
+    village = Village(meters=1)
+    village.add_members("ada", "bo")
+    village.block()
+    village.agree(Claim("ada", 3, 0), Claim("bo", 1, 0), method=Method.KEYS, losses=Fraction(1, 10))
+    village.block()
+    device, step = village.device, village.next_step
+    village.send(device.run_start(step), device.batch(step, 8, 2), device.close(step))
+    made = village.share()
+    body = made[0].body
+    assert isinstance(body, Distribution)
+    village.block()
+    village.distribute(body)  # once more: the step has had it
+    village.block()
+    village.agree("ada", "bo", method=Method.PRO_RATA)
+    village.block()
+    step = village.next_step
+    village.send(device.batch(step, 8, 2), device.close(step))
+    village.share({step: {"ada": 10**5, "bo": 10**5}})
+    village.block()
+    pub = tmp_path / "community.pub"
+    pub.write_text(encode_community(village.community()))
+    lay(tmp_path / "ledger", village.files())
+    lines = called("audit", tmp_path / "ledger", "--community", pub).lines
+    assert "  members      0.0011 kWh" in lines
+    assert "  losses       0.0001 kWh" in lines
+    assert "  fees         0.000 kWh" in lines
+    assert "  surplus      0.0008 kWh" in lines
+    at = lines.index(
+        "distributions  the sums of 2 are proven; the rule was recomputed of 1, not of 1"
+    )
+    assert lines[at + 1].strip() == "set aside, and nothing moved, repeat 1"
+    assert "  quarantined  0.000 kWh" in lines
+    assert lines[-3:] == ["member ada: 0.000775 kWh", "member bo: 0.000325 kWh", "the ledger holds"]
+    [line] = called("audit", tmp_path / "ledger", "--community", pub, "--json").lines
+    values = json.loads(line)
+    assert values["accounts_uwh"] == {"ada": 775_000, "bo": 325_000}
+    assert values["distributions"] == {"recomputed": 1, "sums-only": 1}
+    assert values["distributions_set_aside"] == {"repeat": 1}
 
 
 def test_a_name_that_would_command_the_terminal_is_shown_escaped(tmp_path: Path) -> None:

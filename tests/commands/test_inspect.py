@@ -42,7 +42,7 @@ TOLD = {
     "header-1": "sealed_ms             1767226501100  2026-01-01T00:15:01.100Z",
     "re-anchor": "reason                journal lost, index read on site",
     "reading": "at_ms                 1767228298700  2026-01-01T00:44:58.700Z",
-    "reading-compared": "unit_uwh              1000000  0.001 kWh",
+    "reading-compared": "counted               133",
     "registration": "meter.i_min_ma        250",
     "registration-barn": "meter.serial          № 5-114/é",
     "registration-gateway": "role                  gateway",

@@ -15,6 +15,7 @@ import termios
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -131,10 +132,12 @@ def test_every_pulse_emitted_stands_in_a_block_and_all_can_be_looked_at(
     assert re.fullmatch(r"\d+\.\d s, real \d+ ms", blocks[1][2])
 
     # What it says can be typed next, typed.
-    audit, inspect, status, prove, verify = said.split("look at it with\n")[1].splitlines()
+    typed = said.split("look at it with\n")[1].splitlines()
+    assert len(typed) == 7
+    audit = typed[0]
     pub = keep / "community.pub"
     assert audit.endswith(f"cryptometer audit {keep}/gateway --community {pub}")
-    for line in (audit, inspect, status, prove, verify):
+    for line in typed:
         words = shlex.split(line)
         words[0] = str(Path(sys.executable).with_name(Path(words[0]).name))
         done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
@@ -142,6 +145,13 @@ def test_every_pulse_emitted_stands_in_a_block_and_all_can_be_looked_at(
     lines = process("audit", keep / "gateway" / "ledger", "--community", pub).lines
     registers = [int(line.split()[2]) for line in lines if line.startswith("meter ")]
     assert sum(registers) == emitted
+    # Members have all of it, by their keys; and a share leads back to the lots of both meters.
+    accounts = dict(re.findall(r"^(ada|bo|cy): ([0-9.]+) kWh$", said, re.MULTILINE))
+    [energy] = re.findall(r", energy ([0-9.]+) kWh$", said, re.MULTILINE)
+    assert sum(map(Fraction, accounts.values())) == Fraction(energy)
+    assert float(accounts["ada"]) == pytest.approx(float(energy) / 2, abs=1e-6)
+    assert "rule recomputed: the agreement gives just these shares" in said
+    assert re.search(r"from pv-roof-1 .*, by \d+ signed lots", said)
     # A record's proof, too, and for no other community.
     proof = keep / "proof"
     run(GATEWAY, "prove", "pv-roof-1/1", "--out", proof, "--config", keep / "gateway")
@@ -336,6 +346,9 @@ def test_what_is_missing_is_listed_line_by_line() -> None:
         "b emitted 5 pulses, and 0 are in blocks",
         "0.0002 kWh are not transferred",
         "0.000000007 kWh are quarantined",
+    ]
+    assert missing(replace(whole, waiting_uwh=10**9), {"a": 10, "b": 5}) == [
+        "1.000 kWh wait at the virtual power plant"
     ]
     # More than was emitted is as wrong as less.
     assert missing(replace(whole, registers={"a": 11}), {"a": 10})

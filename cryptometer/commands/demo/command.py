@@ -21,6 +21,7 @@ from cryptometer.commands.demo.broker import (
     start_broker,
 )
 from cryptometer.commands.demo.community import (
+    SIMULATED_MEMBERS,
     STEP_S,
     Layout,
     SimulatedMeter,
@@ -54,6 +55,7 @@ START_MAX_S = 60.0
 GRACE_MACHINE_S = 2  # these processes share a machine with whatever else it does
 LATE_BLOCKS_MAX = 3  # for records that missed their own block on a machine that is too busy
 EXIT_FAILED = 1
+_TRANSFERRED = ("waiting", "allocated", "losses", "fees", "surplus")
 RUN_LOG, PULSES_LOG = "run.log", "pulses.log"
 _LOOK_EVERY_S = 0.25
 
@@ -122,10 +124,10 @@ class Demonstration:
         self._wait(lambda: listens(port), START_MAX_S, "the broker to listen")
         self._screen.say(f"broker     {broker.name} on {HOST}:{port}")
         url = f"mqtt://{HOST}:{port}"
-        layout = found(self._folder, meters, url, GRACE_MACHINE_S * speed)
+        layout = found(self._folder, meters, url, GRACE_MACHINE_S * speed, SIMULATED_MEMBERS)
         self._screen.say(
-            f"community  {len(meters)} meters enrolled; a step of 15 minutes takes"
-            f" {STEP_S / speed:.0f} s"
+            f"community  {len(meters)} meters enrolled, {len(layout.members)} members agreed on"
+            f" fixed keys; a step of 15 minutes takes {STEP_S / speed:.0f} s"
         )
         simulators = {meter.name: self._simulate(layout, meter, speed) for meter in meters}
         for meter in meters:
@@ -164,13 +166,31 @@ class Demonstration:
             f" {sum(found.registers.values())}, energy {kwh(found.transferred_uwh)}"
         )
         say(f"the ledger holds: {found.blocks} blocks, {found.size} leaves, {found.late} late")
-        say(f"\nall of it lies in {layout.folder}; look at it with")
-        for line in _commands(layout, found.step):
-            say(f"  {line}")
         lacks = missing(found, emitted)
+        shared = _shared(layout)
+        if shared is None:
+            lacks.append("nothing was shared among the members")
+        else:
+            self._show_shares(layout, shared)
+        say(f"\nall of it lies in {layout.folder}; look at it with")
+        for line in _commands(layout, found.step, shared):
+            say(f"  {line}")
         for line in lacks:
             say(f"MISSING: {line}")
         return EXIT_FAILED if lacks else 0
+
+    def _show_shares(self, layout: Layout, shared: "Shared") -> None:
+        """What each member has, and the proof of one share, checked with the public keys alone."""
+        say = self._screen.say
+        say("")
+        for name, energy_uwh in shared.members.items():
+            say(f"{name}: {kwh(energy_uwh)}")
+        member, file = _proven(layout)
+        run(GATEWAY, "share", member, str(shared.step), "--out", file, "--config", layout.gateway)
+        verified = run(COMMON, "verify", file, "--community", layout.community_pub)
+        say(f"\n{member}'s share of one step, verified from {file.name} ({_size(file)}):")
+        for line in filter(None, verified.splitlines()):
+            say(f"  {line}")
 
     # --- Parts. ---
 
@@ -242,8 +262,35 @@ class Demonstration:
 
 
 @dataclass(frozen=True, slots=True)
+class Shared:
+    """What the gateway says of sharing: the newest step that was shared, and members' accounts."""
+
+    step: int
+    members: dict[str, int]
+
+
+def _shared(layout: Layout) -> Shared | None:
+    values = json.loads(run(GATEWAY, "status", "--json", "--config", layout.gateway))
+    if values["shared"] is None:
+        return None
+    members = {one["name"]: one["energy_uwh"] for one in values["members"]}
+    return Shared(values["shared"]["step"], members)
+
+
+def _proven(layout: Layout) -> tuple[str, Path]:
+    """The member whose share is proven, and the file."""
+    member = layout.members[0].name
+    return member, layout.folder / f"{member}.share"
+
+
+def _size(file: Path) -> str:
+    return f"{file.stat().st_size / 1000:.0f} kB"
+
+
+@dataclass(frozen=True, slots=True)
 class Audited:
-    """What `cryptometer audit` found."""
+    """What `cryptometer audit` found. `transferred_uwh` is what closes brought to the VPP, and
+    `waiting_uwh` what of it has not left it."""
 
     step: int
     size: int
@@ -253,6 +300,7 @@ class Audited:
     transferred_uwh: int
     open_uwh: int
     quarantined_uwh: int
+    waiting_uwh: int = 0
 
 
 def _audit(layout: Layout) -> Audited:
@@ -265,9 +313,10 @@ def _audit(layout: Layout) -> Audited:
         values["blocks"],
         values["late"],
         values["registers"],
-        energy.get("waiting", 0),
+        sum(energy.get(place, 0) for place in _TRANSFERRED),
         energy.get("untransferred", 0),
         energy.get("quarantined", 0),
+        energy.get("waiting", 0),
     )
 
 
@@ -280,12 +329,14 @@ def missing(found: Audited, emitted: dict[str, int]) -> list[str]:
     ]
     if found.open_uwh:
         lacks.append(f"{kwh(found.open_uwh)} are not transferred")
+    if found.waiting_uwh:
+        lacks.append(f"{kwh(found.waiting_uwh)} wait at the virtual power plant")
     if found.quarantined_uwh:
         lacks.append(f"{kwh(found.quarantined_uwh)} are quarantined")
     return lacks
 
 
-def _commands(layout: Layout, step: int) -> list[str]:
+def _commands(layout: Layout, step: int, shared: Shared | None) -> list[str]:
     """What an outsider and the operator would type now, as it can be typed on this machine."""
     common, gateway = (_script(name) for name in ("cryptometer", "cryptometer-gateway"))
     config, trusted = ("--config", layout.gateway), ("--community", layout.community_pub)
@@ -297,6 +348,12 @@ def _commands(layout: Layout, step: int) -> list[str]:
         (gateway, "prove", str(step), "--out", proof, *config),
         (common, "verify", proof, *trusted),
     ]
+    if shared is not None:
+        member, file = _proven(layout)
+        lines += [
+            (gateway, "why", member, str(shared.step), *config),
+            (common, "verify", file, *trusted),
+        ]
     return [shlex.join(map(str, words)) for words in lines]
 
 

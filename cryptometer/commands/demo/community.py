@@ -4,6 +4,7 @@ FOLDER/community.pub            what outsiders need
 FOLDER/authority/               the authority's key and records
 FOLDER/gateway/                 the gateway's keys and store, and the ledger
 FOLDER/<meter>/                 a device: meter.toml, key, journal, outbox, and its line
+FOLDER/<member>/                a member's key and request
 """
 
 import shutil
@@ -13,7 +14,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptometer.commands import authority
 from cryptometer.commands.demo.processes import COMMON, FIRMWARE, GATEWAY, run
+from cryptometer.commands.request import make_request
+from cryptometer.records import Role
 from cryptometer.steps import MS_PER_S, step_of, step_start_ms
 from hal.clock import ScaledClock
 
@@ -70,12 +74,28 @@ def simulated_meters(number: int) -> list[SimulatedMeter]:
 
 
 @dataclass(frozen=True, slots=True)
+class SimulatedMember:
+    """A member, and the key of the agreement."""
+
+    name: str
+    key: int
+
+
+SIMULATED_MEMBERS = (
+    SimulatedMember("ada", 50),
+    SimulatedMember("bo", 30),
+    SimulatedMember("cy", 20),
+)
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """A founded community: where its parts lie, and its first step with energy."""
 
     folder: Path
     meters: tuple[SimulatedMeter, ...]
     first_step: int
+    members: tuple[SimulatedMember, ...] = ()
 
     @property
     def authority(self) -> Path:
@@ -97,7 +117,13 @@ class Layout:
         return self.device(meter) / "line"
 
 
-def found(folder: Path, meters: Sequence[SimulatedMeter], broker_url: str, grace_s: int) -> Layout:
+def found(
+    folder: Path,
+    meters: Sequence[SimulatedMeter],
+    broker_url: str,
+    grace_s: int,
+    members: Sequence[SimulatedMember] = (),
+) -> Layout:
     """Founds a community whose first step with energy is the present one, and enrols everyone.
     `configure` comes next.
 
@@ -106,19 +132,22 @@ def found(folder: Path, meters: Sequence[SimulatedMeter], broker_url: str, grace
         meters: with names of their own.
         broker_url: a plain broker on this machine.
         grace_s: how long a block waits for closes, community seconds.
+        members: who share the energy by fixed keys; without any, it waits at the VPP.
 
     Raises:
-        ProgramError: one of the commands failed.
+        ProgramError, ConfigurationError: one of the commands failed.
     """
     now_ms = time.time_ns() // 1_000_000
     first_step = step_of(now_ms, STEP_S)
-    layout = Layout(folder, tuple(meters), first_step)
+    layout = Layout(folder, tuple(meters), first_step, tuple(members))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _found_authority(layout, broker_url, grace_s)
     run(GATEWAY, "init", layout.gateway)
-    for role, request in (("gateway", "gateway.request"), ("vpp", "vpp.request")):
-        words = ["--role", role, "--name", role]
-        run(COMMON, "authority", "register", layout.authority, layout.gateway / request, *words)
+    _register(layout, layout.gateway / "vpp.request", "vpp", "vpp")
+    if members:
+        # Before there is a gateway: the first block holds the agreement, whatever the time is.
+        _agree(layout, now_ms)
+    _register(layout, layout.gateway / "gateway.request", "gateway", "gateway")
     for meter in meters:
         run(FIRMWARE, "init", "--state", layout.device(meter))
     listing = layout.authority / "meters.toml"
@@ -173,6 +202,28 @@ def _found_authority(layout: Layout, broker_url: str, grace_s: int) -> None:
         *("authority", "init", layout.authority, "--name", "Demonstration"),
         *("--broker", broker_url, "--first-step", before, "--grace", f"{grace_s}s"),
     )
+
+
+def _register(layout: Layout, request: Path, role: str, name: str) -> None:
+    words = ("--role", role, "--name", name)
+    run(COMMON, "authority", "register", layout.authority, request, *words)
+
+
+def _agree(layout: Layout, now_ms: int) -> None:
+    """Registers the members, and signs what they agree on from the first step with energy on: what
+    `request`, `authority register` and `authority agree` do, in this process, since each start of
+    another costs a slow board seconds."""
+    tables = []
+    for member in layout.members:
+        folder = layout.folder / member.name
+        make_request(folder, Role.MEMBER, now_ms)
+        request = folder / "member.request"
+        authority.register_party(layout.authority, request, Role.MEMBER, member.name, None, now_ms)
+        tables.append(f'[[member]]\nname = "{member.name}"\nkey = {member.key}\n')
+    file = layout.authority / "agreement.toml"
+    rule = f'method = "keys"\nsurplus_to = "supplier"\nfrom_step = {layout.first_step}\n'
+    file.write_text("\n".join([rule, *tables]))
+    authority.agree(layout.authority, file, now_ms)
 
 
 def _iso(ms: int) -> str:
