@@ -8,9 +8,11 @@ from cryptometer.metrology import kwh
 from cryptometer.state import State
 from gateway.lacking import Facts
 from gateway.shares_report import (
+    AgreementReport,
     MemberReport,
     SharedReport,
     WaitingReport,
+    agreement_reports,
     describe_sharing,
     member_reports,
     newest_shared,
@@ -85,6 +87,7 @@ class Report:
     caught_up: int
     punctuality_ms: list[int]
     strangers: dict[str, int]
+    agreements: list[AgreementReport]
     waiting: list[WaitingReport]
     shared: SharedReport | None
     members: list[MemberReport]
@@ -127,6 +130,7 @@ def make_report(store: Store, state: State, facts: Facts | None = None) -> Repor
             row.punctuality_ms for row in reversed(newest) if row.punctuality_ms is not None
         ],
         strangers=refused.get("", {}),
+        agreements=agreement_reports(state),
         waiting=waiting_steps(state, facts),
         shared=newest_shared(state),
         members=member_reports(state),
@@ -197,7 +201,9 @@ def describe(report: Report) -> list[str]:
             f"               members {kwh(report.allocated_uwh)}, losses {kwh(report.losses_uwh)},"
             f" fees {kwh(report.fees_uwh)}, surplus {kwh(report.surplus_uwh)}"
         )
-    lines += describe_sharing(report.waiting, report.shared, report.members, report.step_s)
+    lines += describe_sharing(
+        report.agreements, report.waiting, report.shared, report.members, report.step_s
+    )
     if report.strangers:
         lines.append(f"refused        from the unregistered: {_counts(report.strangers)}")
     for meter in report.meters:

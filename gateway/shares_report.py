@@ -45,6 +45,21 @@ class MemberReport:
 
 
 @dataclass(frozen=True, slots=True)
+class AgreementReport:
+    """An agreement that holds now, or from a later step on.
+
+    Attributes:
+        identity: of the authority's record.
+        members: how many have a claim.
+    """
+
+    identity: str
+    from_step: int
+    method: str
+    members: int
+
+
+@dataclass(frozen=True, slots=True)
 class SharedReport:
     """The newest step of which energy was shared, all its distributions added up."""
 
@@ -98,6 +113,24 @@ def newest_shared(state: State) -> SharedReport | None:
     )
 
 
+def agreement_reports(state: State) -> list[AgreementReport]:
+    """What holds in the step after the newest block, and what follows, by step."""
+    steps = {agreed.agreement.from_step for agreed in state.agreements}
+    begins = {state.step + 1, *(step for step in steps if step > state.step + 1)}
+    found: list[AgreementReport] = []
+    for step in sorted(begins):
+        agreed = state.agreed(step)
+        if agreed is None:
+            continue
+        one = agreed.agreement
+        said = AgreementReport(
+            agreed.identity.hex(), one.from_step, one.method.value, len(one.members)
+        )
+        if said not in found:
+            found.append(said)
+    return found
+
+
 def member_reports(state: State) -> list[MemberReport]:
     """Everyone who is or was a member, in the order of names."""
     parties = {name: one for (role, name), one in state.parties.items() if role is Role.MEMBER}
@@ -108,12 +141,19 @@ def member_reports(state: State) -> list[MemberReport]:
 
 
 def describe_sharing(
+    agreements: Sequence[AgreementReport],
     waiting: Sequence[WaitingReport],
     shared: SharedReport | None,
     members: Sequence[MemberReport],
     step_s: int,
 ) -> Iterator[str]:
     """The report as lines for people."""
+    for agreement in agreements:
+        begins = utc(step_start_ms(agreement.from_step, step_s))[:16]
+        yield (
+            f"agreement      from step {agreement.from_step} on ({begins}Z): {agreement.method},"
+            f" {agreement.members} members"
+        )
     if shared is not None:
         yield f"shared         {_shared(shared, step_s)}"
     runs = [list(run) for _, run in groupby(waiting, lambda one: one.lacks)]

@@ -288,6 +288,16 @@ def test_a_block_says_what_its_header_says(works: Works, web: Web) -> None:
     assert listed[0]["begins"].endswith("Z")
 
 
+def test_where_all_energy_is_is_told_without_anyones_consumption(works: Works, web: Web) -> None:
+    said = web.get("/sharing").json
+    with works.site() as site:
+        state = site.node.state
+    assert said["balance_uwh"]["registered"] == str(state.balance.registered)
+    assert (said["members"], said["shared"]) == ([], None)
+    assert [one["step"] for one in said["waiting"]] == sorted(state.settlements)
+    assert all(one["asks"] == ["no-agreement"] for one in said["waiting"])
+
+
 def test_a_record_is_told_by_its_place_and_by_its_identity(works: Works, web: Web) -> None:
     with works.site() as site:
         for checked in site.blocks():

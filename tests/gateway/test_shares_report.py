@@ -21,6 +21,7 @@ from gateway.report import describe as describe_report
 from gateway.shares_report import (
     MemberReport,
     SharedReport,
+    agreement_reports,
     describe_sharing,
     member_reports,
     newest_shared,
@@ -144,9 +145,28 @@ def test_what_was_shared_and_the_accounts_are_told() -> None:
     assert json.loads(json.dumps(asdict(report(works))))["shared"]["step"] == step
 
 
+def test_the_agreement_that_holds_and_those_to_come_are_told() -> None:
+    works = Works()
+    site = works.site
+    [now] = agreement_reports(site.node.state)
+    assert (now.method, now.members) == ("equal", 3)
+    works.agree(Claim("ada", 1, 0), method=Method.KEYS)
+    site.seal()
+    begins = site.next_step
+    [now] = agreement_reports(site.node.state)
+    assert (now.from_step, now.method, now.members) == (begins, "keys", 1)
+    assert f"agreement      from step {begins} on (" in told(works)
+    later = site.authority.agree(begins + 9, [Claim("bo", 1, 0)])
+    works.import_(later)
+    site.seal()
+    now, then = agreement_reports(site.node.state)
+    assert now.from_step == begins
+    assert (then.from_step, then.identity) == (begins + 9, later.identity.hex())
+
+
 def test_a_thousand_members_are_no_page_of_a_thousand_lines() -> None:
     members = [MemberReport(f"m{at}", 0, revoked=at == 1) for at in range(60)]
-    lines = list(describe_sharing([], None, members, STEP_S))
+    lines = list(describe_sharing([], [], None, members, STEP_S))
     assert lines[1].endswith("REVOKED")
     assert lines[-1] == "and 10 members more"
 
