@@ -201,6 +201,13 @@ def test_data_may_follow_an_identification_with_their_own_start() -> None:
     assert reasons(decode(b"/TST5X\r\n\r\n" + CHECKED)) == ["reading"]
 
 
+def test_an_identification_without_its_data_ends_where_the_next_message_begins() -> None:
+    cut = b"/TST5X\r\n\r\n" + CHECKED[:30]
+    assert reasons(decode(cut + CHECKED)) == [Refused.INCOMPLETE, "reading"]
+    assert reasons(decode(cut + CHECKED + CHECKED)) == [Refused.INCOMPLETE, *["reading"] * 2]
+    assert reasons(decode(cut + PUSHED + CHECKED)) == [Refused.INCOMPLETE, *["reading"] * 2]
+
+
 def test_a_message_right_behind_a_broken_end_is_read() -> None:
     hurt = b"\x02C.1(7)\r\n1.8.0(1)!"
     assert reasons(decode(hurt + PUSHED)) == [Refused.FORM, "reading"]
