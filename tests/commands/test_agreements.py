@@ -6,6 +6,8 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cryptometer.agreed_terms import describe_terms
 from cryptometer.commands import roll as rolls
@@ -21,6 +23,7 @@ from cryptometer.errors import ConfigurationError
 from cryptometer.metrology import UWH_PER_KWH
 from cryptometer.records import Agreement, Claim, Genesis, Method, Role
 from cryptometer.sharing import Outcome, share
+from cryptometer.wire import decode_map, encode_map
 from tests.core.community import DETAILS, FIRST_STEP
 from tests.keys import signer
 
@@ -225,6 +228,30 @@ BASE = 'method = "equal"\nsurplus_to = "s"\n'
 )
 def test_what_cannot_be_is_refused_and_named(text: str, says: str) -> None:
     assert says in refusal(text)
+
+
+TEXTS = [path.read_text() for path in sorted(EXAMPLES.glob("agreement-*.toml"))]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    text=st.sampled_from(TEXTS),
+    at=st.floats(0, 1, exclude_max=True),
+    cut=st.integers(0, 40),
+    put_in=st.text(max_size=12) | st.sampled_from(["-1", "2.5", "[]", "true", "1e9", "9" * 30]),
+)
+def test_whatever_is_done_to_a_file_it_is_read_or_refused(
+    text: str, at: float, cut: int, put_in: str
+) -> None:
+    begin = int(at * len(text))
+    try:
+        draft = read(text[:begin] + put_in + text[begin + cut :])
+    except ConfigurationError:
+        return
+    # What was read can be signed, and its words can be said.
+    made = draft.agreement(3, bytes(32), FIRST_STEP)
+    assert decode_map(Agreement, encode_map(made)) == made
+    assert list(describe_terms(made))
 
 
 # --- When it may begin, and with whom. -----------------------------------------------------------

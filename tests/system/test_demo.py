@@ -129,7 +129,8 @@ def test_every_pulse_emitted_stands_in_a_block_and_all_can_be_looked_at(
         r"^block .* heard (\d)/(\d)  late \d+  punctuality (.*)$", said, re.MULTILINE
     )
     assert blocks[0] == ("0", "0", "caught up")  # the one that holds the registrations
-    assert re.fullmatch(r"\d+\.\d s, real \d+ ms", blocks[1][2])
+    # On a busy machine a gateway starts later than its first step ends; the last one it is there.
+    assert re.fullmatch(r"\d+\.\d s, real \d+ ms", blocks[-1][2])
 
     # What it says can be typed next, typed.
     typed = said.split("look at it with\n")[1].splitlines()
