@@ -57,7 +57,15 @@ else
     getent passwd cryptometer-web >/dev/null ||
         useradd --system --user-group --home-dir / --shell /usr/sbin/nologin cryptometer-web
     find "$state" -maxdepth 1 -name 'store.sqlite*' -exec chmod g+r {} +
-    install -m 0644 deploy/systemd/cryptometer-gateway-web.service /etc/systemd/system/
+    # The members' side alone may read what is a member's; the gateway makes the file if need be.
+    getent passwd cryptometer-members >/dev/null ||
+        useradd --system --user-group --home-dir / --shell /usr/sbin/nologin cryptometer-members
+    [ -e "$state/private.db" ] ||
+        as_user /opt/cryptometer/bin/cryptometer-gateway access list --config "$state" >/dev/null
+    chgrp cryptometer-members "$state/private.db"
+    chmod 0640 "$state/private.db"
+    install -m 0644 deploy/systemd/cryptometer-gateway-web.service \
+        deploy/systemd/cryptometer-gateway-members.service /etc/systemd/system/
 fi
 install -m 0644 "deploy/systemd/$unit.service" /etc/systemd/system/
 if [ -d /run/systemd/system ]; then

@@ -16,6 +16,18 @@ class WebSettings:
     port: int = setting("TCP port; 0 takes a free one and says which", 8088)
 
 
+@dataclass(frozen=True, slots=True)
+class MembersSettings:
+    """The table `[members]`: where `cryptometer-gateway serve --members` listens, and what it needs
+    for files."""
+
+    host: str = setting("address of this machine; others reach it through a proxy", "127.0.0.1")
+    port: int = setting("TCP port; 0 takes a free one and says which", 8089)
+    points: str = setting("TOML file of the members' supply points, for coefficient files", "")
+    template: str = setting("TOML template of the French coefficient file", "")
+    files: str = setting("folder of files that operator and DSO may have, as they are", "")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The whole file. Paths are relative to its folder."""
@@ -28,6 +40,7 @@ class Config:
     clock: dict[str, Any] = field(default_factory=dict, metadata={"doc": "the clock"})
     broker: BrokerSettings = setting("overrides of the bundle's broker")
     web: WebSettings = setting("read access by HTTP")
+    members: MembersSettings = setting("read access by HTTP to what is a member's")
 
 
 def read_config(table: Mapping[str, object]) -> Config:

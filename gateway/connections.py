@@ -57,8 +57,8 @@ class BoundedProtocol(H11Protocol):
         self._look = self.loop.call_later(LOOK_S, self._look_again)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket.
+def listen(host: str, port: int, table: str = "web") -> socket.socket:
+    """A listening socket. `table` of the configuration says where.
 
     Raises:
         ConfigurationError: the address cannot be had; the message says why.
@@ -71,7 +71,7 @@ def listen(host: str, port: int) -> socket.socket:
         number = getattr(error, "errno", None)
         reason = os.strerror(number) if number is not None and number > 0 else str(error)
         raise ConfigurationError(
-            f"cannot listen on {host}, port {port}: {reason}; see [web] in gateway.toml"
+            f"cannot listen on {host}, port {port}: {reason}; see [{table}] in gateway.toml"
         ) from None
     # Inherited by each connection: an answer's head and body are written one after the other, and
     # the second must not wait 40 ms for the first one's receipt.

@@ -90,3 +90,4 @@ class Erased:
     values: int
     salts: int
     person: bool
+    tokens: int = 0

@@ -160,7 +160,7 @@ def _add_common(parser: argparse.ArgumentParser, default: Path, zone: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class Asked:
     """Local days, and what the ledger and the private store say of their steps."""
 
     days: tuple[date, date]
@@ -174,7 +174,7 @@ class _Asked:
 def _load_curve(arguments: argparse.Namespace) -> int:
     asked = _gather(arguments)
     if arguments.meter is not None:
-        _check_meter(asked, arguments.meter)
+        check_meter(asked, arguments.meter)
         what, energy = f"meter {arguments.meter}", asked.gathered.energy_uwh.get(arguments.meter)
         mode = _PUBLIC
     else:
@@ -196,10 +196,10 @@ def _virtual_meter(arguments: argparse.Namespace) -> int:
 
 
 def _spain(arguments: argparse.Namespace) -> int:
-    days = _days(arguments.period)
+    days = days_of(arguments.period)
     if days != month_days(days[0].year, days[0].month):
         raise ConfigurationError("the Spanish file is a month's: --period 2026-03")
-    points = _points(arguments.points)
+    points = read_points(arguments.points)
     idle = None if arguments.idle is None else _weights(arguments.idle)
     asked = _gather(arguments)
     made = coefficients_es(
@@ -230,8 +230,8 @@ def _spain(arguments: argparse.Namespace) -> int:
 def _france(arguments: argparse.Namespace) -> int:
     template = Template()
     if arguments.template is not None:
-        template = read_template(_toml(arguments.template))
-    points = _points(arguments.points)
+        template = read_template(read_toml(arguments.template))
+    points = read_points(arguments.points)
     asked = _gather(arguments)
     text = coefficients_fr(
         totals_by_step(asked.allotments),
@@ -258,7 +258,7 @@ def _ocmf(arguments: argparse.Namespace) -> int:
     key = load_key(at)
     check_key(key.public)
     asked = _gather(arguments)
-    _check_meter(asked, arguments.meter)
+    check_meter(asked, arguments.meter)
     software = ("cryptometer-gateway", __version__)
     closes = asked.gathered.closes.get(arguments.meter, [])
     if not closes:
@@ -282,11 +282,20 @@ def _ocmf_key(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _gather(arguments: argparse.Namespace, *, with_consumption: bool = False) -> _Asked:
-    """Goes through the ledger for the steps of a period."""
+def _gather(arguments: argparse.Namespace, *, with_consumption: bool = False) -> Asked:
     folder = open_folder(arguments.config)
-    zone = zone_named(arguments.zone)
-    days = _days(arguments.period)
+    return gather(folder, arguments.period, arguments.zone, with_consumption=with_consumption)
+
+
+def gather(folder: Folder, period: str, zone_name: str, *, with_consumption: bool = False) -> Asked:
+    """Goes through the ledger for the steps of a period: every block of it, from the first on.
+
+    Raises:
+        ConfigurationError: there is no such period or zone, or no ledger.
+        Rejected: the ledger does not hold.
+    """
+    zone = zone_named(zone_name)
+    days = days_of(period)
     with closing(folder.open_store(read_only=True)) as store:
         community = read_community(store)
     step_s = community.parameters.step_s
@@ -299,7 +308,7 @@ def _gather(arguments: argparse.Namespace, *, with_consumption: bool = False) ->
     )
     consumption = _consumption(folder, steps) if with_consumption else {}
     allotments = list(gathered.allotments(report.state, consumption))
-    return _Asked(days, zone, source, report.state, gathered, allotments)
+    return Asked(days, zone, source, report.state, gathered, allotments)
 
 
 def _go_through(read: Read, community: Community, steps: range) -> tuple[audit.Report, Gathered]:
@@ -343,14 +352,14 @@ def _consumption(folder: Folder, steps: range) -> dict[int, Mapping[str, int]]:
         return {step: private.of(step) for step in steps}
 
 
-def _check_meter(asked: _Asked, name: str) -> None:
+def check_meter(asked: Asked, name: str) -> None:
     """Raises ConfigurationError where no such meter is registered: its curve would be all gaps."""
     if name not in asked.state.meters:
         known = ", ".join(sorted(asked.state.meters)) or "none"
         raise ConfigurationError(f"no meter {name!r:.80} is registered; there are: {known:.1000}")
 
 
-def _of(asked: _Asked, member: str) -> list[Allotment]:
+def _of(asked: Asked, member: str) -> list[Allotment]:
     """One member's share.
 
     Raises:
@@ -362,8 +371,12 @@ def _of(asked: _Asked, member: str) -> list[Allotment]:
     return found
 
 
-def _days(period: str) -> tuple[date, date]:
-    """The first day of a period, and the one behind its last."""
+def days_of(period: str) -> tuple[date, date]:
+    """The first day of a period, and the one behind its last.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
     try:
         numbers = [int(part) for part in period.split("-")]
         match numbers:
@@ -379,9 +392,14 @@ def _days(period: str) -> tuple[date, date]:
     raise ConfigurationError(f"the period is {_PERIOD}, not {period!r:.40}")
 
 
-def _points(path: Path) -> dict[str, str]:
+def read_points(path: Path) -> dict[str, str]:
+    """The supply point of each member, out of a file.
+
+    Raises:
+        ConfigurationError: it cannot be read, or is none.
+    """
     points = {}
-    for member, point in _toml(path).items():
+    for member, point in read_toml(path).items():
         if not isinstance(point, str):
             raise ConfigurationError(f"{path}: {member} has a text, in quotation marks")
         points[member] = point
@@ -390,14 +408,19 @@ def _points(path: Path) -> dict[str, str]:
 
 def _weights(path: Path) -> dict[str, int]:
     weights = {}
-    for member, weight in _toml(path).items():
+    for member, weight in read_toml(path).items():
         if not isinstance(weight, int) or isinstance(weight, bool) or weight < 0:
             raise ConfigurationError(f"{path}: {member} has a whole number, 0 or more")
         weights[member] = weight
     return weights
 
 
-def _toml(path: Path) -> dict[str, object]:
+def read_toml(path: Path) -> dict[str, object]:
+    """A parsed file.
+
+    Raises:
+        ConfigurationError: it cannot be read, or is no TOML.
+    """
     try:
         return tomllib.loads(path.read_text())
     except MISPLACED as error:

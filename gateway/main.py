@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cryptometer.errors import ConfigurationError
 from gateway import exporting
+from gateway.access_commands import add_commands as add_access_commands
 from gateway.fact_commands import add_commands as add_fact_commands
 from gateway.folder import (
     Folder,
@@ -78,6 +79,11 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(act=_status)
 
     serve = commands.add_parser("serve", help="let others read ledger, blocks and figures by HTTP")
+    serve.add_argument(
+        "--members",
+        action="store_true",
+        help="in place of what is public: what is a member's, to who has a token",
+    )
     _add_config(serve)
     serve.set_defaults(act=_serve)
 
@@ -115,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_member_commands(commands, _add_config)
     add_fact_commands(commands, _add_config)
+    add_access_commands(commands, _add_config)
     return parser
 
 
@@ -165,6 +172,11 @@ def _describe(folder: Folder, *, as_json: bool) -> str:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    # Each in a process of its own: the public side knows no way to the private store.
+    if arguments.members:
+        from gateway.members_web import serve_members  # noqa: PLC0415
+
+        return serve_members(_folder(arguments))
     from gateway.web import serve  # noqa: PLC0415
 
     return serve(_folder(arguments))

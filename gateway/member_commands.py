@@ -283,7 +283,8 @@ def _erase(arguments: argparse.Namespace) -> int:
         erased = store.erase(member)
     print(
         f"{member}: erased {erased.values} values of consumption, {erased.salts} salts and"
-        f" {'who it is' if erased.person else 'no personal data'}. Backups from before, and the"
+        f" {'who it is' if erased.person else 'no personal data'}"
+        f"{', and its access' if erased.tokens else ''}. Backups from before, and the"
         " files that were imported, are for you to erase."
     )
     return 0

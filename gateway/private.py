@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cryptometer.errors import ConfigurationError
 from cryptometer.settlement import SALT_BYTES, Opening, commitment
+from gateway.access import Grant, Holder
 from gateway.consumption import (
     Correction,
     Erased,
@@ -29,12 +30,18 @@ from gateway.vpp import NoFacts
 from hal.files import sync_folder
 
 APPLICATION_ID = 0x43725072  # "CrPr" (PRAGMA application_id)
-FORMAT = 1
+FORMAT = 2
 MODE = 0o600  # `serve` and others in the group have no business here
 BUSY_MS = 10_000  # an import and the gateway write in turns
 _TOGETHER = 10_000  # values per transaction: others wait for some milliseconds only
 _COMMANDS = "cryptometer-gateway member-data and consumption"
 
+# Since format 2: who may read by the API.
+_ACCESS = """
+CREATE TABLE access (
+    number TEXT PRIMARY KEY, holder TEXT NOT NULL, member TEXT NOT NULL, digest BLOB NOT NULL,
+    granted_ms INTEGER NOT NULL, until_ms INTEGER NOT NULL) WITHOUT ROWID;
+"""
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE sources (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -63,13 +70,19 @@ CREATE TABLE people (
 INSERT INTO meta VALUES ('mark', 0);
 """
 _VALUE = "energy_uwh, is_spread, name, received_ms"
+_GRANT = "number, holder, member, digest, granted_ms, until_ms"
 
 
 class PrivateStore:
     """A `Consumption`, and what fills, shows and erases it."""
 
     def __init__(
-        self, path: Path, entropy: Callable[[int], bytes] = os.urandom, busy_ms: int = BUSY_MS
+        self,
+        path: Path,
+        entropy: Callable[[int], bytes] = os.urandom,
+        busy_ms: int = BUSY_MS,
+        *,
+        read_only: bool = False,
     ) -> None:
         """Opens the store; makes an empty one where there is none.
 
@@ -77,6 +90,7 @@ class PrivateStore:
             path: the database's file.
             entropy: gives so many random bytes.
             busy_ms: how long to wait for another program's turn.
+            read_only: nothing is written, nor made where there is none.
 
         Raises:
             ConfigurationError: the file is none of ours, or of another format.
@@ -84,9 +98,9 @@ class PrivateStore:
         """
         self._entropy = entropy
         try:
-            if not path.exists():
+            if not path.exists() and not read_only:
                 _create(path)
-            self._connection = _open(path, busy_ms)
+            self._connection = _open(path, busy_ms, read_only=read_only)
         except (OSError, sqlite3.Error) as error:
             raise StoreFailed(f"the private store {path} cannot be opened: {error}") from error
 
@@ -267,9 +281,43 @@ class PrivateStore:
                 "INSERT OR REPLACE INTO people VALUES (?, ?, ?, ?)", (member, *astuple(person))
             )
 
+    def grant(self, number: str) -> Grant | None:
+        """The grant of this number, also where its time is over."""
+        return next((one for one in self.grants() if one.number == number), None)
+
+    def grants(self) -> list[Grant]:
+        """Who may read by the API, oldest first; those included whose time is over."""
+        with self._reading():
+            rows = self._connection.execute(
+                f"SELECT {_GRANT} FROM access ORDER BY granted_ms, number"  # noqa: S608
+            ).fetchall()
+        return [Grant(number, Holder(holder), *rest) for number, holder, *rest in rows]
+
+    def put_grant(self, grant: Grant) -> None:
+        """Lets somebody read; durable once it returns.
+
+        Raises:
+            StoreFailed: it was not written.
+        """
+        with self._writing():
+            self._connection.execute(
+                f"INSERT INTO access ({_GRANT}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
+                astuple(grant),
+            )
+
+    def revoke(self, number: str) -> bool:
+        """Takes a grant back: from now on its token is as good as none. Whether there was one.
+
+        Raises:
+            StoreFailed: it was not written.
+        """
+        with self._writing():
+            gone = self._connection.execute("DELETE FROM access WHERE number = ?", (number,))
+        return gone.rowcount > 0
+
     def erase(self, member: str) -> Erased:
-        """Erases all that is kept of a member: consumption, salts, who it is. The ledger is not
-        touched: what it holds of this consumption can be opened by nobody any more.
+        """Erases all that is kept of a member: consumption, salts, who it is, what it may read. The
+        ledger is not touched: what it holds of this consumption can be opened by nobody any more.
 
         Raises:
             StoreFailed: perhaps not all of it is gone; it can be called again.
@@ -280,7 +328,7 @@ class PrivateStore:
                     f"DELETE FROM {table} WHERE member = ?",  # noqa: S608
                     (member,),
                 ).rowcount
-                for table in ("consumption", "superseded", "salts", "people")
+                for table in ("consumption", "superseded", "salts", "people", "access")
             }
             self._connection.execute(
                 "DELETE FROM sources WHERE number NOT IN (SELECT source FROM consumption"
@@ -290,7 +338,10 @@ class PrivateStore:
             # Copies of a row may be left where pages were divided: none survives a new file.
             self._connection.execute("VACUUM")
         return Erased(
-            counts["consumption"] + counts["superseded"], counts["salts"], bool(counts["people"])
+            counts["consumption"] + counts["superseded"],
+            counts["salts"],
+            bool(counts["people"]),
+            counts["access"],
         )
 
     def _put_some(
@@ -375,7 +426,7 @@ def _bounds(first: int | None, last: int | None) -> tuple[int, int]:
 
 
 def open_opening(
-    path: Path, community: bytes, member: str, step: int, digest: bytes
+    path: Path, community: bytes, member: str, step: int, digest: bytes, *, read_only: bool = False
 ) -> Opening | None:
     """What opens a commitment to a member's consumption, also where that was corrected since; None
     where it is not known, or erased.
@@ -385,7 +436,7 @@ def open_opening(
     """
     if not path.exists():
         return None
-    with closing(PrivateStore(path)) as store:
+    with closing(PrivateStore(path, read_only=read_only)) as store:
         salt = store.known_salt(member, step)
         known = list(store.curve(member, step, step))
     for value in (value for one in known for value in (one.value, *reversed(one.earlier))):
@@ -425,7 +476,7 @@ def _create(path: Path) -> None:
     beside.chmod(MODE)
     with closing(connect(beside)) as connection:
         connection.executescript(
-            f"BEGIN; {_SCHEMA}; PRAGMA application_id = {APPLICATION_ID};"
+            f"BEGIN; {_SCHEMA}; {_ACCESS}; PRAGMA application_id = {APPLICATION_ID};"
             f" PRAGMA user_version = {FORMAT}; COMMIT;"
         )
     with suppress(FileExistsError):  # another process was quicker
@@ -434,11 +485,17 @@ def _create(path: Path) -> None:
     sync_folder(path.absolute().parent)
 
 
-def _open(path: Path, busy_ms: int) -> sqlite3.Connection:
-    connection = connect(path)
+def _open(path: Path, busy_ms: int, *, read_only: bool) -> sqlite3.Connection:
+    connection = connect(path, read_only=read_only)
     try:
         connection.execute(f"PRAGMA busy_timeout = {busy_ms}")
-        _check_format(connection, path)
+        version = _check_format(connection, path)
+        if read_only:
+            if version != FORMAT:
+                raise ConfigurationError(f"{path} is of format {version}: {_COMMANDS} bring it up")
+            return connection
+        if version != FORMAT:
+            _bring_up(connection)
         for pragma in (
             "journal_mode = DELETE",
             # A salt that came back to nothing after a power cut would leave a proof that nobody
@@ -455,7 +512,23 @@ def _open(path: Path, busy_ms: int) -> sqlite3.Connection:
     return connection
 
 
-def _check_format(connection: sqlite3.Connection, path: Path) -> None:
+def _bring_up(connection: sqlite3.Connection) -> None:
+    """Gives a store of the format before what it lacks."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        # Another program may have been quicker.
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version != FORMAT:
+            connection.execute(_ACCESS)
+            connection.execute(f"PRAGMA user_version = {FORMAT}")
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _check_format(connection: sqlite3.Connection, path: Path) -> int:
+    """Which format the file has, one that this program reads."""
     try:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -465,8 +538,9 @@ def _check_format(connection: sqlite3.Connection, path: Path) -> None:
         application = version = 0
     if application != APPLICATION_ID:
         raise ConfigurationError(f"{path} is no private store; move it away: {_COMMANDS} make one")
-    if version != FORMAT:
+    if not 1 <= version <= FORMAT:
         raise ConfigurationError(
             f"{path} is of format {version}, this program writes format {FORMAT}; run the"
             " cryptometer-gateway that made it"
         )
+    return int(version)

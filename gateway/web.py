@@ -1,75 +1,69 @@
 """`cryptometer-gateway serve`: read access by HTTP, a process of its own (docs/decisions/0012).
 
 It reads the store and the ledger's files, and writes nothing: an error here, or a flood, cannot
-stop a block. Files and the store are read in a few worker threads, whose number bounds memory.
+stop a block. What is a member's it does not know: see `gateway.members_web`.
 """
 
-import asyncio
-import hashlib
-import http
 import json
-import logging
 import os
 import re
 import shutil
 import sqlite3
-import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, closing, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, TypeVar
+from typing import BinaryIO, TypeVar
 
-import anyio
-import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cryptometer import records
-from cryptometer.community import Community
 from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.note import decimal
 from cryptometer.records import Header
 from cryptometer.state import State
 from cryptometer.tiles import CHECKPOINT_PATH
-from gateway import answers, connections
-from gateway.answers import Absent, Site, Waiting
-from gateway.folder import Folder, read_community
+from gateway import answers, community_answers
+from gateway.answers import NEWEST, Absent, Site
+from gateway.folder import Folder
 from gateway.health import Facts, reasons
 from gateway.metrics import CONTENT_TYPE_LATEST, Figures, exposition
+from gateway.openapi import PUBLIC, Asked, Endpoint, document
 from gateway.prove import prove
+from gateway.reader import (
+    FRESH,
+    PROBLEMS,
+    Bodiless,
+    Reader,
+    Unavailable,
+    Worker,
+    alive,
+    answer,
+    asked_of,
+    has_it,
+    serve_app,
+)
 from gateway.report import make_report
 from gateway.sqlite_store import SqliteStore
-from gateway.store import BlockRow, SearchTooLong
+from gateway.store import BlockRow
 from hal.drivers import open_clock
-from hal.notify import Notifier
 
 T = TypeVar("T")
-Worker: TypeAlias = Callable[[Callable[[], Any]], Awaitable[Any]]
 
-WORKERS = 8
-FIND_MAX_S = 1.0  # for a record by its identity, which has no index
 SAME_MOMENT_S = 1.0  # health and figures asked again within it are those told before
 PIECE_BYTES = 2**18  # of a larger file, read and sent one after another
 BLOCKS_KEPT = 1_024  # whose kinds have been counted
 COSE = "application/cose"
-PROBLEM = "application/problem+json"
 
 _TILE = re.compile(
     r"(?:entries|[0-9]|[1-5][0-9]|6[0-3])/(?:x[0-9]{3}/){0,6}[0-9]{3}(?:\.p/[0-9]{1,3})?"
 )
 _FOR_EVER = {"Cache-Control": "public, max-age=31536000, immutable"}
-_FRESH = {"Cache-Control": "no-cache"}
-
-
-class Unavailable(Exception):  # noqa: N818 - an answer
-    """It cannot be told now; the message says why."""
 
 
 def serve(folder: Folder) -> int:
@@ -78,26 +72,16 @@ def serve(folder: Folder) -> int:
     Raises:
         ConfigurationError: it cannot listen there.
     """
-    settings = folder.config.web
-    # What clients do wrong is theirs to know; our own errors are still told.
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    with connections.listen(settings.host, settings.port) as listening:
-        host, port = listening.getsockname()[:2]
-        stopping = connections.heed_signals()
-        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        print(f"serving {folder.ledger} at {address}", file=sys.stderr, flush=True)
-        connections.run(Web(folder).app(address), listening, stopping)
-    return 0
+    settings, web = folder.config.web, Web(folder)
+    return serve_app(str(folder.ledger), settings.host, settings.port, "web", web.app)
 
 
-class Web:
+class Web(Reader):
     """The answers of one gateway's folder."""
 
     def __init__(self, folder: Folder) -> None:
-        self._folder = folder
+        super().__init__(folder)
         self._clock = open_clock(folder.config.clock)
-        self._limiters: tuple[anyio.CapacityLimiter, ...] = ()
-        self._known: tuple[list[bytes], Community] | None = None
         self._told: dict[str, tuple[float, object]] = {}
         self._telling = threading.Lock()
         self._counted: dict[tuple[int, int], answers.Kinds] = {}
@@ -116,10 +100,11 @@ class Web:
                 Route("/proofs/{what:path}", self._proof),
                 Route("/healthz", self._health),
                 Route("/metrics", self._metrics),
+                *self._api(),
             ],
-            exception_handlers=_PROBLEMS,
-            middleware=[Middleware(_Bodiless)],
-            lifespan=lambda _: _alive(f"serving at {address}"),
+            exception_handlers=PROBLEMS,
+            middleware=[Middleware(Bodiless)],
+            lifespan=lambda _: alive(f"serving at {address}"),
         )
 
     # --- Handlers. ---
@@ -128,7 +113,7 @@ class Web:
         data = await self._work(lambda: self._read(CHECKPOINT_PATH))
         if data is None:
             raise HTTPException(404, "the ledger has no block yet")
-        return _answer(request, data, "text/plain; charset=utf-8", _FRESH)
+        return answer(request, data, "text/plain; charset=utf-8", FRESH)
 
     async def _tile(self, request: Request) -> Response:
         rest = request.path_params["rest"]
@@ -164,9 +149,10 @@ class Web:
         if not wants_raw:
             return await self._json(request, lambda site: answers.record(site, what), what)
         raw = await self._work(
-            lambda: self._ask(lambda site: answers.record_bytes(site, what)), what
+            lambda: self._ask(lambda site: answers.record_bytes(site, what)),
+            is_long=_searches(what),
         )
-        return _answer(request, raw, COSE, _FRESH | {"Vary": "Accept"})
+        return answer(request, raw, COSE, FRESH | {"Vary": "Accept"})
 
     async def _proof(self, request: Request) -> Response:
         what = request.path_params["what"]
@@ -181,8 +167,8 @@ class Web:
             except ConfigurationError as error:
                 raise Absent(str(error)) from None
 
-        text = await self._work(lambda: self._ask(make), what)
-        return _answer(request, text.encode(), "text/plain; charset=utf-8", _FRESH)
+        text = await self._work(lambda: self._ask(make), is_long=_searches(what))
+        return answer(request, text.encode(), "text/plain; charset=utf-8", FRESH)
 
     async def _health(self, _request: Request) -> Response:
         answer, wrong = await self._work(lambda: self._once("health", self._judge))
@@ -192,52 +178,55 @@ class Web:
         text = await self._work(lambda: self._once("metrics", self._measure))
         return Response(text, 200, {"Cache-Control": "no-store"}, CONTENT_TYPE_LATEST)
 
-    # --- In worker threads. ---
+    # --- The API of version 1: see `gateway.openapi`. ---
 
-    async def _work(self, make: Callable[[], T], what: str = "/") -> T:
-        """Does what blocks in a worker thread; searches by identity, one at a time, in one of
-        their own."""
-        if not self._limiters:
-            self._limiters = (anyio.CapacityLimiter(WORKERS), anyio.CapacityLimiter(1))
-        searches = "/" not in what and decimal(what) is None
-        return await anyio.to_thread.run_sync(make, limiter=self._limiters[searches])
+    def _api(self) -> list[Route]:
+        told: dict[str, Callable[[Site, State, Asked], answers.Json]] = {
+            "community": lambda site, state, _: community_answers.community(site, state),
+            "blocks": lambda site, _, asked: answers.blocks(site, int(asked.get("newest", NEWEST))),
+            "block": lambda site, _, asked: answers.block(site, int(asked["step"]), self._kinds),
+            "meters": lambda site, state, _: community_answers.meters(site, state),
+            "comparisons": lambda site, _, asked: answers.comparisons(
+                site, str(asked["meter"]), int(asked.get("newest", NEWEST))
+            ),
+            "balance": lambda site, state, _: community_answers.balance(site, state),
+            "agreement": lambda site, state, asked: community_answers.agreement(
+                site, state, _number(asked, "step")
+            ),
+            "waiting": lambda site, state, asked: community_answers.waiting(
+                site, state, _number(asked, "from")
+            ),
+        }
+        others = {"openapi": self._openapi, "checkpoint": self._checkpoint}
+        return [
+            Route(one.path, _asked_nothing(one, others[one.name]))
+            if one.name in others
+            else Route(one.path, self._told_at(one, told[one.name]))
+            for one in PUBLIC
+        ]
+
+    def _told_at(
+        self, endpoint: Endpoint, make: Callable[[Site, State, Asked], answers.Json]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def handle(request: Request) -> Response:
+            asked = asked_of(endpoint, request)
+            value = await self._work(
+                lambda: self._ask_whole(lambda site, state: make(site, state, asked))
+            )
+            return _json_answer(request, value)
+
+        return handle
+
+    async def _openapi(self, request: Request) -> Response:
+        return _json_answer(request, document())
+
+    # --- In worker threads. ---
 
     async def _json(
         self, request: Request, make: Callable[[Site], answers.Json], what: str = "/"
     ) -> Response:
-        value = await self._work(lambda: self._ask(make), what)
-        data = json.dumps(value, ensure_ascii=False).encode()
-        return _answer(request, data, "application/json", _FRESH)
-
-    def _ask(self, make: Callable[[Site], T]) -> T:
-        with self._store() as store:
-            return make(self._site(store))
-
-    def _site(self, store: SqliteStore) -> Site:
-        known = store.authority()
-        before = self._known
-        if before is None or before[0] != known:
-            # Signatures of a thousand registrations take a tenth of a second.
-            before = self._known = (known, read_community(store))
-        return answers.open_site(store, self._read, before[1])
-
-    @contextmanager
-    def _store(self) -> Iterator[SqliteStore]:
-        # Opened for each answer: no reader holds the write-ahead log back, and a store that was
-        # restored is found.
-        try:
-            store = SqliteStore(self._folder.store, read_only=True, find_max_s=FIND_MAX_S)
-        except ConfigurationError as error:
-            raise Unavailable(str(error)) from None
-        with closing(store), store.one_moment():
-            yield store
-
-    def _read(self, path: str) -> bytes | None:
-        """A file of the ledger; `path` is made here and never a client's."""
-        try:
-            return (self._folder.ledger / path).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        value = await self._work(lambda: self._ask(make), is_long=_searches(what))
+        return _json_answer(request, value)
 
     def _kinds(self, site: Site, row: BlockRow) -> answers.Kinds:
         """Counted once: a block does not change."""
@@ -311,22 +300,6 @@ class Web:
         )
 
 
-class _Bodiless:
-    """Refuses a request with a body before anything is done for it, and ends its connection: a
-    body would have to be read to its end."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = dict(scope.get("headers", ()))
-        if headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers:
-            refusal = _problem(400, "a question here has no body", {"Connection": "close"})
-            await refusal(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
-
-
 # --- Answers. ------------------------------------------------------------------------------------
 
 
@@ -338,20 +311,11 @@ def _newest(request: Request) -> int:
     return newest
 
 
-def _answer(request: Request, data: bytes, kind: str, headers: Mapping[str, str]) -> Response:
-    """Bytes with their tag; without the bytes where the client has them."""
-    tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
-    tagged = {**headers, "ETag": tag}
-    if _has(request, tag):
-        return Response(None, 304, tagged)
-    return Response(data, 200, tagged, kind)
-
-
 async def _file_answer(request: Request, file: BinaryIO, work: Worker) -> Response:
     size, changed_ns = await work(lambda: _size_and_change(file))
     tag = f'"{size:x}-{changed_ns:x}"'
     headers = {**_FOR_EVER, "ETag": tag, "Content-Length": str(size)}
-    if _has(request, tag):
+    if has_it(request, tag):
         file.close()
         return Response(None, 304, {**_FOR_EVER, "ETag": tag})
 
@@ -365,9 +329,29 @@ async def _file_answer(request: Request, file: BinaryIO, work: Worker) -> Respon
     return StreamingResponse(pieces(), 200, headers, "application/octet-stream")
 
 
-def _has(request: Request, tag: str) -> bool:
-    given = request.headers.get("if-none-match", "")
-    return given == "*" or tag in (one.strip().removeprefix("W/") for one in given.split(","))
+def _asked_nothing(
+    endpoint: Endpoint, handle: Callable[[Request], Awaitable[Response]]
+) -> Callable[[Request], Awaitable[Response]]:
+    async def checked(request: Request) -> Response:
+        asked_of(endpoint, request)
+        return await handle(request)
+
+    return checked
+
+
+def _json_answer(request: Request, value: answers.Json) -> Response:
+    data = json.dumps(value, ensure_ascii=False).encode()
+    return answer(request, data, "application/json", FRESH)
+
+
+def _number(asked: Asked, name: str) -> int | None:
+    value = asked.get(name)
+    return None if value is None else int(value)
+
+
+def _searches(what: str) -> bool:
+    """Whether a record is asked for by its identity."""
+    return "/" not in what and decimal(what) is None
 
 
 def _open(path: Path) -> BinaryIO | None:
@@ -380,78 +364,3 @@ def _open(path: Path) -> BinaryIO | None:
 def _size_and_change(file: BinaryIO) -> tuple[int, int]:
     found = os.fstat(file.fileno())
     return found.st_size, found.st_mtime_ns
-
-
-# --- Errors, as RFC 9457 has them. ---------------------------------------------------------------
-
-
-def _problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
-    title = http.HTTPStatus(status).phrase
-    body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-    return JSONResponse(body, status, {"Cache-Control": "no-store", **(headers or {})}, PROBLEM)
-
-
-def _http_problem(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
-    said = {
-        404: "there is nothing here; see docs/operations.md for what there is",
-        405: "this is read access: GET and HEAD only",
-    }
-    default = http.HTTPStatus(error.status_code).phrase
-    detail = said.get(error.status_code, default) if error.detail == default else error.detail
-    return _problem(error.status_code, detail, error.headers)
-
-
-def _absent(_request: Request, error: Exception) -> Response:
-    later = {"Retry-After": "60"} if isinstance(error, Waiting) else None
-    return _problem(404, str(error), later)
-
-
-def _too_long(_request: Request, error: Exception) -> Response:
-    return _problem(503, f"{error}; ask for it as METER/SEQUENCE", {"Retry-After": "10"})
-
-
-def _unavailable(_request: Request, _error: Exception) -> Response:
-    # What it is in detail names places on this machine.
-    detail = "the gateway's store or files cannot be read now; /healthz says why"
-    return _problem(503, detail, {"Retry-After": "10"})
-
-
-def _damaged(_request: Request, error: Exception) -> Response:
-    return _problem(500, f"the ledger's files are damaged: {error}")
-
-
-def _own_fault(_request: Request, _error: Exception) -> Response:
-    return _problem(500, "an error of ours; it stands in the log of cryptometer-gateway serve")
-
-
-_PROBLEMS: dict[Any, Callable[[Request, Exception], Response]] = {
-    HTTPException: _http_problem,
-    Absent: _absent,
-    SearchTooLong: _too_long,
-    Unavailable: _unavailable,
-    ConfigurationError: _unavailable,
-    OSError: _unavailable,
-    sqlite3.Error: _unavailable,
-    Rejected: _damaged,
-    Exception: _own_fault,
-}
-
-
-@asynccontextmanager
-async def _alive(status: str) -> AsyncIterator[None]:
-    """Tells the service manager that we serve, as long as the event loop turns."""
-    notifier = Notifier()
-
-    async def tell() -> None:
-        while notifier.watchdog_s is not None:
-            notifier.alive(status)
-            await asyncio.sleep(notifier.watchdog_s / 2)
-
-    telling = asyncio.create_task(tell())
-    notifier.ready(status)
-    try:
-        yield
-    finally:
-        telling.cancel()
-        notifier.stopping()

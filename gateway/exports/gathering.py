@@ -44,7 +44,7 @@ class Gathered:
             if isinstance(body, StepClose):
                 self._take_close(checked.state, verdict.record, body, verdict.energy_uwh, leaf)
             elif isinstance(body, Distribution) and body.step in self.steps:
-                self._take_distribution(checked.state, body)
+                self.take_distribution(checked.state, checked.state.step, body)
 
     def allotments(
         self, state: State, consumption_uwh: Mapping[int, Mapping[str, int]]
@@ -72,8 +72,8 @@ class Gathered:
             return self.given.get(step, {})
         return {member: [Given(block, 0)] for member in members}
 
-    def _take_distribution(self, state: State, body: Distribution) -> None:
-        """Takes one part of a distribution."""
+    def take_distribution(self, state: State, block: int, body: Distribution) -> None:
+        """Takes one part of a distribution out of the block of the step `block`."""
         step = body.step
         spent = sum(one.energy_uwh for one in body.inputs)
         self.produced_uwh[step] = self.produced_uwh.get(step, 0) + spent
@@ -81,14 +81,18 @@ class Gathered:
         if step not in self.given:
             # Who is left out of the first distribution was given nothing, and that is known.
             members = () if agreed is None else agreed.agreement.members
-            self.given[step] = {member: [Given(state.step, 0)] for member in members}
+            self.given[step] = {member: [Given(block, 0)] for member in members}
         for output in body.outputs:
-            block = Given(state.step, output.energy_uwh)
+            given = Given(block, output.energy_uwh)
             before = self.given[step].setdefault(output.member, [])
             if body.supplement == 0:
-                before[:] = [block]
+                before[:] = [given]
             elif output.energy_uwh:
-                before.append(block)
+                before.append(given)
+
+    def take_heard(self, step: int, block: int) -> None:
+        """Takes that the block of the step `block` holds the first close of whoever generates."""
+        self._heard.setdefault(step, block)
 
     def _take_close(
         self, state: State, record: Record, body: StepClose, energy_uwh: int, leaf: int
@@ -101,7 +105,7 @@ class Gathered:
         terms = meter.in_force(body.step) or meter.terms[-1]
         step_s = state.genesis.step_s
         if terms.use is not Use.CONSUMPTION:
-            self._heard.setdefault(body.step, state.step)
+            self.take_heard(body.step, state.step)
         self.energy_uwh.setdefault(body.meter, {})[body.step] = energy_uwh
         self.closes.setdefault(body.meter, []).append(
             Close(

@@ -46,6 +46,7 @@ def test_there_is_a_unit_for_each_program() -> None:
     assert sorted(unit.stem for unit in UNITS) == [
         "cryptometer-firmware",
         "cryptometer-gateway",
+        "cryptometer-gateway-members",
         "cryptometer-gateway-web",
     ]
 
@@ -88,11 +89,12 @@ def test_a_unit_restarts_always_but_not_on_a_wrong_configuration(unit: Path) -> 
     assert re.search(r"^WatchdogSec=\d+$", text, re.MULTILINE)
 
 
-def test_the_web_side_runs_as_another_user_and_writes_nothing() -> None:
-    text = (DEPLOY / "systemd" / "cryptometer-gateway-web.service").read_text()
+@pytest.mark.parametrize("side", ["web", "members"])
+def test_a_web_side_runs_as_another_user_and_writes_nothing(side: str) -> None:
+    text = (DEPLOY / "systemd" / f"cryptometer-gateway-{side}.service").read_text()
     gateway = (DEPLOY / "systemd" / "cryptometer-gateway.service").read_text()
     user = re.findall(r"^User=(.+)$", text, re.MULTILINE)
-    assert user != re.findall(r"^User=(.+)$", gateway, re.MULTILINE)
+    assert user == [f"cryptometer-{side}"] != re.findall(r"^User=(.+)$", gateway, re.MULTILINE)
     assert (
         f"useradd --system --user-group --home-dir / --shell /usr/sbin/nologin {user[0]}"
         in (DEPLOY / "install.sh").read_text()
@@ -100,6 +102,17 @@ def test_the_web_side_runs_as_another_user_and_writes_nothing() -> None:
     for word in ("StateDirectory", "ReadWritePaths", "RuntimeDirectory"):
         assert not re.search(rf"^{word}=", text, re.MULTILINE)
     assert "ProtectSystem=strict" in text
+
+
+def test_only_the_members_side_is_given_what_is_a_members() -> None:
+    """`private.db` is readable by the group of that one's user, which no other unit has."""
+    install = (DEPLOY / "install.sh").read_text()
+    assert 'chgrp cryptometer-members "$state/private.db"' in install
+    for unit in UNITS:
+        text = unit.read_text()
+        is_members = unit.stem == "cryptometer-gateway-members"
+        assert ("cryptometer-members" in text) is is_members
+        assert ("serve --members" in text) is is_members
 
 
 def _examples(text: str) -> list[dict[str, object]]:

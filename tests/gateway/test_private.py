@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cryptometer.errors import ConfigurationError
 from gateway import private
+from gateway.access import Grant, Holder
 from gateway.consumption import Consumption, Correction, Erased, Filed, Known, Person, Value
 from gateway.private import PrivateStore
 from gateway.sqlite_store import create_store
@@ -278,11 +279,48 @@ def test_a_file_of_another_kind_is_left_as_it_is(tmp_path: Path) -> None:
         assert path.read_bytes() == before
     PrivateStore(newer).close()
     with closing(sqlite3.connect(newer)) as connection:
-        connection.execute("PRAGMA user_version = 2")
-    with pytest.raises(ConfigurationError, match="is of format 2, this program writes format 1"):
+        connection.execute("PRAGMA user_version = 3")
+    with pytest.raises(ConfigurationError, match="is of format 3, this program writes format 2"):
         PrivateStore(newer)
 
 
 def test_a_folder_that_is_not_there_is_the_machines_failure(tmp_path: Path) -> None:
     with pytest.raises(StoreFailed, match="cannot be opened"):
         PrivateStore(tmp_path / "nowhere" / "private.db")
+
+
+# --- Who may read. -------------------------------------------------------------------------------
+
+
+def test_a_store_of_the_format_before_is_brought_up_and_keeps_what_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "private.db"
+    with closing(PrivateStore(path)) as store:
+        store.put("alice", {7: 1}, "file:aa", NOW_MS)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DROP TABLE access")
+        connection.execute("PRAGMA user_version = 1")
+    with pytest.raises(ConfigurationError, match="is of format 1"):
+        PrivateStore(path, read_only=True)
+    grant = Grant("0a", Holder.MEMBER, "alice", bytes(32), NOW_MS, NOW_MS + 1)
+    with closing(PrivateStore(path)) as store:
+        assert store.of(7) == {"alice": 1}
+        assert store.grants() == []
+        store.put_grant(grant)
+    with closing(PrivateStore(path, read_only=True)) as store:
+        assert store.grant("0a") == grant
+        assert store.grant("0b") is None
+
+
+def test_a_reader_makes_no_store_where_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(StoreFailed, match="cannot be opened"):
+        PrivateStore(tmp_path / "private.db", read_only=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_with_a_member_go_its_tokens_and_nobody_elses(store: PrivateStore) -> None:
+    for number, holder, member in (
+        ("01", Holder.MEMBER, "alice"), ("02", Holder.MEMBER, "bob"), ("03", Holder.DSO, ""),
+    ):  # fmt: skip
+        store.put_grant(Grant(number, holder, member, bytes(32), NOW_MS, NOW_MS + 1))
+    assert store.erase("alice") == Erased(0, 0, person=False, tokens=1)
+    assert [one.number for one in store.grants()] == ["02", "03"]

@@ -67,9 +67,9 @@ class Answer:
 class Web:
     """A server process."""
 
-    def __init__(self, config: Path) -> None:
+    def __init__(self, config: Path, *words: str) -> None:
         self.process = subprocess.Popen(
-            program(GATEWAY, "serve", "--config", config),
+            program(GATEWAY, "serve", *words, "--config", config),
             cwd=ROOT,
             stderr=subprocess.PIPE,
             text=True,
@@ -113,8 +113,8 @@ def answer_of(response: HTTPResponse) -> Answer:
 
 
 @contextmanager
-def serving(config: Path) -> Iterator[Web]:
-    web = Web(config)
+def serving(config: Path, *words: str) -> Iterator[Web]:
+    web = Web(config, *words)
     try:
         yield web
     finally:
