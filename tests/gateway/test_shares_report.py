@@ -273,7 +273,7 @@ def test_without_a_private_store_nothing_is_known_and_none_is_made(tmp_path: Pat
 
 
 def test_who_may_not_read_it_is_told_so(private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("gateway.private._open", refuse)
