@@ -3,13 +3,16 @@ ledger's blocks. It reads the ledger and writes what it is told to, nothing else
 
 import argparse
 import tomllib
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta, tzinfo
+from fractions import Fraction
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from cryptometer import __version__, audit
+from cryptometer.block import Checked
 from cryptometer.community import Community
 from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.keys import Algorithm, PublicKey
@@ -24,6 +27,7 @@ from gateway.exports.load_curve import load_curve_local, load_curve_utc
 from gateway.exports.ocmf import check_key, key_text, ocmf_container, ocmf_record
 from gateway.exports.source import SIDECAR_SUFFIX, Source, sidecar
 from gateway.exports.spain import Layout, coefficients_es
+from gateway.exports.storage import Needs, StorageBook, storage_csv
 from gateway.exports.virtual_meter import virtual_meter_csv, virtual_meter_json
 from gateway.folder import Folder, open_folder, read_community
 from gateway.private import PrivateStore
@@ -119,6 +123,25 @@ def add_commands(
     _add_common(france, default, "Europe/Paris")
     france.set_defaults(act=_france)
 
+    storage = formats.add_parser(
+        "storage",
+        help="whose energy a storage holds",
+        description="A line for each movement of the period, reckoned from the first block on: what"
+        " the agreement gave the storage belongs to those who could not use it, and what it gives"
+        " back is debited to them. By keys, where consumption is not known.",
+    )
+    storage.add_argument("--member", required=True, metavar="NAME", help="as which it charges")
+    storage.add_argument("--meter", required=True, metavar="NAME", help="by which it discharges")
+    storage.add_argument(
+        "--efficiency",
+        type=_efficiency,
+        default=Fraction(1),
+        metavar="N/D",
+        help="the part of what goes in that comes out, as 9/10 or 0.9; default: 1",
+    )
+    _add_common(storage, default)
+    storage.set_defaults(act=_storage)
+
     ocmf = formats.add_parser(
         "ocmf",
         help="a meter's step closes as signed OCMF records",
@@ -174,7 +197,7 @@ class Asked:
 def _load_curve(arguments: argparse.Namespace) -> int:
     asked = _gather(arguments)
     if arguments.meter is not None:
-        check_meter(asked, arguments.meter)
+        check_meter(asked.state, arguments.meter)
         what, energy = f"meter {arguments.meter}", asked.gathered.energy_uwh.get(arguments.meter)
         mode = _PUBLIC
     else:
@@ -248,6 +271,41 @@ def _france(arguments: argparse.Namespace) -> int:
     return _write(arguments.out, text, _OURS)
 
 
+def _efficiency(text: str) -> Fraction:
+    try:
+        efficiency = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{text!r:.40} is no number") from None
+    if not 0 < efficiency <= 1:
+        raise argparse.ArgumentTypeError("an efficiency is above 0, and at most 1")
+    return efficiency
+
+
+def _storage(arguments: argparse.Namespace) -> int:
+    folder = open_folder(arguments.config)
+    zone, days = zone_named(arguments.zone), days_of(arguments.period)
+    community = _community(folder)
+    with _known_needs(folder) as needs:
+        report, book = _go_through(
+            DiskTree(folder.ledger).read,
+            community,
+            lambda: StorageBook(arguments.member, arguments.meter, arguments.efficiency, needs),
+        )
+    check_meter(report.state, arguments.meter)
+    steps = _steps(days, community.parameters.step_s, zone)
+    book.movements = [one for one in book.movements if one.step in steps]
+    return _write(arguments.out, storage_csv(book, _source(community, report)), _OURS)
+
+
+@contextmanager
+def _known_needs(folder: Folder) -> Iterator[Needs]:
+    if not folder.private.exists():
+        yield lambda _: {}
+        return
+    with closing(PrivateStore(folder.private)) as private:
+        yield private.of
+
+
 def _ocmf(arguments: argparse.Namespace) -> int:
     folder = open_folder(arguments.config)
     at = arguments.key or folder.state / OCMF_KEY
@@ -258,7 +316,7 @@ def _ocmf(arguments: argparse.Namespace) -> int:
     key = load_key(at)
     check_key(key.public)
     asked = _gather(arguments)
-    check_meter(asked, arguments.meter)
+    check_meter(asked.state, arguments.meter)
     software = ("cryptometer-gateway", __version__)
     closes = asked.gathered.closes.get(arguments.meter, [])
     if not closes:
@@ -294,36 +352,61 @@ def gather(folder: Folder, period: str, zone_name: str, *, with_consumption: boo
         ConfigurationError: there is no such period or zone, or no ledger.
         Rejected: the ledger does not hold.
     """
-    zone = zone_named(zone_name)
-    days = days_of(period)
-    with closing(folder.open_store(read_only=True)) as store:
-        community = read_community(store)
-    step_s = community.parameters.step_s
-    steps = range(
-        steps_of_day(days[0], step_s, zone).start, steps_of_day(days[1], step_s, zone).start
-    )
-    report, gathered = _go_through(DiskTree(folder.ledger).read, community, steps)
-    source = Source(
-        community.id, community.parameters.name, report.checkpoint, report.state.step, step_s
+    zone, days = zone_named(zone_name), days_of(period)
+    community = _community(folder)
+    steps = _steps(days, community.parameters.step_s, zone)
+    serials = _serials(community)
+    report, gathered = _go_through(
+        DiskTree(folder.ledger).read, community, lambda: Gathered(steps, serials)
     )
     consumption = _consumption(folder, steps) if with_consumption else {}
     allotments = list(gathered.allotments(report.state, consumption))
-    return Asked(days, zone, source, report.state, gathered, allotments)
+    return Asked(days, zone, _source(community, report), report.state, gathered, allotments)
 
 
-def _go_through(read: Read, community: Community, steps: range) -> tuple[audit.Report, Gathered]:
-    """Every block of the ledger. A gateway that runs may publish one meanwhile, and take away a
-    partial tile that was to be read: then once more, from where it stands now."""
+def _community(folder: Folder) -> Community:
+    with closing(folder.open_store(read_only=True)) as store:
+        return read_community(store)
+
+
+def _steps(days: tuple[date, date], step_s: int, zone: tzinfo) -> range:
+    return range(
+        steps_of_day(days[0], step_s, zone).start, steps_of_day(days[1], step_s, zone).start
+    )
+
+
+def _source(community: Community, report: audit.Report) -> Source:
+    parameters = community.parameters
+    return Source(
+        community.id, parameters.name, report.checkpoint, report.state.step, parameters.step_s
+    )
+
+
+class _Takes(Protocol):
+    """What makes something of a ledger's blocks, given one after another."""
+
+    def take(self, checked: Checked) -> None: ...
+
+
+_Taker = TypeVar("_Taker", bound=_Takes)
+
+
+def _go_through(
+    read: Read, community: Community, begin: Callable[[], _Taker]
+) -> tuple[audit.Report, _Taker]:
+    """Every block of the ledger, given to what `begin` makes. A gateway that runs may publish one
+    meanwhile, and take away a partial tile that was to be read: then once more, from where it
+    stands now, and with another beginning."""
     for left in reversed(range(_ATTEMPTS)):
         before = read(CHECKPOINT_PATH)
-        gathered = Gathered(steps, _serials(community))
+        taker = begin()
         try:
-            report = audit.audit(read, community, watch=gathered.take, verify=_verified_before)
+            report = audit.audit(read, community, watch=taker.take, verify=_verified_before)
         except Rejected:
             if not left or read(CHECKPOINT_PATH) == before:
                 raise
         else:
-            return report, gathered
+            return report, taker
     raise AssertionError  # the last attempt returns or raises
 
 
@@ -352,10 +435,10 @@ def _consumption(folder: Folder, steps: range) -> dict[int, Mapping[str, int]]:
         return {step: private.of(step) for step in steps}
 
 
-def check_meter(asked: Asked, name: str) -> None:
+def check_meter(state: State, name: str) -> None:
     """Raises ConfigurationError where no such meter is registered: its curve would be all gaps."""
-    if name not in asked.state.meters:
-        known = ", ".join(sorted(asked.state.meters)) or "none"
+    if name not in state.meters:
+        known = ", ".join(sorted(state.meters)) or "none"
         raise ConfigurationError(f"no meter {name!r:.80} is registered; there are: {known:.1000}")
 
 

@@ -314,7 +314,7 @@ class Members(Reader):
             found = exporting.gather(
                 self._folder, question.text("period"), question.text("zone", _UTC)
             )
-            exporting.check_meter(found, meter)
+            exporting.check_meter(found.state, meter)
         energy_uwh = found.gathered.energy_uwh.get(meter, {})
         return _curve(question, f"meter {meter}", energy_uwh, found.source)
 

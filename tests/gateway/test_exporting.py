@@ -13,7 +13,8 @@ from cryptometer.community import Community, trust
 from cryptometer.errors import Rejected
 from cryptometer.keys import Algorithm
 from cryptometer.records import AuthorityRecord
-from gateway.exporting import _go_through
+from gateway.exporting import _go_through, _serials
+from gateway.exports.gathering import Gathered
 from gateway.exports.ocmf import key_text
 from gateway.private import PrivateStore
 from hal.keyfile import create_key, load_key
@@ -151,7 +152,9 @@ def test_a_block_that_is_published_meanwhile_only_begins_the_reading_anew() -> N
             files[0] = village.files()
         return files[0].get(path)
 
-    report, gathered = _go_through(read, community, range(first, first + 4))
+    report, gathered = _go_through(
+        read, community, lambda: Gathered(range(first, first + 4), _serials(community))
+    )
     assert report.checkpoint == village.state.checkpoint
     assert gathered.energy_uwh["m0"][first] == 8 * PULSE_UWH
 
@@ -163,7 +166,9 @@ def test_a_ledger_that_does_not_hold_is_exported_nowhere() -> None:
     [entries] = [path for path in files if "entries" in path]
     files[entries] = flip(files[entries], 8 * len(files[entries]) - 9)
     with pytest.raises(Rejected):
-        _go_through(files.get, community, range(first, first + 3))
+        _go_through(
+            files.get, community, lambda: Gathered(range(first, first + 3), _serials(community))
+        )
 
 
 def test_an_ed25519_key_signs_no_ocmf(worked: Premises, tmp_path: Path) -> None:
@@ -338,3 +343,19 @@ def test_without_a_format_it_says_which_there_are() -> None:
     done = gateway("export")
     assert done.returncode == EXIT_CONFIGURATION
     assert json.dumps(done.stderr).count("FORMAT") >= 1
+
+
+def test_whose_energy_a_storage_holds_is_a_file_of_its_own(tmp_path: Path) -> None:
+    folder = as_folder(shares(4)[0], tmp_path / "gateway").path
+    out = tmp_path / "storage.csv"
+    done = gateway(
+        "export", "storage", "--member", MEMBERS[0], "--meter", "m0", "--efficiency", "0.9",
+        *PERIOD, "--out", out, "--config", folder,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "efficiency 9/10" in out.read_text()
+    said = refused(
+        "export", "storage", "--member", MEMBERS[0], "--meter", "m9", *PERIOD, "--out", out,
+        "--config", folder,
+    )  # fmt: skip
+    assert "no meter 'm9'" in said
