@@ -3,13 +3,15 @@ ledger's blocks. It reads the ledger and writes what it is told to, nothing else
 
 import argparse
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import date, timedelta, tzinfo
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from cryptometer import __version__, audit
+from cryptometer.block import Checked
 from cryptometer.community import Community
 from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.keys import Algorithm, PublicKey
@@ -32,10 +34,19 @@ from hal.keyfile import create_key, load_key
 from hal.zone import zone_named
 
 OCMF_KEY = "ocmf.key"
-_PERIOD = "a local day, month or year: 2026-03-29, 2026-03 or 2026"
+PERIOD = "a local day, month or year: 2026-03-29, 2026-03 or 2026"
 _ATTEMPTS = 3  # to go through a ledger that grows meanwhile, a block every quarter of an hour
 _OURS = 0o600  # what says how much a member consumes is for whoever was asked to write it
 _PUBLIC = 0o644  # what the ledger shows to everybody
+
+
+class Taker(Protocol):
+    """Is given each block of a ledger, in order."""
+
+    def take(self, checked: Checked) -> None: ...
+
+
+T = TypeVar("T", bound=Taker)
 
 
 def add_commands(
@@ -60,7 +71,7 @@ def add_commands(
         default="utc",
         help="UTC, or local days of 92, 96 or 100 quarter hours; default: utc",
     )
-    _add_common(curve, default)
+    add_common(curve, default)
     curve.set_defaults(act=_load_curve)
 
     virtual = formats.add_parser(
@@ -70,7 +81,7 @@ def add_commands(
         " is JSON, any other CSV.",
     )
     virtual.add_argument("--member", metavar="NAME", help="one member only; default: all")
-    _add_common(virtual, default)
+    add_common(virtual, default)
     virtual.set_defaults(act=_virtual_meter)
 
     spain = formats.add_parser(
@@ -105,7 +116,7 @@ def add_commands(
         action="store_true",
         help="treat hours that are not distributed yet like those",
     )
-    _add_common(spain, default, "Europe/Madrid")
+    add_common(spain, default, "Europe/Madrid")
     spain.set_defaults(act=_spain)
 
     france = formats.add_parser(
@@ -116,7 +127,7 @@ def add_commands(
     )
     _add_points(france, "PRM")
     france.add_argument("--template", type=Path, metavar="TOML", help="the file's form")
-    _add_common(france, default, "Europe/Paris")
+    add_common(france, default, "Europe/Paris")
     france.set_defaults(act=_france)
 
     ocmf = formats.add_parser(
@@ -127,7 +138,7 @@ def add_commands(
     )
     ocmf.add_argument("--meter", required=True, metavar="NAME")
     ocmf.add_argument("--key", type=Path, help=f"a P-256 key; default: {OCMF_KEY} of this folder")
-    _add_common(ocmf, default)
+    add_common(ocmf, default)
     ocmf.set_defaults(act=_ocmf)
 
     key = formats.add_parser("ocmf-key", help="make the P-256 key that signs OCMF records")
@@ -145,8 +156,9 @@ def _add_points(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
-def _add_common(parser: argparse.ArgumentParser, default: Path, zone: str | None = None) -> None:
-    parser.add_argument("--period", required=True, metavar="DAY|MONTH|YEAR", help=_PERIOD)
+def add_common(parser: argparse.ArgumentParser, default: Path, zone: str | None = None) -> None:
+    """Gives a command its period, zone, file and folder."""
+    parser.add_argument("--period", required=True, metavar="DAY|MONTH|YEAR", help=PERIOD)
     parser.add_argument(
         "--zone",
         required=zone is None,
@@ -312,18 +324,27 @@ def gather(folder: Folder, period: str, zone_name: str, *, with_consumption: boo
 
 
 def _go_through(read: Read, community: Community, steps: range) -> tuple[audit.Report, Gathered]:
-    """Every block of the ledger. A gateway that runs may publish one meanwhile, and take away a
-    partial tile that was to be read: then once more, from where it stands now."""
+    return go_through(read, community, lambda: Gathered(steps, _serials(community)))
+
+
+def go_through(read: Read, community: Community, begin: Callable[[], T]) -> tuple[audit.Report, T]:
+    """Every block of the ledger, given to what `begin` makes. A gateway that runs may publish one
+    meanwhile, and take away a partial tile that was to be read: then once more, from where it
+    stands now.
+
+    Raises:
+        Rejected: the ledger does not hold.
+    """
     for left in reversed(range(_ATTEMPTS)):
         before = read(CHECKPOINT_PATH)
-        gathered = Gathered(steps, _serials(community))
+        taker = begin()
         try:
-            report = audit.audit(read, community, watch=gathered.take, verify=_verified_before)
+            report = audit.audit(read, community, watch=taker.take, verify=_verified_before)
         except Rejected:
             if not left or read(CHECKPOINT_PATH) == before:
                 raise
         else:
-            return report, gathered
+            return report, taker
     raise AssertionError  # the last attempt returns or raises
 
 
@@ -389,7 +410,7 @@ def days_of(period: str) -> tuple[date, date]:
                 return first, first + timedelta(days=1)
     except (ValueError, OverflowError):
         pass
-    raise ConfigurationError(f"the period is {_PERIOD}, not {period!r:.40}")
+    raise ConfigurationError(f"the period is {PERIOD}, not {period!r:.40}")
 
 
 def read_points(path: Path) -> dict[str, str]:
