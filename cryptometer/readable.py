@@ -160,10 +160,11 @@ def _flat(name: str, kind: str, flat: tuple[int, ...]) -> Iterator[str]:
     elif kind == "watched":
         yield _line(name, ", ".join(f"{start} to {end} ms" for start, end in pairs))
     else:
-        yield _line(name, ", ".join(f"{_mark(code)}={amount}" for code, amount in pairs))
+        yield _line(name, ", ".join(f"{mark_name(code)}={amount}" for code, amount in pairs))
 
 
-def _mark(code: int) -> str:
+def mark_name(code: int) -> str:
+    """A mark as documents and commands name it, also one that is not known here."""
     known: list[IntEnum] = [mark for mark in Mark if mark == code]
     return known[0].name.lower().replace("_", "-") if known else f"mark-{code}"
 

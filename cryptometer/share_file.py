@@ -24,6 +24,7 @@ from cryptometer.records import (
     Header,
     Input,
     Reading,
+    ReAnchor,
     Record,
     Registration,
     Role,
@@ -61,7 +62,8 @@ class ShareFile:
     """What stands behind MAGIC.
 
     Attributes:
-        authority: its records on agreement and meters: signed by it, not proven as leaves.
+        authority: its records on agreement and meters, re-anchors among them: signed by it, not
+            proven as leaves.
         leaves: in ascending order of their index.
         hashes: the rest of the tree: see `merkle.subset_proof`.
     """
@@ -266,6 +268,7 @@ class _Named:
     def __init__(self, community: Community, authority: Sequence[bytes]) -> None:
         self._community = community
         self.registrations: dict[bytes, Registration] = {}
+        self.anchors: dict[bytes, ReAnchor] = {}
         self._meters: dict[bytes, Registration] = {}
         agreements: list[Agreed] = []
         for number, raw in enumerate(authority):
@@ -277,6 +280,8 @@ class _Named:
             body = record.body
             if isinstance(body, Agreement):
                 agreements.append(Agreed(record.identity, body))
+            elif isinstance(body, ReAnchor):
+                self.anchors[record.identity] = body
             elif isinstance(body, Registration):
                 self.registrations[record.identity] = body
                 if body.role is Role.METER:
@@ -312,7 +317,7 @@ class _Named:
         if record.key_id != authority.thumbprint:
             raise Rejected(Reason.UNKNOWN_KEY, "not signed by the community's authority")
         record.envelope.verify(authority)
-        if not isinstance(record.body, Agreement | Registration):
+        if not isinstance(record.body, Agreement | Registration | ReAnchor):
             raise Rejected(Reason.UNKNOWN_KIND, f"a {record.body.KIND} has no place there")
         return record
 
@@ -428,12 +433,8 @@ class _Ledger:
         found: list[tuple[Batch | Reading, int]] = []
         total = 0
         at: ChainRecord = close
-        while (record := self._chains.get((close.meter, at.sequence - 1))) is not None:
-            if at.previous != record.identity:
-                raise Rejected(
-                    Reason.FORK, f"record {at.sequence} of {close.meter} continues another chain"
-                )
-            at = record.body  # type: ignore[assignment]  # `_chains` holds no others
+        while (before := self._before(at)) is not None:
+            at = before
             if isinstance(at, StepClose) and total >= wanted_uwh:
                 break
             if (isinstance(at, Batch) and at.step == close.step) or (
@@ -443,6 +444,22 @@ class _Ledger:
                 total += energy
                 found.append((at, energy))
         return found
+
+    def _before(self, after: ChainRecord) -> ChainRecord | None:
+        """The record before one in its chain; behind a re-anchor, what stood before that."""
+        meter, sequence = after.meter, after.sequence
+        anchor = self.named.anchors.get(after.previous)
+        if anchor is not None and (anchor.meter, anchor.at) == (meter, sequence):
+            # It may have passed numbers over that a board had used and the ledger never saw.
+            earlier = [at for name, at in self._chains if name == meter and at < sequence]
+            record = self._chains[meter, max(earlier)] if earlier else None
+        else:
+            record = self._chains.get((meter, sequence - 1))
+            if record is not None and after.previous != record.identity:
+                raise Rejected(Reason.FORK, f"record {sequence} of {meter} continues another chain")
+        body = None if record is None else record.body
+        assert body is None or isinstance(body, ChainRecord)  # noqa: S101 - `_chains` has no others
+        return body
 
     def _energy(self, body: Batch | Reading) -> int:
         registration = self.named.registrations.get(body.registration)

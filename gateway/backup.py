@@ -46,6 +46,7 @@ _KEPT = (
     "gateway-next.request",
     "vpp.request",
     "gateway.bundle",
+    "readings.csv",
 )
 _KEPT_FOLDERS = ("broker", "imports")
 _LEDGER = "ledger"

@@ -36,10 +36,19 @@ from hal.keyfile import create_key, load_key
 from hal.zone import zone_named
 
 OCMF_KEY = "ocmf.key"
-_PERIOD = "a local day, month or year: 2026-03-29, 2026-03 or 2026"
+PERIOD = "a local day, month or year: 2026-03-29, 2026-03 or 2026"
 _ATTEMPTS = 3  # to go through a ledger that grows meanwhile, a block every quarter of an hour
 _OURS = 0o600  # what says how much a member consumes is for whoever was asked to write it
 _PUBLIC = 0o644  # what the ledger shows to everybody
+
+
+class Taker(Protocol):
+    """Is given each block of a ledger, in order."""
+
+    def take(self, checked: Checked) -> None: ...
+
+
+T = TypeVar("T", bound=Taker)
 
 
 def add_commands(
@@ -64,7 +73,7 @@ def add_commands(
         default="utc",
         help="UTC, or local days of 92, 96 or 100 quarter hours; default: utc",
     )
-    _add_common(curve, default)
+    add_common(curve, default)
     curve.set_defaults(act=_load_curve)
 
     virtual = formats.add_parser(
@@ -74,7 +83,7 @@ def add_commands(
         " is JSON, any other CSV.",
     )
     virtual.add_argument("--member", metavar="NAME", help="one member only; default: all")
-    _add_common(virtual, default)
+    add_common(virtual, default)
     virtual.set_defaults(act=_virtual_meter)
 
     spain = formats.add_parser(
@@ -109,7 +118,7 @@ def add_commands(
         action="store_true",
         help="treat hours that are not distributed yet like those",
     )
-    _add_common(spain, default, "Europe/Madrid")
+    add_common(spain, default, "Europe/Madrid")
     spain.set_defaults(act=_spain)
 
     france = formats.add_parser(
@@ -120,7 +129,7 @@ def add_commands(
     )
     _add_points(france, "PRM")
     france.add_argument("--template", type=Path, metavar="TOML", help="the file's form")
-    _add_common(france, default, "Europe/Paris")
+    add_common(france, default, "Europe/Paris")
     france.set_defaults(act=_france)
 
     storage = formats.add_parser(
@@ -139,7 +148,7 @@ def add_commands(
         metavar="N/D",
         help="the part of what goes in that comes out, as 9/10 or 0.9; default: 1",
     )
-    _add_common(storage, default)
+    add_common(storage, default)
     storage.set_defaults(act=_storage)
 
     ocmf = formats.add_parser(
@@ -150,7 +159,7 @@ def add_commands(
     )
     ocmf.add_argument("--meter", required=True, metavar="NAME")
     ocmf.add_argument("--key", type=Path, help=f"a P-256 key; default: {OCMF_KEY} of this folder")
-    _add_common(ocmf, default)
+    add_common(ocmf, default)
     ocmf.set_defaults(act=_ocmf)
 
     key = formats.add_parser("ocmf-key", help="make the P-256 key that signs OCMF records")
@@ -168,8 +177,9 @@ def _add_points(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
-def _add_common(parser: argparse.ArgumentParser, default: Path, zone: str | None = None) -> None:
-    parser.add_argument("--period", required=True, metavar="DAY|MONTH|YEAR", help=_PERIOD)
+def add_common(parser: argparse.ArgumentParser, default: Path, zone: str | None = None) -> None:
+    """Gives a command its period, zone, file and folder."""
+    parser.add_argument("--period", required=True, metavar="DAY|MONTH|YEAR", help=PERIOD)
     parser.add_argument(
         "--zone",
         required=zone is None,
@@ -286,7 +296,7 @@ def _storage(arguments: argparse.Namespace) -> int:
     zone, days = zone_named(arguments.zone), days_of(arguments.period)
     community = _community(folder)
     with _known_needs(folder) as needs:
-        report, book = _go_through(
+        report, book = go_through(
             DiskTree(folder.ledger).read,
             community,
             lambda: StorageBook(arguments.member, arguments.meter, arguments.efficiency, needs),
@@ -356,7 +366,7 @@ def gather(folder: Folder, period: str, zone_name: str, *, with_consumption: boo
     community = _community(folder)
     steps = _steps(days, community.parameters.step_s, zone)
     serials = _serials(community)
-    report, gathered = _go_through(
+    report, gathered = go_through(
         DiskTree(folder.ledger).read, community, lambda: Gathered(steps, serials)
     )
     consumption = _consumption(folder, steps) if with_consumption else {}
@@ -382,21 +392,14 @@ def _source(community: Community, report: audit.Report) -> Source:
     )
 
 
-class _Takes(Protocol):
-    """What makes something of a ledger's blocks, given one after another."""
-
-    def take(self, checked: Checked) -> None: ...
-
-
-_Taker = TypeVar("_Taker", bound=_Takes)
-
-
-def _go_through(
-    read: Read, community: Community, begin: Callable[[], _Taker]
-) -> tuple[audit.Report, _Taker]:
+def go_through(read: Read, community: Community, begin: Callable[[], T]) -> tuple[audit.Report, T]:
     """Every block of the ledger, given to what `begin` makes. A gateway that runs may publish one
     meanwhile, and take away a partial tile that was to be read: then once more, from where it
-    stands now, and with another beginning."""
+    stands now.
+
+    Raises:
+        Rejected: the ledger does not hold.
+    """
     for left in reversed(range(_ATTEMPTS)):
         before = read(CHECKPOINT_PATH)
         taker = begin()
@@ -472,7 +475,7 @@ def days_of(period: str) -> tuple[date, date]:
                 return first, first + timedelta(days=1)
     except (ValueError, OverflowError):
         pass
-    raise ConfigurationError(f"the period is {_PERIOD}, not {period!r:.40}")
+    raise ConfigurationError(f"the period is {PERIOD}, not {period!r:.40}")
 
 
 def read_points(path: Path) -> dict[str, str]:

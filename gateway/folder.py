@@ -68,6 +68,11 @@ class Folder:
         return self.state / "private.db"
 
     @property
+    def readings(self) -> Path:
+        """What people read off meters' displays."""
+        return self.state / "readings.csv"
+
+    @property
     def bundle(self) -> Path:
         return self.state / "gateway.bundle"
 

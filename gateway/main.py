@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from cryptometer.errors import ConfigurationError
-from gateway import exporting
+from gateway import exporting, reporting
 from gateway.access_commands import add_commands as add_access_commands
 from gateway.fact_commands import add_commands as add_fact_commands
 from gateway.folder import (
@@ -94,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     prove.set_defaults(act=_prove)
 
     exporting.add_commands(commands, DEFAULT)
+    reporting.add_commands(commands, DEFAULT)
 
     share = commands.add_parser("share", help="write the proof of a member's share of a step")
     share.add_argument("member")

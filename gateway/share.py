@@ -1,6 +1,7 @@
 """Gathers, out of the ledger, the file that proves a member's share of a step."""
 
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from cryptometer import cose, records
 from cryptometer.community import Community
@@ -13,6 +14,7 @@ from cryptometer.records import (
     Distribution,
     Input,
     Reading,
+    ReAnchor,
     Record,
     Registration,
     Role,
@@ -57,6 +59,7 @@ def make_share(
         raise ConfigurationError("the ledger has no block yet")
     entries = _Entries(community.open_checkpoint(signed, revoked=True), read)
     leaves: dict[int, bytes] = {}
+    anchors = _anchors(community)
     bodies = []
     for leaf in store.distributions(step):
         if leaf >= entries.size or store.verdict(leaf) is not None:
@@ -67,7 +70,7 @@ def make_share(
         row = store.block_of(leaf)
         for at in (leaf, row.first - 1, row.size - 1):
             leaves[at] = entries.raw(at)
-        for index in _behind(body.inputs, step, row, store, entries):
+        for index in _behind(body.inputs, step, row, store, entries, anchors):
             leaves[index] = entries.raw(index)
     if not bodies:
         raise ConfigurationError(_why_none(step, store))
@@ -111,13 +114,27 @@ class _Entries:
         return records.decode(self.raw(leaf))
 
 
+def _anchors(community: Community) -> dict[str, list[int]]:
+    """Where re-anchors have let each meter's chain go on: sequence numbers, ascending."""
+    found: dict[str, list[int]] = {}
+    for record in community.records:
+        if isinstance(record.body, ReAnchor):
+            found.setdefault(record.body.meter, []).append(record.body.at)
+    return {meter: sorted(numbers) for meter, numbers in found.items()}
+
+
 def _behind(
-    inputs: Sequence[Input], step: int, spent_in: BlockRow, store: Store, entries: _Entries
+    inputs: Sequence[Input],
+    step: int,
+    spent_in: BlockRow,
+    store: Store,
+    entries: _Entries,
+    anchors: Mapping[str, Sequence[int]],
 ) -> Iterator[int]:
     """The leaves of closes, and of the records behind each of them."""
     for leaf, close in _closes({one.close for one in inputs}, step, spent_in, store, entries):
         yield leaf
-        yield from _counted(close, store, entries)
+        yield from _counted(close, store, entries, anchors.get(close.meter, ()))
 
 
 def _closes(
@@ -149,34 +166,52 @@ def _blocks(step: int, newest: int) -> Iterator[int]:
         yield from range(step + 1, newest)
 
 
-def _counted(close: StepClose, store: Store, entries: _Entries) -> Iterator[int]:
+def _counted(
+    close: StepClose, store: Store, entries: _Entries, anchors: Sequence[int]
+) -> Iterator[int]:
     """The leaves of a chain's records behind a close, back to the one before that counted: what
     was not closed then came with this one."""
-    for sequence in reversed(range(close.sequence)):
+    sequence = close.sequence - 1
+    while sequence >= 0:
         leaf = store.leaf_at(close.meter, sequence)
         if leaf is None:
-            return
+            sequence = _passed_over(close.meter, sequence, store, anchors) - 1
+            continue
         if isinstance(entries.record(leaf).body, StepClose) and store.verdict(leaf) is None:
             return
         yield leaf
+        sequence -= 1
+
+
+def _passed_over(meter: str, last: int, store: Store, anchors: Sequence[int]) -> int:
+    """The first of the numbers up to `last` that no record of a chain has, since a re-anchor has
+    passed them over: those of a stretch between two are there without a gap from its begin on."""
+    begin = max((at for at in anchors if at <= last), default=0)
+    stretch = range(begin, last + 1)
+    return begin + bisect_left(stretch, True, key=lambda at: store.leaf_at(meter, at) is None)
 
 
 def _authority(
     distributions: Sequence[Distribution], leaves: Sequence[Record], community: Community
 ) -> list[bytes]:
-    """The agreement, and the registrations that the meters' records name or are signed under."""
+    """The agreement, and the registrations that the meters' records name or are signed under, and
+    the re-anchors that they stand behind."""
     needed = {one.agreement for one in distributions}
     keys = set()
+    before = set()
     for record in leaves:
         body = record.body
         if isinstance(body, Batch | Reading):
             needed.add(body.registration)
         if isinstance(body, ChainRecord):
             keys.add(record.key_id)
+            before.add(body.previous)
     return [
         known.raw
         for known in community.records
-        if known.identity in needed or _registers_meter(known, keys)
+        if known.identity in needed
+        or _registers_meter(known, keys)
+        or (isinstance(known.body, ReAnchor) and known.identity in before)
     ]
 
 

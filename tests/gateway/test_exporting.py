@@ -13,7 +13,7 @@ from cryptometer.community import Community, trust
 from cryptometer.errors import Rejected
 from cryptometer.keys import Algorithm
 from cryptometer.records import AuthorityRecord
-from gateway.exporting import _go_through, _serials
+from gateway.exporting import _serials, go_through
 from gateway.exports.gathering import Gathered
 from gateway.exports.ocmf import key_text
 from gateway.private import PrivateStore
@@ -152,7 +152,7 @@ def test_a_block_that_is_published_meanwhile_only_begins_the_reading_anew() -> N
             files[0] = village.files()
         return files[0].get(path)
 
-    report, gathered = _go_through(
+    report, gathered = go_through(
         read, community, lambda: Gathered(range(first, first + 4), _serials(community))
     )
     assert report.checkpoint == village.state.checkpoint
@@ -166,7 +166,7 @@ def test_a_ledger_that_does_not_hold_is_exported_nowhere() -> None:
     [entries] = [path for path in files if "entries" in path]
     files[entries] = flip(files[entries], 8 * len(files[entries]) - 9)
     with pytest.raises(Rejected):
-        _go_through(
+        go_through(
             files.get, community, lambda: Gathered(range(first, first + 3), _serials(community))
         )
 

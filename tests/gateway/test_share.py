@@ -203,3 +203,29 @@ def test_a_community_whose_keys_are_others_believes_none_of_it(
     community = works.site.community()
     with refusing(Reason.UNKNOWN_KEY):
         verify_share(data, replace(community, records=community.records[:1]))
+
+
+@pytest.mark.parametrize("passed_over", [0, 3, 1_000_000])
+def test_a_share_leads_through_a_re_anchor_within_its_step(passed_over: int) -> None:
+    works = Works(*BY_KEYS, method=Method.KEYS)
+    site, device = works.site, works.site.device
+    step = site.next_step
+    site.send(device.batch(step, 8))
+    site.seal()
+    anchor = site.authority.re_anchor("m0", device.sequence + passed_over, device.register)
+    works.import_(anchor)
+    site.seal()
+    device.go_on_from(anchor)
+    site.send(device.batch(step, 2), device.close(step))
+    site.seal()
+    share = verified(works, share_of(works, "bo", step))
+    assert share.energy_uwh == 10 * PULSE_UWH * 17 // 25
+    [source] = share.given[0].sources
+    assert (source.lots, source.signed_uwh) == (2, 10 * PULSE_UWH)
+    file = decode_share(share_of(works, "bo", step))
+    without = [raw for raw in file.authority if raw != anchor.raw]
+    assert len(without) == len(file.authority) - 1
+    leaves = {leaf.index: leaf.raw for leaf in file.leaves}
+    node = node_from_tiles(site.node.state.frontier.size, site.tree.read)
+    with pytest.raises(Rejected):
+        verified(works, encode_share("bo", step, file.checkpoint.decode(), without, leaves, node))

@@ -1,0 +1,157 @@
+"""`cryptometer-gateway report`: how well meters were counted, as the page and the table that a grid
+operator is shown; and what people read off displays, which is kept for it. It reads the ledger, and
+writes what it is told to.
+"""
+
+import argparse
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptometer.errors import ConfigurationError
+from cryptometer.local_calendar import steps_of_day
+from cryptometer.readable import utc
+from cryptometer.steps import NS_PER_MS, NS_PER_S
+from gateway.exporting import add_common, days_of, go_through
+from gateway.exports.accuracy_page import Period, accuracy_html
+from gateway.exports.accuracy_table import accuracy_csv, accuracy_json
+from gateway.exports.accuracy_words import sentences
+from gateway.exports.displays import Seen, check_seen, decode_seen, encode_seen
+from gateway.exports.measured import Measuring
+from gateway.exports.source import Source
+from gateway.folder import Folder, open_folder, read_community
+from hal.files import DiskTree, put_file, read_file
+from hal.zone import zone_named
+
+_PUBLIC = 0o644  # the ledger shows it to everybody, but for displays, which hang in the open
+_SUFFIXES = (".html", ".csv", ".json")
+
+
+def add_commands(
+    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]", default: Path
+) -> None:
+    """Registers `report`; `default` is the folder where none is given."""
+    reports = subparsers.add_parser(
+        "report", help="how well meters were counted, for the grid operator"
+    ).add_subparsers(required=True, metavar="REPORT")
+
+    accuracy = reports.add_parser(
+        "accuracy",
+        help="energy in the blocks against the meters' own indexes",
+        description="Per meter and step: energy, what a second source or the display says, against"
+        " the MPE; lateness, silence, clocks, marks, energy set aside and why. A page with plots"
+        " in a file named .html; a table in one named .csv or .json. The same ledger gives the"
+        " same file, which names the checkpoint it was made from.",
+    )
+    add_common(accuracy, default)
+    accuracy.set_defaults(act=_accuracy)
+
+    reading = reports.add_parser(
+        "reading",
+        help="keep what a meter's display showed",
+        description="Keeps what somebody read off a meter's display, so that reports compare it"
+        " with what was counted. It enters no ledger. The same moment again takes the place of"
+        " what was kept.",
+    )
+    reading.add_argument("meter")
+    reading.add_argument(
+        "--at", required=True, metavar="ISO", help="when, to the minute: 2026-10-25T14:03+01:00"
+    )
+    reading.add_argument("--wh", type=int, required=True, metavar="N", help="what it showed, Wh")
+    reading.add_argument(
+        "--digit-wh",
+        type=int,
+        default=1,
+        metavar="N",
+        help="what its last digit is worth, Wh: 1000 where it shows whole kWh; default: 1",
+    )
+    reading.add_argument(
+        "--config", type=Path, default=default, help="gateway.toml, or the folder that holds it"
+    )
+    reading.set_defaults(act=_reading)
+
+
+def _accuracy(arguments: argparse.Namespace) -> int:
+    out: Path = arguments.out
+    if out.suffix not in _SUFFIXES:
+        raise ConfigurationError(f"{out} ends in none of {', '.join(_SUFFIXES)}")
+    folder = open_folder(arguments.config)
+    days, zone = days_of(arguments.period), zone_named(arguments.zone)
+    with closing(folder.open_store(read_only=True)) as store:
+        community = read_community(store)
+    step_s = community.parameters.step_s
+    steps = range(
+        steps_of_day(days[0], step_s, zone).start, steps_of_day(days[1], step_s, zone).start
+    )
+    seen = read_seen(folder)
+    found, measuring = go_through(
+        DiskTree(folder.ledger).read, community, lambda: Measuring(steps, step_s, seen)
+    )
+    measured = measuring.finish()
+    source = Source(
+        community.id, community.parameters.name, found.checkpoint, found.state.step, step_s
+    )
+    match out.suffix:
+        case ".html":
+            period = Period(arguments.period, arguments.zone, zone, days)
+            text = accuracy_html(measured, source, period)
+        case ".csv":
+            text = accuracy_csv(measured, source)
+        case _:
+            text = accuracy_json(measured, source)
+    put_file(out, text.encode(), mode=_PUBLIC)
+    for line in sentences(measured):
+        print(line)
+    print(f"{out}: {len(text)} characters")
+    return 0
+
+
+def _reading(arguments: argparse.Namespace) -> int:
+    folder = open_folder(arguments.config)
+    new = Seen(arguments.meter, _moment_ms(arguments.at), arguments.wh, arguments.digit_wh)
+    check_seen(new)
+    with closing(folder.open_store(read_only=True)) as store:
+        state = store.state()
+    meters = {} if state is None else state.meters
+    if new.meter not in meters:
+        known = ", ".join(sorted(meters)) or "none"
+        raise ConfigurationError(
+            f"no meter {new.meter!r:.80} is registered; there are: {known:.1000}"
+        )
+    kept = {(one.meter, one.at_ms): one for one in read_seen(folder)}
+    before = kept.get((new.meter, new.at_ms))
+    kept[new.meter, new.at_ms] = new
+    put_file(folder.readings, encode_seen(kept.values()).encode())
+    instead = "" if before is None else f", in place of {before.wh} Wh"
+    print(f"{new.meter}: {new.wh} Wh at {utc(new.at_ms)[:16]}Z kept{instead}")
+    return 0
+
+
+def read_seen(folder: Folder) -> list[Seen]:
+    """What people read off displays.
+
+    Raises:
+        ConfigurationError: the file they are kept in is damaged.
+    """
+    path = folder.readings
+    if not path.exists():
+        return []
+    try:
+        return decode_seen(read_file(path).decode())
+    except (ConfigurationError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+
+
+def _moment_ms(text: str) -> int:
+    """A moment with its offset, or UTC without one, ms since the Unix epoch."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigurationError(
+            f"{text!r:.60} is no moment: write 2026-10-25T14:03+01:00, or with Z for UTC"
+        ) from None
+    if moment.tzinfo is None:
+        raise ConfigurationError(
+            f"{text} could be any zone's: end it with an offset, as +01:00, or Z for UTC"
+        )
+    return int(moment.astimezone(UTC).timestamp()) * (NS_PER_S // NS_PER_MS)
