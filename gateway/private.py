@@ -34,6 +34,7 @@ FORMAT = 2
 MODE = 0o600  # `serve` and others in the group have no business here
 BUSY_MS = 10_000  # an import and the gateway write in turns
 _TOGETHER = 10_000  # values per transaction: others wait for some milliseconds only
+_STEPS_AHEAD = 200  # whose salts are made with those of one that is asked for
 _COMMANDS = "cryptometer-gateway member-data and consumption"
 
 # Since format 2: who may read by the API.
@@ -71,6 +72,15 @@ INSERT INTO meta VALUES ('mark', 0);
 """
 _VALUE = "energy_uwh, is_spread, name, received_ms"
 _GRANT = "number, holder, member, digest, granted_ms, until_ms"
+# By its index, and in no order: SQLite's own choice is to walk through all that is known.
+_CHANGED = """
+SELECT step FROM consumption INDEXED BY by_mark WHERE mark > :since
+UNION SELECT step FROM coefficients INDEXED BY coefficients_by_mark WHERE mark > :since
+UNION SELECT step FROM losses WHERE mark > :since
+"""
+_EVERY = (
+    "SELECT step FROM consumption UNION SELECT step FROM coefficients UNION SELECT step FROM losses"
+)
 
 
 class PrivateStore:
@@ -121,14 +131,20 @@ class PrivateStore:
         if known is not None:
             return known
         with self._writing():
-            # All that a distribution will ask for at once: each commit waits for the disk.
-            members = {member, *self.of(step)}
+            # All that distributions will soon ask for at once: each commit waits for the disk.
+            soon = self._connection.execute(
+                "SELECT member, step FROM consumption LEFT JOIN salts USING (member, step)"
+                " WHERE step BETWEEN :step AND :step + :more AND salt IS NULL"
+                " ORDER BY step, member LIMIT :together",
+                {"step": step, "more": _STEPS_AHEAD, "together": _TOGETHER},
+            ).fetchall()
+            places = dict.fromkeys([(member, step), *soon])
             self._connection.executemany(
                 "INSERT OR IGNORE INTO salts VALUES (?, ?, ?)",
-                [(one, step, self._entropy(SALT_BYTES)) for one in sorted(members)],
+                [(*place, self._entropy(SALT_BYTES)) for place in places],
             )
-        made = self.known_salt(member, step)
-        assert made is not None  # noqa: S101 - it was committed just above
+            made = self.known_salt(member, step)  # before an erasure has its turn
+        assert made is not None  # noqa: S101 - it was made just above
         return made
 
     def steps_changed_since(self, mark: int) -> tuple[list[int], int]:
@@ -139,14 +155,11 @@ class PrivateStore:
                 # A mark of the future is of a newer store than this copy: all is new to its owner.
                 since = mark if mark <= now else 0
                 rows = self._connection.execute(
-                    "SELECT step FROM consumption WHERE mark > :since"
-                    " UNION SELECT step FROM coefficients WHERE mark > :since"
-                    " UNION SELECT step FROM losses WHERE mark > :since ORDER BY step",
-                    {"since": since},
+                    _CHANGED if since else _EVERY, {"since": since}
                 ).fetchall()
             finally:
                 self._connection.execute("ROLLBACK")
-        return [step for (step,) in rows], now
+        return sorted(step for (step,) in rows), now
 
     def coefficients(self, step: int) -> Mapping[tuple[str, str], int]:
         with self._reading():

@@ -14,6 +14,9 @@ from gateway.lacking import Facts, lacks, look_up
 
 # In one block: a month of consumption that came at once must not keep a block from being sealed.
 DISTRIBUTIONS_MAX = 200
+# Likewise after a start, when each step may have been corrected: so many shares of members are
+# reckoned, those of one step aside.
+SHARES_MAX = 10_000
 
 
 class Vpp:
@@ -50,15 +53,14 @@ class Vpp:
         made: list[Record] = []
         plant = state.plant(name)
         looked_at: set[int] = set()
-        count = 0
-        for step in sorted(settlements):
-            settlement = settlements[step]
-            if count == DISTRIBUTIONS_MAX:
+        count = shares = 0
+        for settlement in self._to_be_looked_at(settlements):
+            if count == DISTRIBUTIONS_MAX or shares >= SHARES_MAX:
                 break
-            if not self._is_to_be_looked_at(settlement):
-                continue
+            step = settlement.step
             whole = self._draft(state, settlement, name)
             looked_at.add(step)
+            shares += _shares(state, settlement)
             if whole is None:
                 self._waited[step] = settlement
                 continue
@@ -70,10 +72,14 @@ class Vpp:
         self._again -= looked_at  # all of them or, if something failed above, none
         return made
 
-    def _is_to_be_looked_at(self, settlement: Settlement) -> bool:
-        if settlement.step in self._again:
-            return True
-        return bool(settlement.waiting) and self._waited.get(settlement.step) is not settlement
+    def _to_be_looked_at(self, settlements: Mapping[int, Settlement]) -> list[Settlement]:
+        """Those of whom something is new, in order of steps; corrections behind what waits."""
+        found = [
+            one
+            for step, one in settlements.items()
+            if step in self._again or (one.waiting and self._waited.get(step) is not one)
+        ]
+        return sorted(found, key=lambda one: (not one.waiting, one.step))
 
     def _draft(self, state: State, settlement: Settlement, name: str) -> Distribution | None:
         """What may be distributed of a step now; None while a fact is missing."""
@@ -101,7 +107,8 @@ class Vpp:
             needs=needs,
             commitments=commitments,
             coefficients=known.coefficients(agreement),
-            losses_uwh=0 if known.losses_uwh is None else known.losses_uwh - settlement.losses_uwh,
+            # None are taken back: what was lost by earlier distributions stays lost.
+            losses_uwh=max(0, (known.losses_uwh or 0) - settlement.losses_uwh),
         )
 
 
@@ -122,6 +129,16 @@ class NoFacts:
 
     def steps_changed_since(self, mark: int) -> tuple[list[int], int]:
         return [], mark
+
+
+def _shares(state: State, settlement: Settlement) -> int:
+    """How many shares of members are reckoned for a step: of each producer, where it matters."""
+    agreed = state.agreed(settlement.step)
+    if agreed is None:
+        return 1
+    agreement = agreed.agreement
+    producers = len(settlement.waiting) + len(settlement.brought)
+    return len(agreement.members) * (producers if agreement.asks_who_produced else 1)
 
 
 def _name_of(state: State, signer: Signer) -> str | None:

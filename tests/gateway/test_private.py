@@ -4,7 +4,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -85,6 +85,34 @@ def test_the_salts_of_a_steps_members_are_made_together(store: PrivateStore) -> 
     assert store.known_salt("bob", 8) is None
 
 
+def test_a_month_that_comes_at_once_does_not_wait_for_the_disk_in_each_step(
+    store: PrivateStore,
+) -> None:
+    steps = range(2_976)
+    store.put("alice", dict.fromkeys(steps, 1), "file:aa", NOW_MS)
+    done: list[str] = []
+    store._connection.set_trace_callback(done.append)
+    salts = {store.salt("alice", step) for step in steps}
+    assert len(salts) == len(steps)
+    assert done.count("COMMIT") <= 20
+
+
+def test_a_salt_is_told_also_if_its_member_is_erased_right_behind(tmp_path: Path) -> None:
+    path = tmp_path / "private.db"
+    with closing(PrivateStore(path)) as store, closing(PrivateStore(path)) as other:
+        store.put("alice", {7: 1}, "file:aa", NOW_MS)
+
+        @contextmanager
+        def writing() -> Iterator[None]:
+            with PrivateStore._writing(store):
+                yield
+            other.erase("alice")
+
+        store._writing = writing  # type: ignore[method-assign]
+        assert len(store.salt("alice", 7)) == 32
+        assert store.known_salt("alice", 7) is None
+
+
 def test_a_mark_tells_which_steps_changed_since(store: PrivateStore) -> None:
     assert store.steps_changed_since(0) == ([], 0)
     store.put("alice", {9: 1, 7: 1}, "file:aa", NOW_MS)
@@ -98,6 +126,24 @@ def test_a_mark_tells_which_steps_changed_since(store: PrivateStore) -> None:
     assert steps == [8, 9]
     store.put("alice", {7: 2}, "file:cc", NOW_MS)
     assert store.steps_changed_since(later)[0] == [7]
+
+
+def test_what_changed_is_told_without_a_look_at_what_did_not(store: PrivateStore) -> None:
+    """Asked for each block: years of members' steps are not walked through each time."""
+    for member in range(20):
+        store.put(f"m{member}", dict.fromkeys(range(1_000), 1), "file:aa", NOW_MS)
+    _, mark = store.steps_changed_since(0)
+    store.put("m3", {7: 2}, "file:bb", NOW_MS)
+    looks = 0
+
+    def look() -> int:
+        nonlocal looks
+        looks += 1
+        return 0
+
+    store._connection.set_progress_handler(look, 100)
+    assert store.steps_changed_since(mark) == ([7], mark + 1)
+    assert looks < 10
 
 
 def test_a_mark_that_a_copy_has_not_reached_yet_tells_of_every_step(store: PrivateStore) -> None:
@@ -170,6 +216,7 @@ def test_what_is_erased_is_in_no_file_any_more(tmp_path: Path) -> None:
         store.set_person("alice", Person(name, name, name))
         for step in range(50):
             store.salt("alice", step)
+        salts = private._STEPS_AHEAD + 1
         store.put("bob", dict.fromkeys(range(3000), 0x0BADCAFE0BAD), "file:b", NOW_MS)
         needles = [name.encode(), salt, b"alice", *(one.to_bytes(6, "big") for one in told)]
 
@@ -178,7 +225,7 @@ def test_what_is_erased_is_in_no_file_any_more(tmp_path: Path) -> None:
             return [needle for needle in needles if needle in content]
 
         assert found() == needles
-        assert store.erase("alice") == Erased(6000, 50, person=True)
+        assert store.erase("alice") == Erased(6000, salts, person=True)
         assert found() == []
         assert store.of(7) == {"bob": 0x0BADCAFE0BAD}
         assert store.person("alice") is None

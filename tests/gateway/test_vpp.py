@@ -5,9 +5,13 @@ from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from cryptometer.records import Claim, Distribution, Method, Record, Role
 from cryptometer.settlement import Opening, commitment
+from gateway import vpp
 from gateway.lacking import Facts
 from gateway.private import PrivateStore, open_opening
 from gateway.vpp import DISTRIBUTIONS_MAX
@@ -215,6 +219,24 @@ def test_coefficients_and_losses_come_from_outside() -> None:
     assert site.node.state.balance.losses == 100_000
 
 
+def test_losses_that_turn_out_smaller_take_nothing_back_and_late_energy_is_shared() -> None:
+    works = Works(method=Method.COEFFICIENTS, are_losses_stated=True)
+    site = works.site
+    step = site.next_step
+    works.facts.weights[step] = {("", name): 1 for name in MEMBERS}
+    works.facts.lost[step] = 100_000
+    site.send(*site.devices[0].step(step, 6))
+    site.seal()
+    works.facts.weights[step] = {("", "ada"): 2, ("", "bo"): 1, ("", "cy"): 0}
+    works.facts.lost[step] = 10_000
+    works.facts.learn(step)
+    site.send(*site.devices[1].step(step, 3))
+    site.seal()
+    site.seal()
+    assert [verdict for _, verdict in works.distributions()] == ["", ""]
+    assert site.node.state.balance.losses == 100_000
+
+
 def test_a_month_of_consumption_at_once_keeps_no_block_from_being_sealed() -> None:
     works = Works(method=Method.PRO_RATA)
     site = works.site
@@ -227,6 +249,37 @@ def test_a_month_of_consumption_at_once_keeps_no_block_from_being_sealed() -> No
     site.seal()
     assert len(works.distributions()) == DISTRIBUTIONS_MAX + 10
     assert site.node.state.balance.waiting == 0
+
+
+def test_after_a_start_not_every_step_is_reckoned_anew_before_the_next_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    works = Works(method=Method.PRO_RATA)
+    site = works.site
+    first = site.next_step
+    for step in range(first, first + 12):
+        works.facts.learn(step, ada=50_000, bo=0, cy=0)
+    site.run(*[[1]] * 12)
+    assert len(works.distributions()) == 12
+    monkeypatch.setattr(vpp, "SHARES_MAX", 3 * len(MEMBERS))
+    drafted: list[int] = []
+    draft = vpp.draft
+
+    def watched(*of: Any, **facts: Any) -> Distribution | None:
+        drafted.append(of[1].step)
+        return draft(*of, **facts)
+
+    monkeypatch.setattr(vpp, "draft", watched)
+    works.facts.learn(first + 7, bo=50_000)
+    works.facts.learn(site.next_step, ada=50_000, bo=0, cy=0)
+    site.start()
+    site.run([1])
+    assert len(works.distributions()) == 13, "energy that waits comes before corrections"
+    assert drafted == [first + 12, first, first + 1]
+    for _ in range(4):
+        site.seal()
+    assert drafted[3:] == list(range(first + 2, first + 12))
+    assert works.accounts == {"ada": 13 * 50_000, "bo": 50_000}
 
 
 def test_facts_that_cannot_be_read_hold_up_the_energy_and_no_block() -> None:
