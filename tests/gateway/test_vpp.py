@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cryptometer.records import Claim, Distribution, Method, Record, Role
-from cryptometer.settlement import Opening, commitment
+from cryptometer.settlement import Opening, commitment, draft
 from gateway import vpp
 from gateway.lacking import Facts
 from gateway.private import PrivateStore, open_opening
@@ -263,13 +263,12 @@ def test_after_a_start_not_every_step_is_reckoned_anew_before_the_next_block(
     assert len(works.distributions()) == 12
     monkeypatch.setattr(vpp, "SHARES_MAX", 3 * len(MEMBERS))
     drafted: list[int] = []
-    draft = vpp.draft
 
     def watched(*of: Any, **facts: Any) -> Distribution | None:
         drafted.append(of[1].step)
         return draft(*of, **facts)
 
-    monkeypatch.setattr(vpp, "draft", watched)
+    monkeypatch.setattr("gateway.vpp.draft", watched)
     works.facts.learn(first + 7, bo=50_000)
     works.facts.learn(site.next_step, ada=50_000, bo=0, cy=0)
     site.start()
