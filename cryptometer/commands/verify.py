@@ -117,7 +117,7 @@ def _source(source: Source) -> str:
     kind = f"{source.lots} signed lots" if source.lots else "signed readings"
     text = (
         f"  from {source.meter} (serial {printable(source.serial)})  {kwh(source.energy_uwh)}, by"
-        f" {kind} in {source.records} records"
+        f" {kind} in {source.records} record{'' if source.records == 1 else 's'}"
     )
     more = source.signed_uwh - source.energy_uwh
     return text + (f"; {kwh(more)} more are signed, and set aside" if more else "")
