@@ -294,13 +294,23 @@ class Proposal:
     its account, in the order of its chain, whatever the other meters have sent by then. Used once,
     then thrown away."""
 
-    def __init__(self, state: State, step: int, openings: Openings | None = None) -> None:
+    def __init__(
+        self,
+        state: State,
+        step: int,
+        openings: Openings | None = None,
+        *,
+        is_private: bool = False,
+    ) -> None:
         """
         Args:
             state: the community after the block before.
             step: the market step of the block.
             openings: of what members consumed, for whoever is given them.
+            is_private: of the meters whose records stand in no ledger, instead of the others. What
+                it comes to is no block, but their accounts after such a step.
         """
+        self._is_private = is_private
         self._state = state
         self._openings = openings or {}
         self.step = step
@@ -440,6 +450,12 @@ class Proposal:
         meter = self._state.meters.get(name)
         if meter is None:
             raise Rejected(Reason.UNKNOWN_KEY, f"no meter {name} is registered")
+        if meter.is_private is not self._is_private:
+            raise Rejected(
+                Reason.PRIVATE,
+                f"a record of {name}, which is for {meter.terms[-1].use}: what members consume"
+                " stands in no ledger, and in no account together with what does",
+            )
         account = self._accounts[name] = _Account(meter)
         return account
 

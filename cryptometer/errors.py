@@ -50,6 +50,7 @@ class Reason(StrEnum):
     WRONG_PREVIOUS = "wrong-previous"
     WRONG_TOTALS = "wrong-totals"
     NOT_YET = "not-yet"
+    PRIVATE = "private"
     BAD_PROOF = "bad-proof"
     BAD_CHECKPOINT = "bad-checkpoint"
 

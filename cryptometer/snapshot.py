@@ -125,7 +125,7 @@ def decode_state(genesis: bytes, rows: Rows) -> State:
         frontier=Frontier(row.size, row.peaks),
         balance=row.balance,
         parties={(party.role, party.name): party for party in row.parties},
-        meters={meter.name: meter for meter in map(_decode_meter, rows.meters)},
+        meters={meter.name: meter for meter in map(decode_meter, rows.meters)},
         keys={owner.key_id: (owner.role, owner.name) for owner in row.owners},
         agreements=tuple(agreements),
         settlements={settlement.step: settlement for settlement in settlements},
@@ -154,5 +154,10 @@ def _are_of_their_agreements(state: State) -> bool:
     return True
 
 
-def _decode_meter(raw: bytes) -> Meter:
+def decode_meter(raw: bytes) -> Meter:
+    """The meter that a row holds.
+
+    Raises:
+        Rejected: it is none: it is damaged.
+    """
     return decode_map(Meter, cbor.decode(raw))

@@ -181,6 +181,12 @@ class Meter:
     anchored: int | None = wire_optional(15, Uint(1))
 
     @property
+    def is_private(self) -> bool:
+        """Whether it tells what a member consumes: its records then stand in no ledger, and what is
+        said here of its chain is that of a chain without records. The same for its whole life."""
+        return self.terms[-1].use is Use.CONSUMPTION
+
+    @property
     def registered_uwh(self) -> int:
         """All energy its chain has registered, µWh."""
         return self.untransferred_uwh + self.transferred_uwh + self.quarantined_uwh
@@ -423,6 +429,12 @@ def _register_meter(state: State, body: Registration, identity: bytes) -> State:
     )
     lifetime_uwh = int(ratings.power_w(details.i_max_ma) * LIFETIME_H * 10**6)
     known = state.meters.get(body.name)
+    if known is not None and known.is_private is not (details.use is Use.CONSUMPTION):
+        raise Rejected(
+            Reason.PRIVATE,
+            f"{body.name} is for {known.terms[-1].use}: no chain goes on from a ledger into privacy"
+            " or out of it. Register the meter under another name",
+        )
     if known is not None and len(known.terms) >= REGISTRATIONS_MAX:
         raise Rejected(Reason.TOO_MANY, f"{body.name} has {REGISTRATIONS_MAX} registrations")
     spent_uwh = 0 if known is None else known.registered_uwh

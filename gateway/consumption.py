@@ -85,9 +85,14 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """How much of a member was erased."""
+    """How much of a member was erased.
+
+    Attributes:
+        records: that the member's meters had signed.
+    """
 
     values: int
     salts: int
     person: bool
     tokens: int = 0
+    records: int = 0

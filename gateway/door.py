@@ -11,7 +11,7 @@ from cryptometer.cose import Envelope
 from cryptometer.errors import Reason, Rejected
 from cryptometer.records import ChainRecord, Record, Stop
 from cryptometer.state import Meter, State
-from gateway.store import Contact, Refusal, Store
+from gateway.store import Contact, Refusal
 from gateway.waiting import Waiting
 from hal.ports import Message
 
@@ -21,6 +21,7 @@ _PASSING = frozenset({Reason.GAP, Reason.TOO_MANY})
 
 Opened: TypeAlias = tuple[Envelope, Meter] | Rejected
 Verify: TypeAlias = Callable[[Sequence[Opened]], list[Opened]]
+IdentityAt: TypeAlias = Callable[[str, int], bytes | None]
 
 
 @dataclass(slots=True)
@@ -40,14 +41,25 @@ class Verdicts:
 class Door:
     """Judges messages in their order; what it accepts waits from then on."""
 
-    def __init__(self, topic: str, store: Store, waiting: Waiting, verify: Verify) -> None:
+    def __init__(
+        self,
+        topic: str,
+        identity_at: IdentityAt,
+        waiting: Waiting,
+        verify: Verify,
+        *,
+        is_private_kept: bool = False,
+    ) -> None:
         """
         Args:
             topic: the community's, which every topic here begins with.
+            identity_at: the identity of a stored record by meter and sequence.
             verify: `verify_each`, or what comes to the same in less time.
+            is_private_kept: whether there is a place for the records of meters for consumption.
         """
         self._topic = topic
-        self._store = store
+        self._stored_at = identity_at
+        self._is_private_kept = is_private_kept
         self._waiting = waiting
         self._verify = verify
         self.stops: dict[str, Stop] = {}  # chains that cannot go on, by meter
@@ -77,6 +89,8 @@ class Door:
             if isinstance(opened, Rejected):
                 raise _anew(opened)
             envelope, meter = opened
+            if meter.is_private and not self._is_private_kept:
+                raise Rejected(Reason.PRIVATE, f"no private store to keep what {meter.name} says")
             record, body = read_statement(envelope, meter)
         except Rejected as refused:
             verdicts.refusals.append(Refusal(known, refused.reason, refused.detail, now_ms))
@@ -91,7 +105,7 @@ class Door:
             head = follow(meter, self._waiting.head(meter), record, body)
             self._waiting.check_room(meter, raw, len(state.meters))
         except Rejected as refused:
-            self._answer_refused(record, body, refused, now_ms, verdicts)
+            self._answer_refused(meter, record, body, refused, now_ms, verdicts)
             return
         self._waiting.add(record, body, head)
         self.stops.pop(name, None)
@@ -102,13 +116,22 @@ class Door:
         )
 
     def _answer_refused(
-        self, record: Record, body: ChainRecord, refused: Rejected, now_ms: int, verdicts: Verdicts
+        self,
+        meter: Meter,
+        record: Record,
+        body: ChainRecord,
+        refused: Rejected,
+        now_ms: int,
+        verdicts: Verdicts,
     ) -> None:
-        name = body.meter
+        name = meter.name
         verdicts.answers.setdefault(name, None)
         if refused.reason is Reason.REPEAT:
-            if self._identity_at(verdicts, name, body.sequence) == record.identity:
+            known = self._identity_at(verdicts, name, body.sequence)
+            if known == record.identity:
                 return  # stored already; the acknowledgement was lost on its way
+            if known is None and meter.is_private:
+                return  # so long ago that its identity is not kept: nobody can call it a fork
             refused = Rejected(Reason.FORK, f"another record at sequence {body.sequence}")
         if refused.reason in _PASSING:
             verdicts.refusals.append(Refusal(name, refused.reason, refused.detail, now_ms))
@@ -123,7 +146,7 @@ class Door:
             body = record.body
             if isinstance(body, ChainRecord) and (body.meter, body.sequence) == (name, sequence):
                 return record.identity
-        return self._store.identity_at(name, sequence)
+        return self._stored_at(name, sequence)
 
 
 def verify_each(opened: Sequence[Opened]) -> list[Opened]:

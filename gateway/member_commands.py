@@ -21,11 +21,12 @@ from cryptometer.load_curve import (
 from cryptometer.metrology import kwh
 from cryptometer.openings import encode_openings
 from cryptometer.readable import utc
-from cryptometer.records import NAME, Registration, Role
+from cryptometer.records import NAME, Registration, Role, Use
 from cryptometer.steps import NS_PER_MS, step_start_ms
 from gateway.consumption import Filed, Known, Person, Value
 from gateway.folder import Folder, open_folder, read_community
 from gateway.private import PrivateStore
+from gateway.private_chains import Binding, Metered, PrivateChains
 from hal.files import MISPLACED, put_file, read_file
 from hal.zone import zone_named
 
@@ -63,6 +64,26 @@ def add_commands(
     _add_bounds(shown)
     add_config(shown)
     shown.set_defaults(act=_show)
+
+    bound = consumption.add_parser(
+        "meter",
+        help="say whose a meter for consumption is",
+        description="Says whose consumption a meter tells. Of a member with several meters it is"
+        " their sum. The ledger holds nothing of it.",
+    )
+    bound.add_argument("meter")
+    whose = bound.add_mutually_exclusive_group(required=True)
+    whose.add_argument("member", nargs="?")
+    whose.add_argument("--nobody", action="store_true", help="nobody's any more")
+    bound.add_argument(
+        "--from", dest="first", type=int, metavar="STEP", help="the first step of which that is so"
+    )
+    add_config(bound)
+    bound.set_defaults(act=_bind)
+
+    listed = consumption.add_parser("meters", help="meters for consumption, and whose they are")
+    add_config(listed)
+    listed.set_defaults(act=_meters)
 
     openings = consumption.add_parser(
         "openings", help="write what opens the commitments to all members' consumption"
@@ -209,6 +230,78 @@ def _show(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _bind(arguments: argparse.Namespace) -> int:
+    folder = open_folder(arguments.config)
+    meter = _name(arguments.meter, "meter")
+    member = "" if arguments.nobody else _member(arguments.member)
+    uses, members = _registered(folder)
+    if uses.get(meter) is not Use.CONSUMPTION:
+        found = f"is for {uses[meter]}" if meter in uses else "is not registered"
+        raise ConfigurationError(f'{meter} {found}; register it with use = "consumption"')
+    if member and member not in members:
+        raise ConfigurationError(f"no member {member} is registered")
+    with closing(PrivateChains(folder.private)) as store:
+        known = [one for one in store.bindings() if one.meter == meter]
+        if known and arguments.first is None:
+            whose = known[-1].member or "nobody"
+            raise ConfigurationError(
+                f"{meter} is {whose}'s from step {known[-1].from_step} on: say --from STEP"
+            )
+        first = arguments.first or 0
+        store.bind(meter, member, first, time.time_ns() // NS_PER_MS)
+    print(f"{meter}: {member or 'nobody'}'s from step {first} on")
+    return 0
+
+
+def _registered(folder: Folder) -> tuple[dict[str, Use], set[str]]:
+    """What each registered meter is for, and the members."""
+    with closing(folder.open_store(read_only=True)) as store:
+        community = read_community(store)
+    bodies = [one.body for one in community.records if isinstance(one.body, Registration)]
+    uses = {one.name: one.meter.use for one in bodies if one.meter is not None}
+    return uses, {one.name for one in bodies if one.role is Role.MEMBER}
+
+
+def _meters(arguments: argparse.Namespace) -> int:
+    folder = open_folder(arguments.config)
+    uses, _ = _registered(folder)
+    with closing(PrivateChains(folder.private)) as store:
+        metered = {one.account.name: one for one in store.metered()}
+        bindings = store.bindings()
+    for name in sorted(name for name, use in uses.items() if use is Use.CONSUMPTION):
+        whose = [one for one in bindings if one.meter == name]
+        print(f"meter {name}  {', '.join(map(_whose, whose)) or 'nobody has said whose it is'}")
+        for line in _told(metered.get(name)):
+            print(f"  {line}")
+    return 0
+
+
+def _whose(binding: Binding) -> str:
+    since = f" from step {binding.from_step} on" if binding.from_step else ""
+    return f"{binding.member or 'nobody'}'s{since}"
+
+
+def _told(metered: Metered | None) -> Iterator[str]:
+    if metered is None:
+        yield "not heard: its registration stands in no block yet"
+        return
+    account = metered.account
+    step = "none" if account.closed_step is None else str(account.closed_step)
+    yield (
+        f"last step    {step}, {kwh(account.transferred_uwh)} in closed steps,"
+        f" {kwh(account.quarantined_uwh)} quarantined"
+    )
+    yield (
+        f"register     {account.head.register or 0} pulses, next record {account.head.sequence},"
+        f" {metered.waiting} wait, {metered.kept} kept"
+    )
+    if metered.aside:
+        causes = ", ".join(f"{reason} {count}" for reason, count in metered.aside.items())
+        yield f"quarantined  {causes}"
+    if metered.evidence:
+        yield f"evidence     {metered.evidence} records signed against its own chain"
+
+
 def _openings(arguments: argparse.Namespace) -> int:
     folder = open_folder(arguments.config)
     with closing(PrivateStore(folder.private)) as store:
@@ -282,7 +375,8 @@ def _erase(arguments: argparse.Namespace) -> int:
     with closing(PrivateStore(folder.private)) as store:
         erased = store.erase(member)
     print(
-        f"{member}: erased {erased.values} values of consumption, {erased.salts} salts and"
+        f"{member}: erased {erased.values} values of consumption, {erased.salts} salts,"
+        f" {erased.records} records of meters and"
         f" {'who it is' if erased.person else 'no personal data'}"
         f"{', and its access' if erased.tokens else ''}. Backups from before, and the"
         " files that were imported, are for you to erase."
@@ -291,11 +385,15 @@ def _erase(arguments: argparse.Namespace) -> int:
 
 
 def _member(name: str) -> str:
+    return _name(name, "member")
+
+
+def _name(name: str, whose: str) -> str:
     try:
         return NAME.decode(name)
     except Rejected:
         raise ConfigurationError(
-            f"{name[:63]!r} is no member's name: it has a to z, 0 to 9 and hyphens"
+            f"{name[:63]!r} is no {whose}'s name: it has a to z, 0 to 9 and hyphens"
         ) from None
 
 

@@ -86,7 +86,7 @@ class MemoryStore:
 
     def _write(self, changes: Changes) -> None:
         self._authority += [record.raw for record in changes.authority]
-        self.epoch += bool(changes.dropped)
+        self.epoch += changes.takes_back or bool(changes.dropped)
         for record in changes.dropped:
             self._pending.pop(_place(record), None)
         for record in changes.accepted:

@@ -28,11 +28,12 @@ from cryptometer.records import (
 )
 from cryptometer.state import Meter, State, found, govern
 from cryptometer.steps import NS_PER_MS, ClockState, Instant, step_of, step_start_ms
-from gateway.door import Door, Verify, verify_each
+from gateway.door import Door, Verdicts, Verify, verify_each
 from gateway.effects import Confirm, Effect, Publish, Say, Sealed
 from gateway.filing import file_block, meter_of
 from gateway.ledger import Ledger
 from gateway.present import Present
+from gateway.private_path import Chains, NoChains, PrivatePath, masked
 from gateway.store import Changes, Refusal, Store
 from gateway.vpp import Vpp
 from gateway.waiting import Waiting
@@ -84,6 +85,7 @@ class Node:
         successor: Signer | None = None,
         verify: Verify = verify_each,
         vpp: Vpp | None = None,
+        chains: Chains | None = None,
     ) -> None:
         """Recovers from whatever the last run left.
 
@@ -93,6 +95,8 @@ class Node:
                 registration under the same name.
             verify: as for `Door`.
             vpp: the virtual power plant that works beside this gateway, if one does.
+            chains: where the chains of meters for consumption are kept; without it nothing is
+                taken from them.
 
         Raises:
             Behind: the published ledger is newer than the store.
@@ -114,7 +118,14 @@ class Node:
         )
         self._topic = f"cryptometer/1/{state.community.hex()}"
         self._waiting = Waiting()
-        self._door = Door(self._topic, store, self._waiting, verify)
+        self._private = PrivatePath(chains or NoChains(), self._waiting, state)
+        self._door = Door(
+            self._topic,
+            self._identity_at,
+            self._waiting,
+            verify,
+            is_private_kept=self._private.is_kept,
+        )
         self._proposal = Proposal(state, state.step + 1)  # applied ahead, while records come in
         self._unanswered: dict[str, Stop | None] = {}
         self._unconfirmed: list[tuple[int, int]] = []
@@ -142,6 +153,15 @@ class Node:
         return self._state
 
     @property
+    def _everyone(self) -> State:
+        return self._private.everyone
+
+    def _identity_at(self, meter: str, sequence: int) -> bytes | None:
+        if self._private.owns(meter):
+            return self._private.identity_at(meter, sequence)
+        return self._store.identity_at(meter, sequence)
+
+    @property
     def pending_count(self) -> int:
         """Records accepted that no block holds yet."""
         return self._waiting.count
@@ -161,8 +181,12 @@ class Node:
                 outlived.append((record, refused))
                 continue
             self._waiting.add(record, body, head)
+        private = self._private.recover(self._acting(0, self._state))
         newest = self._store.blocks(1)
-        self._commit(_drop(outlived, newest[0].sealed_ms if newest else 0))
+        changes = _drop(outlived, newest[0].sealed_ms if newest else 0)
+        # The new epoch comes first: who was told that it is durable hears that it is not.
+        self._commit(replace(changes, takes_back=bool(private)))
+        self._private.let_go(private)
 
     def _check_own_ledger(self) -> None:
         ours = self._state.checkpoint
@@ -205,7 +229,7 @@ class Node:
         self._owes_checkpoint = True
         self._look(now)
         effects = self._tell_checkpoint(now)
-        for meter in self._state.meters.values():
+        for meter in self._everyone.meters.values():
             effects.append(self._tell_registration(meter.name))
             effects.append(self._acknowledge(meter, self._door.stops.get(meter.name)))
         return effects
@@ -221,30 +245,44 @@ class Node:
         for message in messages:
             if message.topic == f"{self._topic}/checkpoint":
                 self._check_retained(message.payload)
-        verdicts = self._door.judge(self._state, messages, now_ms)
+        verdicts = self._door.judge(self._everyone, messages, now_ms)
+        public = [one for one in verdicts.accepted if not self._private.owns(meter_of(one))]
+        refusals = self._keep_private(verdicts)
         self._commit(
             Changes(
-                accepted=tuple(verdicts.accepted),
-                refusals=tuple(verdicts.refusals),
+                accepted=tuple(public),
+                refusals=tuple(refusals),
                 contacts=tuple(verdicts.contacts.values()),
             )
         )
-        for record in verdicts.accepted:
+        for record in public:
             if isinstance(record.body, StepClose) and record.body.step == self._state.step + 1:
                 self._last_close_ms = now_ms
         self._look(now)  # what came may vouch for the clock
-        self._waiting.offer(self._proposal, names=verdicts.contacts)
+        self._waiting.offer(self._proposal, names={meter_of(record): None for record in public})
         self._unanswered |= verdicts.answers
         # Confirmed whatever the verdict: a bad message must not come again before a good one.
         self._unconfirmed += [message.token for message in messages]
-        return self._say_refusals(verdicts.refusals)
+        return self._say_refusals(refusals)
+
+    def _keep_private(self, verdicts: Verdicts) -> list[Refusal]:
+        """Keeps what is of meters for consumption where it belongs; returns the refusals as the
+        store may hold them. Before the store's commit, and so before the answer: a run that ends
+        between the two has it, and is sent it again."""
+        owns = self._private.owns
+        self._private.accept(
+            [one for one in verdicts.accepted if owns(meter_of(one))],
+            [one for one in verdicts.refusals if owns(one.meter)],
+        )
+        private = masked(one for one in verdicts.refusals if owns(one.meter))
+        return [one for one in verdicts.refusals if not owns(one.meter)] + private
 
     def answer(self) -> list[Effect]:
         """Acknowledges what has been received, and lets the broker forget it. Both can wait for a
         block that is due: an answer is for one, the block's checkpoint for all."""
         # Stored before it is acknowledged: the word is the device's leave to forget.
         effects: list[Effect] = [
-            self._acknowledge(self._state.meters[name], stop)
+            self._acknowledge(self._everyone.meters[name], stop)
             for name, stop in self._unanswered.items()
         ]
         effects += map(Confirm, self._unconfirmed)
@@ -362,7 +400,7 @@ class Node:
     def _is_vouched(self, steps: range) -> bool:
         """Whether half of the meters date what came last by a clock that says the same, and that
         was as slow to be believed as ours: one that leapt may have been believed at a boot."""
-        meters = [m for m in self._state.meters.values() if m.terms[-1].valid_to is None]
+        meters = [m for m in self._everyone.meters.values() if m.terms[-1].valid_to is None]
         vouching = sum(self._waiting.leads_to(meter, steps) for meter in meters)
         return 0 < len(meters) <= 2 * vouching
 
@@ -396,7 +434,11 @@ class Node:
         before = self._state
         reading = ClockReading(now.source, now.state, -(-now.error_ns // NS_PER_MS))
         slot = Slot(step, now_ms, reading, caught_up=step <= self._missed_step)
-        self._waiting.offer(self._proposal, step_of(now_ms, before.genesis.step_s))
+        present = step_of(now_ms, before.genesis.step_s)
+        public = [name for name, meter in before.meters.items() if not meter.is_private]
+        self._waiting.offer(self._proposal, present, public)
+        # Consumption first: the plant asks for it. It is counted once, also if this run ends here.
+        self._private.advance(present, now_ms)
         shared, said = self._share()
         applied = self._proposal.finish(self._authority[before.authority.sequence :], shared)
         header = records.seal(applied.header(slot), before.community, self._signer)
@@ -408,22 +450,37 @@ class Node:
         dropped: list[tuple[Record, Rejected]] = []
         acting = self._acting(before.authority.sequence, checked.state)
         names = dict.fromkeys(map(meter_of, acting))
-        governed = [checked.state.meters[name] for name in names if name in checked.state.meters]
+        private = self._private.acting(checked.state, acting)
+        governed = [
+            one
+            for name in names
+            if (one := checked.state.meters.get(name)) is not None and not one.is_private
+        ]
         # What a chain has no place for goes in the same commit, which begins a new epoch: devices
         # were told that it is durable, and the place may be taken anew.
         for meter in governed:
             dropped += self._waiting.outlived(meter, self._proposal)
         changes = _drop(dropped, now_ms)
+        hidden = masked(_drop(private.dropped, now_ms).refusals)
+        changes = replace(
+            changes,
+            refusals=(*changes.refusals, *hidden),
+            takes_back=bool(private.dropped),
+        )
         raws = [record.raw for record in block]
         with self._ledger.publishing(before.frontier.size, raws, checked.leaf_hashes) as publish:
             new = file_block(before, checked, block, signed)
             self._commit(replace(changes, block=new))
             # Committed before published: a crash here is mended by `_check_own_ledger`.
             publish(signed)
+        # Behind the store's commit, which has begun a new epoch if this lets go of anything; the
+        # next start does it if this run ends here.
+        self._private.govern(private, checked.state)
         self._published = checked.state.frontier.size
         since_ms = max(step_start_ms(step + 1, before.genesis.step_s), self._last_close_ms)
         self._last_close_ms = 0
         self._state = checked.state
+        dropped += private.dropped
         self._waiting.release(self._proposal, {record.identity for record, _ in dropped})
         self._proposal = Proposal(checked.state, step + 1)
         self._note_acting(acting)
@@ -431,11 +488,11 @@ class Node:
         effects.append(Sealed(new.row, since_ms))
         # To let go of thousands of records takes a while, and can wait, too.
         self._spent = (block, applied, checked)
-        for meter in governed:
+        for meter in (*governed, *private.accounts.values()):
             effects += self._tell_governed(meter)
         if any(map(_is_on_gateway, acting)):
             self._hand_over()
-            for meter in checked.state.meters.values():
+            for meter in self._everyone.meters.values():
                 stop = self._door.stops.get(meter.name)
                 effects += [self._tell_registration(meter.name), self._acknowledge(meter, stop)]
         return effects + self._say_refusals(list(changes.refusals)) + said

@@ -7,7 +7,7 @@ No write-ahead log, and what is deleted is overwritten: an erased member is gone
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple
 from pathlib import Path
@@ -30,11 +30,12 @@ from gateway.vpp import NoFacts
 from hal.files import sync_folder
 
 APPLICATION_ID = 0x43725072  # "CrPr" (PRAGMA application_id)
-FORMAT = 2
+FORMAT = 3
 MODE = 0o600  # `serve` and others in the group have no business here
 BUSY_MS = 10_000  # an import and the gateway write in turns
 _TOGETHER = 10_000  # values per transaction: others wait for some milliseconds only
 _STEPS_AHEAD = 200  # whose salts are made with those of one that is asked for
+END = 2**62  # behind all steps
 _COMMANDS = "cryptometer-gateway member-data and consumption"
 
 # Since format 2: who may read by the API.
@@ -43,6 +44,24 @@ CREATE TABLE access (
     number TEXT PRIMARY KEY, holder TEXT NOT NULL, member TEXT NOT NULL, digest BLOB NOT NULL,
     granted_ms INTEGER NOT NULL, until_ms INTEGER NOT NULL) WITHOUT ROWID;
 """
+# Since format 3: the chains of meters for consumption, and whose these are.
+_CHAINS = (
+    "CREATE TABLE bindings (meter TEXT NOT NULL, from_step INTEGER NOT NULL, member TEXT NOT NULL,"
+    " PRIMARY KEY (meter, from_step)) WITHOUT ROWID",
+    "CREATE TABLE accounts (meter TEXT PRIMARY KEY, state BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE records (meter TEXT NOT NULL, sequence INTEGER NOT NULL, step INTEGER NOT NULL,"
+    " is_waiting INTEGER NOT NULL, identity BLOB NOT NULL, raw BLOB NOT NULL,"
+    " PRIMARY KEY (meter, sequence))",
+    "CREATE INDEX records_by_step ON records (step)",
+    "CREATE TABLE metered (meter TEXT NOT NULL, step INTEGER NOT NULL, energy_uwh INTEGER NOT NULL,"
+    " PRIMARY KEY (meter, step)) WITHOUT ROWID",
+    "CREATE TABLE aside (meter TEXT NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL,"
+    " PRIMARY KEY (meter, reason)) WITHOUT ROWID",
+    "CREATE TABLE evidence (number INTEGER PRIMARY KEY, meter TEXT NOT NULL, reason TEXT NOT NULL,"
+    " detail TEXT NOT NULL, at_ms INTEGER NOT NULL, raw BLOB NOT NULL)",
+    "CREATE TABLE forgotten (meter TEXT PRIMARY KEY, step INTEGER NOT NULL) WITHOUT ROWID",
+    "INSERT INTO meta VALUES ('governed', 0)",
+)
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE sources (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -343,6 +362,7 @@ class PrivateStore:
                 ).rowcount
                 for table in ("consumption", "superseded", "salts", "people", "access")
             }
+            records = self._erase_metered(member)
             self._connection.execute(
                 "DELETE FROM sources WHERE number NOT IN (SELECT source FROM consumption"
                 " UNION SELECT source FROM superseded)"
@@ -355,46 +375,86 @@ class PrivateStore:
             counts["salts"],
             bool(counts["people"]),
             counts["access"],
+            records,
         )
+
+    def _erase_metered(self, member: str) -> int:
+        """Erases what the member's meters have signed while they were the member's, and whose they
+        were; returns how many records that was. The gateway may run meanwhile: what waits for it is
+        known to the devices as durable, so that it stays until it is judged, and goes then."""
+        rows = self._connection.execute(
+            "SELECT meter, from_step, (SELECT min(later.from_step) FROM bindings AS later"
+            " WHERE later.meter = bindings.meter AND later.from_step > bindings.from_step)"
+            " FROM bindings WHERE member = ?",
+            (member,),
+        ).fetchall()
+        count = 0
+        for meter, begin, end in rows:
+            held = (meter, begin, END if end is None else end)
+            within = "meter = ? AND step >= ? AND step < ?"
+            self._connection.execute(f"DELETE FROM metered WHERE {within}", held)  # noqa: S608
+            count += self._connection.execute(
+                f"DELETE FROM records WHERE {within} AND NOT is_waiting",  # noqa: S608
+                held,
+            ).rowcount
+            self._connection.execute("DELETE FROM evidence WHERE meter = ?", (meter,))
+            self._connection.execute(
+                "INSERT OR REPLACE INTO forgotten"  # noqa: S608
+                f" SELECT meter, max(step) FROM records WHERE {within} GROUP BY meter",
+                held,
+            )
+        # Nobody's from where they were this member's: what comes later belongs to who is named.
+        self._connection.execute("UPDATE bindings SET member = '' WHERE member = ?", (member,))
+        return count
 
     def _put_some(
         self, member: str, energies_uwh: Mapping[int, int], origin: tuple[str, int, bool]
     ) -> Filed:
-        source, received_ms, is_spread = origin
         with self._writing():
-            known = dict(
-                self._connection.execute(
-                    "SELECT step, energy_uwh FROM consumption"
-                    " WHERE member = ? AND step BETWEEN ? AND ?",
-                    (member, min(energies_uwh), max(energies_uwh)),
-                ).fetchall()
+            return self._take(member, energies_uwh, origin)
+
+    def _take(
+        self, member: str, energies_uwh: Mapping[int, int], origin: tuple[str, int, bool]
+    ) -> Filed:
+        """As `put`, inside a transaction."""
+        source, received_ms, is_spread = origin
+        known = dict(
+            self._connection.execute(
+                "SELECT step, energy_uwh FROM consumption"
+                " WHERE member = ? AND step BETWEEN ? AND ?",
+                (member, min(energies_uwh), max(energies_uwh)),
+            ).fetchall()
+        )
+        changed = {
+            step: energy_uwh
+            for step, energy_uwh in energies_uwh.items()
+            if known.get(step) != energy_uwh
+        }
+        corrections = tuple(
+            Correction(step, known[step], energy_uwh)
+            for step, energy_uwh in changed.items()
+            if step in known
+        )
+        if changed:
+            mark = self._next_mark()
+            number = self._source(source)
+            self._supersede(member, [one.step for one in corrections])
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO consumption VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (member, step, energy_uwh, is_spread, number, received_ms, mark)
+                    for step, energy_uwh in changed.items()
+                ],
             )
-            changed = {
-                step: energy_uwh
-                for step, energy_uwh in energies_uwh.items()
-                if known.get(step) != energy_uwh
-            }
-            corrections = tuple(
-                Correction(step, known[step], energy_uwh)
-                for step, energy_uwh in changed.items()
-                if step in known
-            )
-            if changed:
-                mark = self._next_mark()
-                number = self._source(source)
-                self._connection.executemany(
-                    "INSERT INTO superseded SELECT member, step, mark, energy_uwh, is_spread,"
-                    " source, received_ms FROM consumption WHERE member = ? AND step = ?",
-                    [(member, one.step) for one in corrections],
-                )
-                self._connection.executemany(
-                    "INSERT OR REPLACE INTO consumption VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    [
-                        (member, step, energy_uwh, is_spread, number, received_ms, mark)
-                        for step, energy_uwh in changed.items()
-                    ],
-                )
         return Filed(len(changed) - len(corrections), len(energies_uwh) - len(changed), corrections)
+
+    def _supersede(self, member: str, steps: Iterable[int]) -> None:
+        """Keeps what is known of these steps beside what takes its place."""
+        self._connection.executemany(
+            "INSERT INTO superseded SELECT member, step, mark, energy_uwh, is_spread,"
+            " source, received_ms FROM consumption WHERE member = ? AND step = ?",
+            [(member, step) for step in steps],
+        )
 
     def _mark(self) -> int:
         (mark,) = self._connection.execute("SELECT value FROM meta WHERE key = 'mark'").fetchone()
@@ -435,7 +495,7 @@ class PrivateStore:
 
 
 def _bounds(first: int | None, last: int | None) -> tuple[int, int]:
-    return -(2**62) if first is None else first, 2**62 if last is None else last
+    return -(2**62) if first is None else first, END if last is None else last
 
 
 def open_opening(
@@ -489,7 +549,8 @@ def _create(path: Path) -> None:
     beside.chmod(MODE)
     with closing(connect(beside)) as connection:
         connection.executescript(
-            f"BEGIN; {_SCHEMA}; {_ACCESS}; PRAGMA application_id = {APPLICATION_ID};"
+            f"BEGIN; {_SCHEMA}; {_ACCESS}; {'; '.join(_CHAINS)};"
+            f" PRAGMA application_id = {APPLICATION_ID};"
             f" PRAGMA user_version = {FORMAT}; COMMIT;"
         )
     with suppress(FileExistsError):  # another process was quicker
@@ -526,13 +587,16 @@ def _open(path: Path, busy_ms: int, *, read_only: bool) -> sqlite3.Connection:
 
 
 def _bring_up(connection: sqlite3.Connection) -> None:
-    """Gives a store of the format before what it lacks."""
+    """Gives a store of an earlier format what it lacks."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         # Another program may have been quicker.
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version != FORMAT:
+        if version < 2:
             connection.execute(_ACCESS)
+        if version < FORMAT:
+            for statement in _CHAINS:
+                connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.execute("COMMIT")
     finally:

@@ -40,6 +40,7 @@ class MeterReport:
         register: its pulse count as signed, in blocks.
         sequence: of the record its chain in blocks goes on with; what a re-anchor is given.
         refused: records or bytes refused, by reason.
+        is_private: for consumption: of its records this report knows nothing but when they came.
         compared: what was counted against a second source, over the newest comparisons, a day of
             quarter hours; None where nothing was compared.
     """
@@ -62,6 +63,7 @@ class MeterReport:
     revoked: bool
     refused: dict[str, int]
     compared: Total | None = None
+    is_private: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,7 @@ def _meter_reports(
                 revoked=meter.terms[-1].valid_to is not None,
                 refused=refused.get(name, {}),
                 compared=total(compared) if compared else None,
+                is_private=meter.is_private,
             )
         )
     return reports
@@ -212,6 +215,8 @@ def describe(report: Report) -> list[str]:
 
 
 def _describe_meter(meter: MeterReport) -> list[str]:
+    if meter.is_private:
+        return _describe_private(meter)
     step = "none" if meter.last_step is None else str(meter.last_step)
     lines = [
         f"meter {meter.name}  serial {meter.serial}" + ("  REVOKED" if meter.revoked else ""),
@@ -226,6 +231,17 @@ def _describe_meter(meter: MeterReport) -> list[str]:
     ]
     if meter.compared is not None:
         lines.append(f"  compared     {_compared(meter.compared)}")
+    if meter.refused:
+        lines.append(f"  refused      {_counts(meter.refused)}")
+    return lines
+
+
+def _describe_private(meter: MeterReport) -> list[str]:
+    lines = [
+        f"meter {meter.name}  serial {meter.serial}" + ("  REVOKED" if meter.revoked else ""),
+        "  consumption  in no ledger: cryptometer-gateway consumption meters",
+        f"  clock        {meter.clock_state}, error {meter.clock_error_ms} ms",
+    ]
     if meter.refused:
         lines.append(f"  refused      {_counts(meter.refused)}")
     return lines

@@ -31,6 +31,7 @@ from gateway.node import (
     gateway_name,
 )
 from gateway.private import PrivateStore
+from gateway.private_chains import PrivateChains
 from gateway.sqlite_store import SqliteStore
 from gateway.verifying import Verifiers
 from gateway.vpp import Vpp
@@ -107,6 +108,8 @@ class Service:
         settle_ms = round(SETTLE_MACHINE_MS / self._clock.machine_wait_s(NS_PER_S))
         policy = Policy(name, folder.config.accept_unsynchronised, settle_ms)
         self._verifiers = Verifiers()
+        # Another connection than the plant's: it waits for its turn, since it cannot do without.
+        self._chains = PrivateChains(folder.private)
         self._node = Node(
             store,
             Ledger(DiskTree(folder.ledger)),
@@ -115,6 +118,7 @@ class Service:
             folder.load_next_key(),
             self._verifiers,
             _open_vpp(folder),
+            self._chains,
         )
         base = f"cryptometer/1/{community.id.hex()}"
         self._link = Link(
@@ -141,6 +145,7 @@ class Service:
             self._notifier.stopping()
             self._link.stop()
             self._verifiers.close()
+            self._chains.close()
         _log(f"ended: {self._status()}")
 
     def _go_on(self, stopping: list[int]) -> None:

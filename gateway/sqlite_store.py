@@ -163,7 +163,7 @@ class SqliteStore:
                 self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
         except sqlite3.Error as error:
             raise StoreFailed(f"the store cannot be written: {error}") from error
-        self.epoch += bool(changes.dropped)
+        self.epoch += changes.takes_back or bool(changes.dropped)
 
     def state(self) -> State | None:
         genesis = self._meta("genesis")
@@ -355,7 +355,7 @@ class SqliteStore:
 
     def _write(self, changes: Changes) -> None:
         self._add_authority(changes.authority)
-        if changes.dropped:
+        if changes.takes_back or changes.dropped:
             set_epoch(self._connection, self.epoch + 1)
         self._connection.executemany(
             # What is a leaf by now keeps its bytes until its files are durable.

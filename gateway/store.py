@@ -170,6 +170,7 @@ class Changes:
             acknowledged, and a new epoch takes that word back.
         published: size of the tree whose static files are durable: older staged leaves may go.
         measured: punctuality of blocks, by step, in ms.
+        takes_back: as for `dropped`, of records that wait in the private store.
     """
 
     accepted: tuple[Record, ...] = ()
@@ -180,6 +181,7 @@ class Changes:
     block: NewBlock | None = None
     published: int | None = None
     measured: tuple[tuple[int, int], ...] = ()
+    takes_back: bool = False
 
     @property
     def is_empty(self) -> bool:

@@ -118,10 +118,16 @@ class Waiting:
                     outlived.append((record, refused))
         return outlived
 
-    def release(self, proposal: Proposal, dropped: Container[bytes]) -> None:
+    def release(
+        self, proposal: Proposal, dropped: Container[bytes], names: Iterable[str] | None = None
+    ) -> None:
         """Lets go of what is in the block that was proposed, and of what was dropped, by
-        identity."""
-        for name in list(self._records):
+        identity.
+
+        Args:
+            names: of these meters only, which have records here.
+        """
+        for name in list(self._records if names is None else names):
             rest = [one for one in self._behind(name, proposal) if one.identity not in dropped]
             if rest:
                 self._records[name] = rest

@@ -77,7 +77,7 @@ def verdicts_of(village: Village) -> list[str | None]:
 def busy_village() -> Village:
     """Two meters, both algorithms, and whatever the page has a rule for."""
     village = Village(meters=2, late_steps=4)
-    village.add_meter("barn", p256_signer(3), lot_pulses=3, use=Use.CONSUMPTION)
+    village.add_meter("barn", p256_signer(3), lot_pulses=3, use=Use.STORAGE)
     village.block()
     village.run((8, 8, 3), (), (5,))
     first, second, barn = village.devices

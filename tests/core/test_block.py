@@ -927,7 +927,7 @@ def test_energy_is_conserved_whatever_devices_do(blocks: list[list[Turn]]) -> No
     # Two of the constants do not divide 10⁹.
     village.add_meter("m0")
     village.add_meter("m1", constant=Fraction(12_345, 7), lot_pulses=1)
-    village.add_meter("m2", p256_signer(4), use=Use.CONSUMPTION, constant=Fraction(70_001))
+    village.add_meter("m2", p256_signer(4), use=Use.STORAGE, constant=Fraction(70_001))
     village.block()
     constants = [Fraction(10_000), Fraction(12_345, 7), Fraction(70_001)]
     for device in village.devices:

@@ -16,6 +16,7 @@ from gateway.lacking import Facts
 from gateway.ledger import Ledger
 from gateway.memory_store import MemoryStore
 from gateway.node import Confirm, Effect, Node, Policy, Publish, Sealed, found_store
+from gateway.private_path import Chains
 from gateway.store import Store
 from gateway.vpp import NoFacts, Vpp
 from hal.clock import SimulatedClock
@@ -65,6 +66,7 @@ class Site:
         tree: Tree | None = None,
         policy: Policy = POLICY,
         facts: Facts | None = None,
+        chains: Chains | None = None,
         **parameters: Any,
     ) -> None:
         """`parameters` replace those of the genesis."""
@@ -74,6 +76,7 @@ class Site:
         self.key: Signer = signer(2)
         self.policy = policy
         self.facts: Facts = NoFacts() if facts is None else facts
+        self.chains = chains
         self.store: Store = MemoryStore(1) if store is None else store
         self.tree: Tree = SimulatedTree() if tree is None else tree
         self.first_step: int = parameters.get("first_step", FIRST_STEP)
@@ -122,7 +125,8 @@ class Site:
     def start(self) -> list[Effect]:
         """Starts the gateway, anew if it ran, from what its store and ledger hold."""
         vpp = Vpp(signer(3), self.facts)
-        self.node = Node(self.store, Ledger(self.tree), self.key, self.policy, vpp=vpp)
+        ledger = Ledger(self.tree)
+        self.node = Node(self.store, ledger, self.key, self.policy, vpp=vpp, chains=self.chains)
         return self.node.connected(self.clock.now())
 
     def message(self, sent: Record | bytes, name: str | None = None) -> Message:
@@ -289,6 +293,7 @@ class Premises:
         site.authority, site.id = self.authority, self.id
         site.topic = f"cryptometer/1/{self.id.hex()}"
         site.key, site.policy, site.facts = folder.load_key(), POLICY, NoFacts()
+        site.chains = None
         site.store, site.tree = store, DiskTree(folder.ledger)
         site.first_step = FIRST_STEP
         site.clock = SimulatedClock(step_start_ms(FIRST_STEP + 1, STEP_S) * NS_PER_MS)

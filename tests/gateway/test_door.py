@@ -23,7 +23,7 @@ def village() -> Village:
 
 def judged(village: Village, *messages: tuple[str, bytes]) -> tuple[Door, Verdicts]:
     """A new door's verdicts on payloads under these topics of the community."""
-    door = Door(TOPIC, MemoryStore(1), Waiting(), verify_each)
+    door = Door(TOPIC, MemoryStore(1).identity_at, Waiting(), verify_each)
     round_of = [
         Message(f"{TOPIC}/{topic}", payload, retained=False, token=(0, number))
         for number, (topic, payload) in enumerate(messages)

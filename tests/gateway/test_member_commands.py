@@ -164,7 +164,7 @@ def test_member_data_are_kept_shown_and_erased(told: Told) -> None:
     ledger = {file: file.read_bytes() for file in told.premises.path.rglob("*") if file.is_file()}
     del ledger[told.premises.folder.private]
     erased = told("member-data", "erase", "alice")
-    assert "erased 2 values of consumption, 0 salts and who it is" in erased
+    assert "erased 2 values of consumption, 0 salts, 0 records of meters and who it is" in erased
     for file, content in ledger.items():
         assert file.read_bytes() == content
     assert b"Martin" not in told.premises.folder.private.read_bytes()

@@ -326,8 +326,8 @@ def test_a_file_of_another_kind_is_left_as_it_is(tmp_path: Path) -> None:
         assert path.read_bytes() == before
     PrivateStore(newer).close()
     with closing(sqlite3.connect(newer)) as connection:
-        connection.execute("PRAGMA user_version = 3")
-    with pytest.raises(ConfigurationError, match="is of format 3, this program writes format 2"):
+        connection.execute("PRAGMA user_version = 4")
+    with pytest.raises(ConfigurationError, match="is of format 4, this program writes format 3"):
         PrivateStore(newer)
 
 
@@ -339,12 +339,16 @@ def test_a_folder_that_is_not_there_is_the_machines_failure(tmp_path: Path) -> N
 # --- Who may read. -------------------------------------------------------------------------------
 
 
-def test_a_store_of_the_format_before_is_brought_up_and_keeps_what_it_has(tmp_path: Path) -> None:
+def test_a_store_of_an_earlier_format_is_brought_up_and_keeps_what_it_has(tmp_path: Path) -> None:
     path = tmp_path / "private.db"
     with closing(PrivateStore(path)) as store:
         store.put("alice", {7: 1}, "file:aa", NOW_MS)
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("DROP TABLE access")
+        for table in (
+            "access", "bindings", "accounts", "records", "metered", "aside", "evidence", "forgotten"
+        ):  # fmt: skip
+            connection.execute(f"DROP TABLE {table}")
+        connection.execute("DELETE FROM meta WHERE key = 'governed'")
         connection.execute("PRAGMA user_version = 1")
     with pytest.raises(ConfigurationError, match="is of format 1"):
         PrivateStore(path, read_only=True)

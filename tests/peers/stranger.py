@@ -415,6 +415,10 @@ class Meter:
     quarantined: int = 0
 
     @property
+    def is_private(self) -> bool:
+        return bool(self.terms[-1].says[1] == "consumption")
+
+    @property
     def registered(self) -> int:
         return self.untransferred + self.transferred + self.quarantined
 
@@ -644,6 +648,8 @@ class Ledger:
         if terms.says[14] > (max(limit, 1) if terms.says[15] else limit):
             return False
         known = self.meters.get(name)
+        if known and known.is_private != (terms.says[1] == "consumption"):
+            return False
         lifetime = max(terms.lifetime, known.lifetime if known else 0)
         others = sum(one.lifetime for one in self.meters.values() if one is not known)
         if others + lifetime >= 2**63 or (known and len(known.terms) >= 1000):
@@ -842,6 +848,7 @@ class Ledger:
         terms = [one for one in meter.terms if thumbprint(one.key) == record.key_id][-1]
         record.check(terms.key)
         need(owner == ("meter", name), "the key of one meter speaks for another")
+        need(not meter.is_private, "what a meter for consumption says")
         need(not block_step < step <= block_step + FUTURE_STEPS, "a record that has to wait")
         need(sequence == meter.next, f"sequence {sequence} where {meter.next} is due")
         need(terms.valid_to is None or sequence < terms.valid_to, "a revoked key")
