@@ -3,6 +3,7 @@ distributions, the step closes they spend, the records behind these, and that al
 the ledger.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -220,9 +221,19 @@ def _follow(file: ShareFile, ledger: "_Ledger") -> tuple[tuple[Given, ...], Sett
         raise Rejected(Reason.NOT_AS_AGREED, f"{file.member} has no claim in step {file.step}")
     settlement = opened(file.step)
     given: list[Given] = []
+    meters: set[str] = set()
+    allocated_uwh: Counter[int] = Counter()  # by block
     for index, parts in ledger.distributions(file.step):
         whole = join(parts)
         traced = [ledger.trace(one, file.step) for one in whole.inputs]
+        for source in traced:
+            # A meter closes a step once: a second close, or the same one again, brings nothing.
+            if source.meter in meters:
+                raise Rejected(
+                    Reason.NO_SUCH_INPUT,
+                    f"leaf {index}: what {source.meter} brought in {file.step} was spent before",
+                )
+            meters.add(source.meter)
         waiting = tuple(
             Waiting(one.close, source.meter, one.energy_uwh, one.tokens)
             for one, source in zip(whole.inputs, traced, strict=True)
@@ -231,7 +242,12 @@ def _follow(file: ShareFile, ledger: "_Ledger") -> tuple[tuple[Given, ...], Sett
             settlement = judge(agreed, replace(settlement, waiting=waiting), whole)
         except Rejected as refused:
             raise Rejected(refused.reason, f"leaf {index}: {refused.detail}") from None
-        header = ledger.block_of(index, whole)
+        before, header = ledger.headers_around(index)
+        allocated_uwh[header.step] += sum(output.energy_uwh for output in whole.outputs)
+        if header.balance.allocated - before.balance.allocated < allocated_uwh[header.step]:
+            raise Rejected(
+                Reason.WRONG_TOTALS, f"by the headers, what leaf {index} says had no effect"
+            )
         mine = [output for output in whole.outputs if output.member == file.member]
         given.append(
             Given(
@@ -372,6 +388,10 @@ class _Ledger:
                 raise Rejected(Reason.WRONG_STEP, f"leaf {index} is of step {body.step}")
             if body.part.number == 1:
                 first, parts = index, []
+            elif index != first + len(parts):
+                raise Rejected(
+                    Reason.INCOMPLETE, f"leaf {index}: no part stands before it, to be gone on with"
+                )
             parts.append(body)
             if body.part.number == body.part.parts:
                 yield first, parts
@@ -379,22 +399,16 @@ class _Ledger:
         if parts:
             raise Rejected(Reason.INCOMPLETE, f"leaf {first}: some of its parts are missing")
 
-    def block_of(self, index: int, whole: Distribution) -> Header:
-        """The header of the block that holds a leaf; it and the one before say that a distribution
-        of this size has moved energy in between."""
+    def headers_around(self, index: int) -> tuple[Header, Header]:
+        """Those of the block before the one that holds a leaf, and of that one: they say how much
+        was allocated in between."""
         before = max((at for at in self._headers if at < index), default=None)
         after = min((at for at in self._headers if at > index), default=None)
         if before is None or after is None:
             raise Rejected(Reason.INCOMPLETE, f"leaf {index}: the headers around it are missing")
-        header = self._headers[after]
-        if header.leaves != after - before - 1:
+        if self._headers[after].leaves != after - before - 1:
             raise Rejected(Reason.INCOMPLETE, f"leaves {before} and {after} enclose no block")
-        given = sum(one.energy_uwh for one in whole.outputs)
-        if header.balance.allocated - self._headers[before].balance.allocated < given:
-            raise Rejected(
-                Reason.WRONG_TOTALS, f"by the headers, what leaf {index} says had no effect"
-            )
-        return header
+        return self._headers[before], self._headers[after]
 
     def trace(self, spent: Input, step: int) -> Source:
         """The records behind an input, back to the meter's signed counts."""
