@@ -3,13 +3,16 @@ lacks a fact waits, and what comes late or is corrected is given on top."""
 
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cryptometer.records import Claim, Distribution, Method, Record, Role
+from cryptometer import records
+from cryptometer.equivocation import equivocation
+from cryptometer.records import Claim, Distribution, Header, Method, Output, Record, Role
 from cryptometer.settlement import Opening, commitment, draft
 from gateway import vpp
 from gateway.lacking import Facts
@@ -331,3 +334,57 @@ def test_a_revoked_plant_distributes_nothing() -> None:
     works.site.run([3], [3])
     assert works.distributions()[1:] == []
     assert works.site.node.state.balance.waiting == 6 * PULSE_UWH
+
+
+# --- Attacks (paper A section IV-C) on a whole gateway. ------------------------------------------
+
+
+def test_a_distribution_that_comes_over_the_broker_is_not_taken_whoever_signed_it() -> None:
+    works = Works()
+    site = works.site
+    site.run([8])
+    before = works.accounts
+    ((made, _),) = works.distributions()
+    stolen = replace(
+        made,
+        sequence=made.sequence + 1,
+        previous=site.node.state.plant("vpp").previous,
+        supplement=1,
+        outputs=(Output("ada", sum(one.energy_uwh for one in made.outputs), 0),),
+    )
+    for number, key in enumerate((signer(3), signer(99), site.key), 1):
+        for topic in ("m0", "vpp", "nobody"):
+            raw = records.seal(stolen, site.id, key).raw
+            site.receive([site.message(raw, topic)])
+        assert sum(one.count for one in site.store.refusals()) == 3 * number
+    assert list(site.store.pending()) == []
+    site.run([])
+    assert works.accounts == before
+    assert len(works.distributions()) == 1
+    assert site.audit().quarantined == {}
+
+
+def test_a_plant_that_tells_two_ledgers_two_stories_is_found_by_who_sees_both() -> None:
+    """Its operator lets a copy of everything run beside it, and feeds that another consumption."""
+    told = []
+    for used_uwh in (400_000, 900_000):
+        works = Works(method=Method.PRO_RATA)
+        works.facts.learn(works.site.next_step, ada=used_uwh, bo=500_000, cy=500_000)
+        works.site.run([8])
+        told.append(works)
+        assert works.site.audit().rules == {"sums-only": 1}, "each ledger holds by itself"
+    one, other = told
+    assert one.site.id == other.site.id
+    community = one.site.community()
+
+    def leaf(works: Works, kind: type[Distribution | Header]) -> Record:
+        newest = works.site.blocks()[-1]
+        leaves = [verdict.record for verdict in newest.verdicts] + [newest.header]
+        return next(record for record in leaves if isinstance(record.body, kind))
+
+    found = equivocation(leaf(one, Distribution), leaf(other, Distribution), [], community)
+    assert found.signer == "the virtual power plant vpp"
+    assert found.place == "record 0 of its chain"
+    # And so is the gateway that made a block of each.
+    found = equivocation(leaf(one, Header), leaf(other, Header), [], community)
+    assert found.signer == "a gateway"

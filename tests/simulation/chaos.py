@@ -23,7 +23,15 @@ from unittest.mock import patch
 
 from cryptometer import records
 from cryptometer.errors import Rejected
-from cryptometer.records import Acknowledgement, Mark
+from cryptometer.records import (
+    Acknowledgement,
+    Distribution,
+    Input,
+    Mark,
+    Output,
+    Part,
+    Record,
+)
 from cryptometer.steps import NS_PER_S, ClockState
 from firmware import journal, outbox
 from firmware.config import Config, read_config
@@ -45,11 +53,14 @@ from tests.simulation.community import (
 from tests.simulation.machines import FailingMemory, FailingSqlite, Fault, Machine
 from tests.simulation.memory import remembering
 from tests.simulation.promises import PASSING, Ledgerwatch
+from tests.simulation.sharing import Books
 
 STEPS = 100
 QUIET_STEPS = 12  # at most, until everything has arrived
 QUIET_TURNS = 100  # of all programs in such a step, at most
 SQLITE_EVERY = 20  # such a share of the seeds runs on the real store
+SHARES = 3  # of members, proven in the end
+LAST = 10_000  # in the order of what happens at one moment
 BOARDS = (1, 1, 1, 1, 2, 2, 2, 3, 3, 6)
 # Files of the size of a day, so that segments begin and go within a seed.
 SEGMENTS = ((journal, 1_500), (outbox, 12_000))
@@ -150,7 +161,8 @@ class Days:
         # Where acknowledged records went from a full card, a gateway that forgot cannot have them.
         self.fills = draw.random() < 0.5
         configs = [self._config() for _ in range(draw.choice(BOARDS))]
-        self.site = Site(draw, store, configs, self.say)
+        self.books = Books(seed)
+        self.site = Site(draw, store, configs, self.say, self.books)
         self.watch = Ledgerwatch(self.site)
         self.hostile: Counter[tuple[str, str]] = Counter()  # refusals that strangers caused
         for board in self.site.boards:
@@ -206,7 +218,8 @@ class Days:
 
     def step(self, number: int) -> None:
         """One market step, its events in the order of their times."""
-        for at_ns, _, happen in sorted(self._plan(number), key=lambda event: event[:2]):
+        plan = [*self._plan(number), *self._plan_sharing(number)]
+        for at_ns, _, happen in sorted(plan, key=lambda event: event[:2]):
             self._move(at_ns)
             happen()
             self.check()
@@ -234,6 +247,33 @@ class Days:
             yield *later(draw.uniform(0, 900)), self.fault
         for _ in range(1 + (draw.random() < self.rate)):
             yield *later(draw.uniform(0, 900)), self.mend
+
+    def _plan_sharing(self, number: int) -> Iterator[tuple[int, int, Callable[[], None]]]:
+        """What becomes known of members, and what they agree upon."""
+        books, start_ns = self.books, START_NS + number * STEP_NS
+        draw, step = books.draw, true_step(start_ns)
+        events: list[tuple[float, Callable[[], None]]] = [
+            (0.9, lambda: books.consume(step)),
+            (0.3, lambda: books.tell_owed(step)),
+            (0.2, books.correct),
+            (0.05, self.agree),
+            (0.04, self.lose_books),
+            (0.3, self.find_books),
+        ]
+        for order, (chance, happen) in enumerate(events, LAST):
+            if draw.random() < chance:
+                yield start_ns + int(draw.uniform(0, 900) * NS_PER_S), order, happen
+
+    def agree(self) -> None:
+        """Members agree anew; at times too late to be heard of before it would hold."""
+        self.say("members agree anew")
+        self.site.agree(true_step(self.site.now_ns) + self.books.draw.randrange(1, 6))
+
+    def lose_books(self) -> None:
+        self.books.is_away = True
+
+    def find_books(self) -> None:
+        self.books.is_away = False
 
     def _pulses(self, board: Board) -> Callable[[], None]:
         pulses = max(1, round(self.draw.choice((1, 3, 9, 20)) * self.power))
@@ -437,6 +477,17 @@ class Days:
                 yield _message(f"{site.topic}/meter/nobody/record", raw)
             else:
                 yield _message(f"{site.topic}/checkpoint", draw.randbytes(60))
+        yield _message(topic, self._gift().raw)
+
+    def _gift(self) -> Record:
+        """What waits at the plant, given to a thief by a stranger or by a key that leaked."""
+        site, draw = self.site, self.books.draw
+        plant = self.watch.state.plant("vpp")
+        spent, got = Input(draw.randbytes(32), 10**6, 0), Output("zoe", 10**6, 0)
+        step, key = true_step(site.now_ns), draw.choice((signer(99), site.vpp_key))
+        place = ("vpp", plant.sequence, plant.previous, step, 0, Part(1, 1), draw.randbytes(32))
+        body = Distribution(*place, (spent,), (got,), 0, 0, 0, 0, (), ())
+        return records.seal(body, site.id, key)
 
     def tell_lies(self) -> None:
         """Strangers speak to a board: refused, counted, and nothing changes."""
@@ -445,7 +496,13 @@ class Days:
             return
         board.machine.disarm()
         board.work()  # whatever is due now is done, so that what changes next is the message's
-        board.work()
+        for _ in range(QUIET_TURNS):
+            device, before = board.device, board.device and self._board_state(board)
+            board.work()
+            if board.device is not device or device is None:
+                return
+            if self._board_state(board) == before:
+                break  # what is signed anew behind a re-anchor takes several turns
         device, wire = board.device, board.wire
         if device is None or wire is None or wire.inbox:
             return
@@ -575,6 +632,7 @@ class Days:
         self.reconnect()
         for number in range(first, first + QUIET_STEPS):
             self._re_anchor()
+            self.books.tell_all(range(FIRST_STEP, FIRST_STEP + number + 2))
             self._move(START_NS + number * STEP_NS + NS_PER_S)
             for _ in range(QUIET_TURNS):
                 self._move(site.now_ns + 7 * NS_PER_S)
@@ -595,6 +653,7 @@ class Days:
         self.watch.look()
         if self.draw.random() < 0.002:
             self.watch.prove_one()
+            self.watch.prove_share()
         site = self.site
         if site.node is not None and site.node.state.step > self.watch.state.step:
             raise Broken("E", "a block is made and not published")
@@ -612,9 +671,13 @@ class Days:
         )
 
     def _has_arrived(self) -> bool:
-        return self._is_quiet() and all(
-            self.watch.heard(board) == board.truth.given and not self._undeclared(board)
-            for board in self.site.boards
+        return (
+            self._is_quiet()
+            and not self.watch.accounts.owed()
+            and all(
+                self.watch.heard(board) == board.truth.given and not self._undeclared(board)
+                for board in self.site.boards
+            )
         )
 
     def check_whole(self) -> None:
@@ -632,9 +695,12 @@ class Days:
             if board.device is None or board.device._outbox.waiting or board.is_in_gap:
                 raise Broken("D", f"{board.name} has not been heard")
             self._check_declared(board)
+        watch.check_given()
         watch.prove_one()
+        for _ in range(SHARES):
+            watch.prove_share()
         report = watch.audit()
-        if report.blocks != watch.blocks or report.quarantined:
+        if report.blocks != watch.blocks or report.quarantined != watch.set_aside:
             raise Broken("E", f"the audit finds {report.blocks} blocks, {report.quarantined}")
 
     def _check_declared(self, board: Board) -> None:

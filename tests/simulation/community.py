@@ -21,6 +21,7 @@ from cryptometer.records import (
     Bundle,
     ChainPlace,
     ChainRecord,
+    Method,
     ReAnchor,
     Record,
     Revocation,
@@ -35,6 +36,7 @@ from gateway.filing import meter_of
 from gateway.ledger import Ledger
 from gateway.node import Confirm, Effect, Node, Policy, Publish, Sealed, found_store
 from gateway.store import StoreFailed
+from gateway.vpp import Vpp
 from hal.ports import Connected, Disconnected, LineLost, Message, PulseSource, Taken
 from tests.core.community import DETAILS, FIRST_STEP, STEP_S, Authority
 from tests.keys import signer
@@ -51,12 +53,14 @@ from tests.simulation.machines import (
     MachineClock,
     Shelf,
 )
+from tests.simulation.sharing import FOUNDERS, MEMBERS, Books
 
 STEP_NS = STEP_S * NS_PER_S
 START_NS = step_start_ms(FIRST_STEP + 1, STEP_S) * NS_PER_MS
 JUMP_NS = 200 * NS_PER_MS  # a correction beyond it is no discipline: what is near it is doubtful
 LIE_NS = STEP_NS  # a clock may be wrong by so much and say that it is synchronised
 SUCCESSORS = 1_000  # keys that follow others are numbered from here
+MEMBER_KEYS = 200  # those of members
 ROUND = 1_000  # messages the gateway judges at once
 AnyStore: TypeAlias = FailingMemory | FailingSqlite
 
@@ -576,10 +580,12 @@ class Site:
         store: AnyStore,
         configs: Sequence[Config],
         say: Callable[[str], None],
+        books: Books,
     ) -> None:
         """`configs`: of each board there is at first."""
         self.draw = draw
         self.say = say
+        self.books = books
         self.now_ns = START_NS
         self.authority = Authority(signer(1))
         self._keys = SUCCESSORS
@@ -597,14 +603,19 @@ class Site:
             Role.GATEWAY, "gw", self.gateway_key.public
         )
         self.registrations: list[Record] = []  # of meters
+        self.members: set[str] = set()  # that are registered
         self.orders: list[Record] = []  # of the authority, which the gateway has not imported yet
         self.boards: list[Board] = []
         self.limits: dict[bytes, int] = {}  # pulses of a lot, by registration
         self.revoked: set[str] = set()  # meters that are or were
         self.anchors: dict[str, Record] = {}  # the newest re-anchor of each meter that has one
         self.anchored: set[bytes] = set()  # all of them, by identity
-        founding = [self.authority.genesis, self.gateway_registration]
+        self.vpp_key = signer(3)
+        self.vpp_registration = self.authority.register(Role.VPP, "vpp", self.vpp_key.public)
+        founding = [self.authority.genesis, self.gateway_registration, self.vpp_registration]
+        founding += [self._register_member(name) for name in MEMBERS[:FOUNDERS]]
         founding += [self.register(config).registration for config in configs]
+        founding.append(self.authority.agree(FIRST_STEP + 1, MEMBERS[:FOUNDERS], Method.PRO_RATA))
         self.orders.clear()
         found_store(store, [record.raw for record in founding])
         self.node: Node | None = None
@@ -632,6 +643,19 @@ class Site:
         self.registrations.append(registration)
         self.limits[registration.identity] = lot_pulses
         self.orders.append(registration)
+
+    def _register_member(self, name: str) -> Record:
+        self.members.add(name)
+        return self.authority.register(
+            Role.MEMBER, name, signer(MEMBER_KEYS + MEMBERS.index(name)).public
+        )
+
+    def agree(self, from_step: int) -> None:
+        """Another agreement, from a step on; whoever joins by it is registered with it."""
+        terms = self.books.terms()
+        joining = {one.member for one in terms["claims"]} - self.members
+        self.orders += [self._register_member(name) for name in sorted(joining)]
+        self.orders.append(self.authority.agree(from_step, **terms))
 
     def register_again(self, board: Board, from_step: int) -> None:
         """A larger V for a meter, from a step on; a meter that was revoked is in again. A smaller
@@ -702,7 +726,9 @@ class Site:
     def start_gateway(self) -> None:
         self.clock.move_to(self.now_ns)
         try:
-            self.node = Node(self.store, Ledger(self.shelf), self.gateway_key, Policy("gw"))
+            vpp = Vpp(self.vpp_key, self.books)
+            ledger = Ledger(self.shelf)
+            self.node = Node(self.store, ledger, self.gateway_key, Policy("gw"), vpp=vpp)
         except (OSError, StoreFailed, Died) as fault:
             self._gateway_falls(fault)
             return

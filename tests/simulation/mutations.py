@@ -2,19 +2,22 @@
 the product's own functions, and names the promises of which one must be seen broken.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
-from cryptometer import block, chain, cose
+from cryptometer import block, chain, cose, sharing
+from cryptometer import settlement as settlement_module
 from cryptometer.errors import Reason, Rejected
-from cryptometer.records import Acknowledgement, Mark, Record
+from cryptometer.records import Acknowledgement, Distribution, Mark, Output, Record
+from cryptometer.settlement import Settlement, Waiting
+from cryptometer.sharing import Outcome
 from cryptometer.state import Head, Meter
 from cryptometer.steps import NS_PER_MS, ClockState, Instant
 from firmware import counter, device, journal, lots, outbox, segments, timekeeping
-from gateway import door, ledger, node, waiting
+from gateway import door, ledger, memory_store, node, vpp, waiting
 from gateway.memory_store import MemoryStore
 from gateway.store import Changes
 from hal.ports import Message
@@ -393,6 +396,124 @@ def sealed_before_the_step_ends() -> list[Patch]:
     return [(node.Node, "tick", early)]
 
 
+# --- The virtual power plant. ---
+
+
+def _redraft(change: Callable[[Distribution, Settlement], Distribution | None]) -> list[Patch]:
+    """The plant makes something else of each distribution that it drafts."""
+
+    def wrong(agreed: Any, settlement: Settlement, **facts: Any) -> Distribution | None:
+        whole = settlement_module.draft(agreed, settlement, **facts)
+        return None if whole is None else change(whole, settlement)
+
+    return [(vpp, "draft", wrong)]
+
+
+def _unjudged(changed: list[Patch]) -> list[Patch]:
+    """As well, and no block is judged by the rule: only an account of one's own shows it."""
+
+    def lenient(*_: Any) -> None:
+        pass
+
+    return [*changed, (settlement_module, "_check_rule", lenient)]
+
+
+def _with_outputs(whole: Distribution, outputs: Iterable[Output]) -> Distribution:
+    """What is left to others is surplus, so that the sums are right."""
+    some = tuple(outputs)
+    inflow = sum(one.energy_uwh for one in whole.inputs) + whole.from_surplus_uwh
+    out = sum(one.energy_uwh for one in some) + whole.losses_uwh + whole.fee_uwh
+    return replace(whole, outputs=some, surplus_uwh=max(0, inflow - out))
+
+
+def input_given_twice() -> list[Patch]:
+    def judged(settlement: Settlement, inputs: Any) -> list[Waiting]:
+        known = {one.close: one for one in settlement.waiting}
+        return [known[one.close] for one in inputs if one.close in known]
+
+    def twice(whole: Distribution, _: Settlement) -> Distribution:
+        doubled = [replace(one, energy_uwh=2 * one.energy_uwh) for one in whole.outputs]
+        more = replace(whole, inputs=whole.inputs * 2)
+        return _with_outputs(more, doubled) if doubled else more
+
+    return [*_unjudged(_redraft(twice)), (settlement_module, "_spent", judged)]
+
+
+def given_outside_the_agreement() -> list[Patch]:
+    def astray(whole: Distribution, _: Settlement) -> Distribution:
+        return replace(whole, outputs=(*whole.outputs, Output("zoe", 1, 0)))
+
+    return _redraft(astray)
+
+
+def given_to_the_first_alone() -> list[Patch]:
+    def greedy(whole: Distribution, _: Settlement) -> Distribution:
+        total = sum(one.energy_uwh for one in whole.outputs)
+        first = [replace(one, energy_uwh=total) for one in whole.outputs[:1]]
+        return _with_outputs(whole, first)
+
+    return _unjudged(_redraft(greedy))
+
+
+def energy_kept_back() -> list[Patch]:
+    def stingy(whole: Distribution, _: Settlement) -> Distribution:
+        return _with_outputs(
+            whole, [replace(one, energy_uwh=one.energy_uwh - 1) for one in whole.outputs]
+        )
+
+    return _unjudged(_redraft(stingy))
+
+
+def some_steps_never_given() -> list[Patch]:
+    def forgetful(whole: Distribution, settlement: Settlement) -> Distribution | None:
+        return whole if settlement.step % 3 else None
+
+    return _redraft(forgetful)
+
+
+def taken_back_by_a_supplement() -> list[Patch]:
+    def retroactive(before: Outcome, whole: Outcome, energy_uwh: int) -> Outcome:
+        """All surplus of the step is taken back, though nobody lacks so much."""
+        more = sharing.supplement(before, whole, energy_uwh)
+        back = before.surplus_uwh - more.from_surplus_uwh
+        first, *others = more.given
+        return replace(
+            more, given=(first + back, *others), from_surplus_uwh=more.from_surplus_uwh + back
+        )
+
+    return [(settlement_module, "supplement", retroactive)]
+
+
+def distributions_left_out_of_their_block() -> list[Patch]:
+    finish = block.Proposal.finish
+
+    def leaky(self: Any, authority: Any = (), distributions: Any = ()) -> Any:
+        applied = finish(self, authority, distributions)
+        end = len(applied.leaves) - len(distributions)
+        return replace(
+            applied,
+            leaves=applied.leaves[:end],
+            verdicts=applied.verdicts[:end],
+            leaf_hashes=applied.leaf_hashes[:end],
+        )
+
+    return [(block.Proposal, "finish", leaky)]
+
+
+def distributions_not_filed() -> list[Patch]:
+    return [(memory_store, "distributions_of", lambda _: [])]
+
+
+def settlements_forgotten_at_a_start() -> list[Patch]:
+    state = MemoryStore.state
+
+    def forgetful(self: Any) -> Any:
+        known = state(self)
+        return known if known is None else replace(known, settlements={})
+
+    return [(MemoryStore, "state", forgetful)]
+
+
 MUTATIONS = (
     Mutation("the journal is never synced", "C", journal_never_synced),
     Mutation("records are published before they are durable", "CD", published_before_synced),
@@ -420,7 +541,7 @@ MUTATIONS = (
         70,
         None,
     ),
-    Mutation("records are acknowledged before they are stored", "D", acknowledged_before_stored),
+    Mutation("records are acknowledged before they are stored", "DH", acknowledged_before_stored),
     Mutation("a repeat is accepted", "DH", repeats_accepted),
     Mutation("signatures are not checked", "DEH", signatures_unchecked),
     Mutation("late records get into no block", "ADH", late_records_in_no_block),
@@ -437,4 +558,13 @@ MUTATIONS = (
     ),
     Mutation("refusals are not counted", "H", refusals_uncounted),
     Mutation("blocks are sealed before their step ends", "E", sealed_before_the_step_ends),
+    Mutation("an input is given twice", "FH", input_given_twice),
+    Mutation("somebody outside the agreement is given some", "F", given_outside_the_agreement),
+    Mutation("one member is given all", "F", given_to_the_first_alone),
+    Mutation("the plant keeps energy back", "F", energy_kept_back),
+    Mutation("some steps are never given", "F", some_steps_never_given),
+    Mutation("a supplement takes back the surplus", "F", taken_back_by_a_supplement),
+    Mutation("a distribution counts and is dropped", "E", distributions_left_out_of_their_block),
+    Mutation("distributions are not filed by their step", "G", distributions_not_filed),
+    Mutation("what was settled is forgotten at a start", "EF", settlements_forgotten_at_a_start),
 )

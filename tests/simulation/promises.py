@@ -3,6 +3,7 @@ the published leaves and from what really happened at the meters. Each block is 
 """
 
 from collections import Counter
+from functools import partial
 
 from cryptometer import audit, records, tiles
 from cryptometer.block import Checked, Verdict, check_block
@@ -12,20 +13,26 @@ from cryptometer.errors import Reason, Rejected
 from cryptometer.merkle import HASH_BYTES, leaf_hash
 from cryptometer.proof import verify_proof
 from cryptometer.records import (
+    Agreement,
+    Balance,
     Batch,
     ChainRecord,
+    Distribution,
     Header,
     Mark,
     Record,
     RunStart,
     StepClose,
 )
+from cryptometer.share_file import verify_share
 from cryptometer.state import State
 from cryptometer.steps import MS_PER_S, NS_PER_MS, ClockState, step_start_ms
 from cryptometer.tiles import CHECKPOINT_PATH, TILE_WIDTH, Tile
 from gateway.prove import prove
+from gateway.share import make_share
 from tests.core.community import FIRST_STEP, PULSE_UWH, STEP_S
 from tests.simulation.community import Board, Broken, Run, Site, true_step
+from tests.simulation.sharing import Accounts
 
 STEP_MS = STEP_S * MS_PER_S
 # Beyond what a record says of its clock: a bound grows by 500 ppm, and a batch holds one step.
@@ -40,8 +47,10 @@ class Ledgerwatch:
     def __init__(self, site: Site) -> None:
         self._site = site
         self.community: Community = trust(
-            site.authority.genesis.raw, [site.gateway_registration.raw]
+            site.authority.genesis.raw,
+            [site.gateway_registration.raw, site.vpp_registration.raw],
         )
+        self.accounts = Accounts(site.books, site.id)
         self.state: State = self.community.state
         self.heads = {0: self.state.checkpoint.root}
         self.in_blocks: Counter[str] = Counter()
@@ -109,8 +118,13 @@ class Ledgerwatch:
         self.blocks += 1
         self.late += header.late[0]
         for verdict in checked.verdicts:
-            if isinstance(verdict.record.body, ChainRecord):
-                self._take_record(verdict, verdict.record.body)
+            match verdict.record.body:
+                case ChainRecord() as body:
+                    self._take_record(verdict, body)
+                case Distribution() as given:
+                    self._complain(self.accounts.take_distribution(verdict, given))
+                case Agreement() as agreed:
+                    self._complain(self.accounts.take_agreement(verdict, agreed, header.step))
         head = checked.state.checkpoint
         self.heads[head.size] = head.root
         self._check_energy(header)
@@ -142,7 +156,7 @@ class Ledgerwatch:
             case Batch():
                 self._take_batch(board, body)
             case StepClose():
-                self._take_close(board, body)
+                self._take_close(board, body, identity)
             case RunStart():
                 self._check_run(board, body)
 
@@ -215,10 +229,11 @@ class Ledgerwatch:
         """The widest bound a meter has stated for its clock in these steps."""
         return max(self._bounds.get((board.name, step), 0) for step in range(first, last + 1))
 
-    def _take_close(self, board: Board, close: StepClose) -> None:
+    def _take_close(self, board: Board, close: StepClose, identity: bytes) -> None:
         moved = self._open.pop((board.name, close.step), 0)
         before, token = self._transferred[board.name], self.state.genesis.token_uwh
         after = before + moved * PULSE_UWH
+        self.accounts.take_close(identity, close.step, board.name, moved * PULSE_UWH)
         self._transferred[board.name] = after
         self._tokens += after // token - before // token
         seen = close.checkpoint
@@ -301,19 +316,59 @@ class Ledgerwatch:
     def _check_energy(self, header: Header) -> None:
         """Promise F, from the pulses in the leaves alone."""
         balance = header.balance
+        accounts = self.accounts
         registered = self.in_blocks.total() * PULSE_UWH
-        waiting = self._transferred.total()
-        stated = (balance.registered, balance.untransferred, balance.waiting)
-        found = (registered, registered - waiting, waiting)
-        others = (
-            balance.allocated
-            + balance.losses
-            + balance.fees
-            + balance.surplus
-            + balance.quarantined
+        transferred = self._transferred.total()
+        found = Balance(
+            registered,
+            registered - transferred,
+            accounts.waiting,
+            accounts.allocated,
+            accounts.total("losses"),
+            accounts.total("fee"),
+            accounts.total("surplus"),
+            0,
         )
-        if stated != found or others:
+        if balance != found or transferred != accounts.transferred:
             raise Broken("F", f"step {header.step} states {balance}, the leaves give {found}")
+
+    def _complain(self, what: str) -> None:
+        if what:
+            raise Broken("F", what)
+
+    @property
+    def set_aside(self) -> Counter[str]:
+        """What an audit is to find without effect: agreements that came too late."""
+        late = self.accounts.late_agreements
+        return Counter({Reason.NOT_VALID_AT_STEP.value: late} if late else {})
+
+    def check_given(self) -> None:
+        """Promise F: nothing that could be given is kept back."""
+        self._complain(self.accounts.owed())
+
+    def prove_share(self) -> None:
+        """Promise G: whatever a member was given in a step proves offline, with the community's
+        public keys, and is what distributions gave."""
+        accounts, draw = self.accounts, self._site.books.draw
+        if not accounts.by_step:
+            return
+        step = draw.choice(sorted(accounts.by_step))
+        account = accounts.by_step[step]
+        member = draw.choice(sorted(account.members))
+        authority = self._site.store.authority()
+        knows = trust(authority[0], authority[1:])
+        opens = partial(self._site.books.opening, self._site.id, step, member)
+        try:
+            data = make_share(member, step, self._site.store, self._site.shelf.read, knows, opens)
+            share = verify_share(data, self.community)
+        except Exception as error:
+            raise Broken("G", f"the share of {member} in {step} is not proven: {error}") from error
+        if (share.member, share.step, share.energy_uwh) != (member, step, account.members[member]):
+            raise Broken(
+                "G",
+                f"{share.energy_uwh} µWh of {member} in {step} are proven, and"
+                f" {account.members[member]} were given",
+            )
 
     def prove_one(self) -> None:
         """Promise G: any record proves offline, with the community's public keys."""

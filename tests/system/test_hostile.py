@@ -25,6 +25,10 @@ from cryptometer.records import (
     Batch,
     ChainRecord,
     Checkpoint,
+    Distribution,
+    Input,
+    Output,
+    Part,
     ReAnchor,
     Record,
     Revocation,
@@ -35,6 +39,7 @@ from cryptometer.records import (
 from gateway.folder import open_folder
 from gateway.report import make_report
 from hal.broker import BrokerSettings
+from hal.keyfile import load_key
 from hal.mqtt import Link
 from hal.ports import Message
 from tests.core.community import flip, reseal
@@ -148,6 +153,14 @@ def check_unharmed(plant: Plant) -> None:
     assert not report.findings
 
 
+def given_away(plant: Plant) -> Distribution:
+    """A distribution of a thief: whatever waits is his."""
+    first = plant.layout.first_step
+    spent, got = Input(bytes(32), 10**6, 0), Output("thief", 10**6, 0)
+    place = ("vpp", 0, plant.community.id, first, 0, Part(1, 1), bytes(32))
+    return Distribution(*place, (spent,), (got,), 0, 0, 0, 0, (), ())
+
+
 def logged(plant: Plant, meter: SimulatedMeter) -> Callable[[], str]:
     return plant.devices[meter.name].log.read_text
 
@@ -205,6 +218,13 @@ def test_what_the_gateway_refuses_is_counted_by_reason_and_changes_nothing(
         word = attacker.heard(f"meter/{own}/ack/gateway")[-1]
         assert attacker.send(own, [word]).total() == 1
 
+        # Energy is given by the plant beside the gateway, never over the broker: by no stranger,
+        # and not even with the plant's own key.
+        for key in (signer(99), load_key(plant.layout.gateway / "vpp.key")):
+            gift = records.seal(given_away(plant), plant.community.id, key)
+            for name in (own, "vpp"):
+                assert attacker.send(name, [gift.raw]).total() == 1
+
         # Topics that only look like a meter's.
         before = refusals(plant)
         for topic in ("meter/record", "meter//record", f"meter/{own}/{own}/record", f"meter/{own}"):
@@ -213,6 +233,7 @@ def test_what_the_gateway_refuses_is_counted_by_reason_and_changes_nothing(
             attacker.say(topic, b"\0")
 
         check_unharmed(plant)
+        assert "distribution" not in plant.audit().kinds
         assert (refusals(plant) - before).total() <= 2  # those whose name is no meter's
 
         # The operator reads the same counts.
