@@ -484,6 +484,15 @@ def other_gateway(village: Village) -> dict[str, bytes]:
     return lay_out(village.leaves, head)
 
 
+def published_consumption(village: Village) -> dict[str, bytes]:
+    house = village.add_meter("house", use=Use.CONSUMPTION)
+    village.block()
+    village.block()
+    leaves = village.leaves
+    said = house.run_start(village.state.step)
+    return signed_anew(village, [*leaves[:-1], said.raw, leaves[-1]])
+
+
 def other_head(village: Village) -> dict[str, bytes]:
     wrong = records.Checkpoint(len(village.leaves), merkle.leaf_hash(b"elsewhere"))
     signed = note.sign_checkpoint(wrong, village.community().origin, village.gateway)
@@ -500,6 +509,7 @@ def other_head(village: Village) -> dict[str, bytes]:
         (reordered, ["leaf 6"]),
         (inflated, ["header of step 1900002"]),
         (by_a_followed_key, ["leaf 15"]),
+        (published_consumption, ["for consumption"]),
         (other_gateway, ["no gateway", "not signed by"]),
         (other_head, ["checkpoint's root"]),
     ],

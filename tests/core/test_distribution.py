@@ -237,9 +237,8 @@ def test_a_correction_moves_surplus_and_says_so() -> None:
     held(village)
 
 
-def test_energy_without_an_agreement_and_of_consumers_waits_in_nobody_s_account() -> None:
+def test_energy_without_an_agreement_waits_in_nobody_s_account() -> None:
     village = Village(meters=1)
-    village.add_meter("house", use=Use.CONSUMPTION)
     village.add_meter("battery", use=Use.STORAGE)
     village.add_members("ana")
     village.block()
@@ -247,9 +246,9 @@ def test_energy_without_an_agreement_and_of_consumers_waits_in_nobody_s_account(
     village.run((4,))  # no agreement is in force yet
     assert village.state.settlements == {}
     step = village.next_step
-    create(village, 1, 2, 3)
+    create(village, 1, 3)
     village.block()
-    assert village.state.balance.waiting == 3 * 4 * PULSE_UWH + 6 * PULSE_UWH
+    assert village.state.balance.waiting == 2 * 4 * PULSE_UWH + 4 * PULSE_UWH
     assert [one.meter for one in village.state.settlements[step].waiting] == ["battery", "m0"]
     shared(village)
     assert village.state.accounts == {"ana": 4 * PULSE_UWH}

@@ -385,6 +385,20 @@ def test_a_block_waits_for_generation_that_has_begun(
     assert office.state.meters["m0"].expected_at(step) is expected
 
 
+@pytest.mark.parametrize("use", [Use.GENERATION, Use.STORAGE])
+def test_a_meter_for_consumption_is_nothing_else_for_its_whole_life(
+    office: Office, use: Use
+) -> None:
+    office.do(office.meter("m0", 10, use=use))
+    office.do(office.meter("m1", 11, use=Use.CONSUMPTION))
+    assert [one.is_private for one in office.state.meters.values()] == [False, True]
+    office.do(office.meter("m1", 12, use=Use.CONSUMPTION))
+    other = Use.STORAGE if use is Use.GENERATION else Use.GENERATION
+    state = office.do(office.meter("m0", 13, use=other))
+    assert refusal_of(act, state, office.meter("m0", 10, use=Use.CONSUMPTION)) is Reason.PRIVATE
+    assert refusal_of(act, state, office.meter("m1", 11, use=use)) is Reason.PRIVATE
+
+
 def test_a_block_waits_for_no_revoked_meter(office: Office) -> None:
     office.do(office.meter())
     assert office.state.meters["m0"].expected_at(FIRST_STEP)

@@ -2,17 +2,18 @@
 program that has the store open."""
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cryptometer.keys import PublicKey
-from cryptometer.records import Role
+from cryptometer.records import Role, Use
 from cryptometer.steps import MS_PER_S, step_start_ms
 from gateway import main
 from gateway.private import PrivateStore
 from hal.program import EXIT_CONFIGURATION
-from tests.core.community import FIRST_STEP, STEP_S
+from tests.core.community import DETAILS, FIRST_STEP, STEP_S
 from tests.gateway.kit import Premises
 from tests.keys import signer
 
@@ -25,6 +26,8 @@ def premises(tmp_path: Path) -> Premises:
     made = Premises(tmp_path / "gateway")
     key: PublicKey = signer(30).public
     made.chain.append(made.authority.register(Role.MEMBER, "alice", key))
+    consumer = replace(DETAILS, use=Use.CONSUMPTION)
+    made.chain.append(made.authority.register(Role.METER, "c0", signer(31).public, consumer))
     with closing(made.folder.open_store()) as store:
         made.site(store)
     return made
@@ -202,3 +205,49 @@ def test_coefficients_and_losses_are_taken_for_the_plant(
         assert store.steps_changed_since(0) == ([7, 8], 3)
         assert store.steps_changed_since(1) == ([7, 8], 3)
         assert store.steps_changed_since(2) == ([8], 3)
+
+
+def test_whose_a_meter_for_consumption_is_is_said_and_shown(told: Told) -> None:
+    assert told("consumption", "meter", "c0", "alice") == "c0: alice's from step 0 on\n"
+    assert told("consumption", "meter", "c0", "--nobody", "--from", "1900009") == (
+        "c0: nobody's from step 1900009 on\n"
+    )
+    shown = told("consumption", "meters")
+    assert shown == (
+        "meter c0  alice's, nobody's from step 1900009 on\n"
+        "  not heard: its registration stands in no block yet\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("m0", "alice"), 'm0 is for generation; register it with use = "consumption"'),
+        (("m9", "alice"), "m9 is not registered"),
+        (("c0", "zoe"), "no member zoe is registered"),
+        (("c0", "Zoe!"), "no member's name"),
+        (("C0", "alice"), "no meter's name"),
+    ],
+)
+def test_what_cannot_be_bound_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    premises: Premises,
+    words: tuple[str, str],
+    said: str,
+) -> None:
+    code, _, err = run(monkeypatch, capsys, premises, "consumption", "meter", *words)
+    assert code == EXIT_CONFIGURATION
+    assert said in err
+
+
+def test_a_meter_that_is_someones_already_needs_the_step_from_which_it_is_anothers(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    premises: Premises,
+) -> None:
+    words = ("consumption", "meter", "c0", "alice")
+    assert run(monkeypatch, capsys, premises, *words)[0] == 0
+    code, _, err = run(monkeypatch, capsys, premises, *words)
+    assert code == EXIT_CONFIGURATION
+    assert "c0 is alice's from step 0 on: say --from STEP" in err
