@@ -284,6 +284,30 @@ def test_after_a_start_not_every_step_is_reckoned_anew_before_the_next_block(
     assert works.accounts == {"ada": 13 * 50_000, "bo": 50_000}
 
 
+def test_what_everyone_sets_aside_is_not_made_again_in_each_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    works = Works()
+    site = works.site
+    step = site.next_step
+
+    def wrong(*of: Any, **facts: Any) -> Distribution | None:
+        whole = draft(*of, **facts)
+        return whole and replace(whole, outputs=whole.outputs[::-1])
+
+    with monkeypatch.context() as patched:
+        patched.setattr("gateway.vpp.draft", wrong)
+        site.run([3])
+        for _ in range(6):
+            site.seal()
+    assert 1 <= len(works.distributions()) <= 2
+    assert site.node.state.balance.waiting == 6 * PULSE_UWH
+    works.facts.learn(step)
+    site.seal()
+    assert works.distributions()[-1][1] == ""
+    assert site.node.state.balance.waiting == 0
+
+
 def test_facts_that_cannot_be_read_hold_up_the_energy_and_no_block() -> None:
     works = Works(method=Method.PRO_RATA)
     site = works.site
