@@ -27,6 +27,7 @@ from gateway.lacking import Facts
 from gateway.sqlite_store import connect
 from gateway.store import StoreFailed
 from gateway.vpp import NoFacts
+from hal.faults import Point, passing
 from hal.files import sync_folder
 
 APPLICATION_ID = 0x43725072  # "CrPr" (PRAGMA application_id)
@@ -495,7 +496,9 @@ class PrivateStore:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                passing(Point.PRIVATE_COMMIT)
                 self._connection.execute("COMMIT")
+                passing(Point.PRIVATE_COMMITTED)
             finally:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
