@@ -202,9 +202,11 @@ def rounds(
     used = _needs(agreement, needs) if capped or agreement.method is Method.PRO_RATA else {}
     claimed = _claimed(agreement, _weights(agreement, used, coefficients))
     room = used if capped else None
+    of_all = _priorities(agreement, claimed, None)  # of a thousand producers, few are named
     for producer, part in _by_producer(agreement, energy, rest):
         left = part
-        for priority, members in _priorities(agreement, claimed, producer):
+        own = _priorities(agreement, claimed, producer) if producer in claimed else of_all
+        for priority, members in own:
             for one in _of_priority(agreement, producer, priority, left, members, room):
                 yield one
                 left -= sum(one.given)
@@ -220,6 +222,8 @@ def _of_priority(
 ) -> Iterator[Round]:
     """The rounds of one priority, until nothing is left or nobody can use it."""
     for number in range(1, 2 if room is None else agreement.rounds + 1):
+        if not left:
+            return
         by = weights
         if room is not None and agreement.method is Method.PRO_RATA:
             by = {member: room[member] for member in weights}

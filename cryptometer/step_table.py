@@ -52,9 +52,9 @@ def read_losses(text: str, step_s: int) -> dict[int, int]:
 
 def _rows(text: str, forms: Sequence[list[str]]) -> Iterator[tuple[int, Mapping[str, str]]]:
     lines = text.removeprefix("\ufeff").splitlines()
-    separator = ";" if lines and ";" in lines[0] else ","
+    separator = ";" if ";" in next(filter(None, lines), "") else ","
     names: list[str] = []
-    for number, cells in enumerate(csv.reader(lines, delimiter=separator), 1):
+    for number, cells in enumerate(_cells(lines, separator), 1):
         if not cells:
             continue
         if not names:
@@ -68,6 +68,14 @@ def _rows(text: str, forms: Sequence[list[str]]) -> Iterator[tuple[int, Mapping[
         yield number, dict(zip(names, (cell.strip() for cell in cells), strict=True))
     if not names:
         raise _wrong(1, "the file is empty")
+
+
+def _cells(lines: Sequence[str], separator: str) -> Iterator[list[str]]:
+    reader = csv.reader(lines, delimiter=separator)
+    try:
+        yield from reader
+    except csv.Error:
+        raise _wrong(reader.line_num, "a value is too long") from None
 
 
 def _step(line: int, text: str, step_s: int) -> int:

@@ -28,7 +28,7 @@ from cryptometer.settlement import Opening
 from cryptometer.share_file import verify_share
 from cryptometer.state import State
 from cryptometer.steps import NS_PER_MS
-from gateway import exporting, history, member_answers, openapi
+from gateway import exporting, history, member_answers, openapi, reporting
 from gateway.access import Grant, admit
 from gateway.answers import Absent, Json, Site
 from gateway.exports.allotments import Allotment, totals_by_step
@@ -63,6 +63,8 @@ _PRIVATE = {
     "Vary": "Authorization",
     "X-Content-Type-Options": "nosniff",
 }
+# A page that is shown by whoever asks: its own style is all that it may use.
+_NOTHING_FETCHED = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,9 @@ class Members(Reader):
             "virtual_meters_csv": partial(self._virtual_meter, make=virtual_meter_csv),
             "virtual_meters_json": partial(self._virtual_meter, make=virtual_meter_json),
             "meter_load_curve": self._meter_load_curve,
+            "accuracy_page": partial(self._accuracy, make=reporting.Asked.html),
+            "accuracy_csv": partial(self._accuracy, make=reporting.Asked.csv),
+            "accuracy_json": partial(self._accuracy, make=reporting.Asked.json),
             "coefficients_es": self._spain,
             "coefficients_es_source": self._spain_source,
             "coefficients_fr": self._france,
@@ -317,6 +322,12 @@ class Members(Reader):
             exporting.check_meter(found.state, meter)
         energy_uwh = found.gathered.energy_uwh.get(meter, {})
         return _curve(question, f"meter {meter}", energy_uwh, found.source)
+
+    def _accuracy(self, question: Question, *, make: Callable[[reporting.Asked], str]) -> Reply:
+        with _told_to_asker():
+            period, zone = question.text("period"), question.text("zone", _UTC)
+            asked = reporting.measure(self._folder, period, zone)
+        return Reply(make(asked).encode(), _NOTHING_FETCHED)
 
     def _spain(self, question: Question) -> Reply:
         made, _ = self._spanish(question)

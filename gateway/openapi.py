@@ -21,6 +21,7 @@ JSON = "application/json"
 PROBLEM = "application/problem+json"
 CSV = "text/csv; charset=utf-8"
 TEXT = "text/plain; charset=utf-8"
+HTML = "text/html; charset=utf-8"
 SHARE = "application/vnd.cryptometer.share"
 BYTES = "application/octet-stream"
 STEP_MAX = 2**40
@@ -542,6 +543,33 @@ MEMBERS: tuple[Endpoint, ...] = (
         " blocks: seconds for a month of ten meters.",
         CSV,
         queries=(_PERIOD, _ZONE, _FORM),
+        audience=Audience.OFFICE,
+        is_long=True,
+    ),
+    Endpoint(
+        "accuracy_page",
+        f"{ROOT}/reports/accuracy.html",
+        "The accuracy report of a local day or month, as a page. It goes through all blocks.",
+        HTML,
+        queries=(_PERIOD, _ZONE),
+        audience=Audience.OFFICE,
+        is_long=True,
+    ),
+    Endpoint(
+        "accuracy_csv",
+        f"{ROOT}/reports/accuracy.csv",
+        "The same as a table: a line for each meter and step.",
+        CSV,
+        queries=(_PERIOD, _ZONE),
+        audience=Audience.OFFICE,
+        is_long=True,
+    ),
+    Endpoint(
+        "accuracy_json",
+        f"{ROOT}/reports/accuracy.json",
+        "The same as JSON.",
+        schema={"type": "object"},
+        queries=(_PERIOD, _ZONE),
         audience=Audience.OFFICE,
         is_long=True,
     ),

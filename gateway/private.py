@@ -27,6 +27,7 @@ from gateway.lacking import Facts
 from gateway.sqlite_store import connect
 from gateway.store import StoreFailed
 from gateway.vpp import NoFacts
+from hal.faults import Point, passing
 from hal.files import sync_folder
 
 APPLICATION_ID = 0x43725072  # "CrPr" (PRAGMA application_id)
@@ -143,7 +144,9 @@ class PrivateStore:
             rows = self._connection.execute(
                 "SELECT member, energy_uwh FROM consumption WHERE step = ? ORDER BY member", (step,)
             )
-            return dict(rows.fetchall())
+            found = dict(rows.fetchall())
+        _check_numbers(found.values())
+        return found
 
     def salt(self, member: str, step: int) -> bytes:
         known = self.known_salt(member, step)
@@ -185,6 +188,7 @@ class PrivateStore:
             rows = self._connection.execute(
                 "SELECT producer, member, weight FROM coefficients WHERE step = ?", (step,)
             ).fetchall()
+        _check_numbers(weight for _, _, weight in rows)
         return {(producer, member): weight for producer, member, weight in rows}
 
     def losses_uwh(self, step: int) -> int | None:
@@ -192,6 +196,7 @@ class PrivateStore:
             row = self._connection.execute(
                 "SELECT energy_uwh FROM losses WHERE step = ?", (step,)
             ).fetchone()
+        _check_numbers(row or ())
         return None if row is None else int(row[0])
 
     # --- For those who fill it and look at it. ---
@@ -236,7 +241,12 @@ class PrivateStore:
             row = self._connection.execute(
                 "SELECT salt FROM salts WHERE member = ? AND step = ?", (member, step)
             ).fetchone()
-        return None if row is None else bytes(row[0])
+        if row is None:
+            return None
+        (salt,) = row
+        if not isinstance(salt, bytes) or len(salt) != SALT_BYTES:
+            raise StoreFailed(f"the private store is damaged: no salt of {member} in step {step}")
+        return salt
 
     def openings(self, first: int | None, last: int | None) -> dict[tuple[int, str], Opening]:
         """What opens the commitments to consumption, of steps within bounds: by step and member."""
@@ -486,12 +496,25 @@ class PrivateStore:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                passing(Point.PRIVATE_COMMIT)
                 self._connection.execute("COMMIT")
+                passing(Point.PRIVATE_COMMITTED)
             finally:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
         except sqlite3.Error as error:
             raise StoreFailed(f"the private store cannot be written: {error}") from error
+
+
+def _check_numbers(numbers: Iterable[object]) -> None:
+    """Refuses what no command has written: it must stop no block from being sealed.
+
+    Raises:
+        StoreFailed: one is no number, or below zero.
+    """
+    for number in numbers:
+        if not isinstance(number, int) or number < 0:
+            raise StoreFailed(f"the private store is damaged: {number!r:.40} where an amount was")
 
 
 def _bounds(first: int | None, last: int | None) -> tuple[int, int]:

@@ -5,6 +5,7 @@ writes what it is told to.
 
 import argparse
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,13 +18,13 @@ from gateway.exports.accuracy_page import Period, accuracy_html
 from gateway.exports.accuracy_table import accuracy_csv, accuracy_json
 from gateway.exports.accuracy_words import sentences
 from gateway.exports.displays import Seen, check_seen, decode_seen, encode_seen
-from gateway.exports.measured import Measuring
+from gateway.exports.measured import Measured, Measuring
 from gateway.exports.source import Source
 from gateway.folder import Folder, open_folder, read_community
 from hal.files import DiskTree, put_file, read_file
 from hal.zone import zone_named
 
-_PUBLIC = 0o644  # the ledger shows it to everybody, but for displays, which hang in the open
+_PUBLIC = 0o644  # the ledger shows it to everybody, a meter's register and what it should show
 _SUFFIXES = (".html", ".csv", ".json")
 
 
@@ -71,12 +72,33 @@ def add_commands(
     reading.set_defaults(act=_reading)
 
 
-def _accuracy(arguments: argparse.Namespace) -> int:
-    out: Path = arguments.out
-    if out.suffix not in _SUFFIXES:
-        raise ConfigurationError(f"{out} ends in none of {', '.join(_SUFFIXES)}")
-    folder = open_folder(arguments.config)
-    days, zone = days_of(arguments.period), zone_named(arguments.zone)
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A period, and what the ledger and the readings of displays say of it."""
+
+    measured: Measured
+    source: Source
+    period: Period
+
+    def html(self) -> str:
+        return accuracy_html(self.measured, self.source, self.period)
+
+    def csv(self) -> str:
+        return accuracy_csv(self.measured, self.source)
+
+    def json(self) -> str:
+        return accuracy_json(self.measured, self.source)
+
+
+def measure(folder: Folder, period: str, zone_name: str) -> Asked:
+    """Goes through the ledger for a period: every block of it, from the first on.
+
+    Raises:
+        ConfigurationError: there is no such period or zone, or no ledger; or the readings' file is
+            damaged.
+        Rejected: the ledger does not hold.
+    """
+    days, zone = days_of(period), zone_named(zone_name)
     with closing(folder.open_store(read_only=True)) as store:
         community = read_community(store)
     step_s = community.parameters.step_s
@@ -87,20 +109,21 @@ def _accuracy(arguments: argparse.Namespace) -> int:
     found, measuring = go_through(
         DiskTree(folder.ledger).read, community, lambda: Measuring(steps, step_s, seen)
     )
-    measured = measuring.finish()
     source = Source(
         community.id, community.parameters.name, found.checkpoint, found.state.step, step_s
     )
-    match out.suffix:
-        case ".html":
-            period = Period(arguments.period, arguments.zone, zone, days)
-            text = accuracy_html(measured, source, period)
-        case ".csv":
-            text = accuracy_csv(measured, source)
-        case _:
-            text = accuracy_json(measured, source)
+    return Asked(measuring.finish(), source, Period(period, zone_name, zone, days))
+
+
+def _accuracy(arguments: argparse.Namespace) -> int:
+    out: Path = arguments.out
+    if out.suffix not in _SUFFIXES:
+        raise ConfigurationError(f"{out} ends in none of {', '.join(_SUFFIXES)}")
+    asked = measure(open_folder(arguments.config), arguments.period, arguments.zone)
+    make = {".html": asked.html, ".csv": asked.csv, ".json": asked.json}[out.suffix]
+    text = make()
     put_file(out, text.encode(), mode=_PUBLIC)
-    for line in sentences(measured):
+    for line in sentences(asked.measured):
         print(line)
     print(f"{out}: {len(text)} characters")
     return 0
@@ -121,7 +144,7 @@ def _reading(arguments: argparse.Namespace) -> int:
     kept = {(one.meter, one.at_ms): one for one in read_seen(folder)}
     before = kept.get((new.meter, new.at_ms))
     kept[new.meter, new.at_ms] = new
-    put_file(folder.readings, encode_seen(kept.values()).encode())
+    put_file(folder.readings, encode_seen(kept.values()).encode(), mode=_PUBLIC)
     instead = "" if before is None else f", in place of {before.wh} Wh"
     print(f"{new.meter}: {new.wh} Wh at {utc(new.at_ms)[:16]}Z kept{instead}")
     return 0

@@ -32,7 +32,7 @@ class Vpp:
         self._facts = facts
         self._mark = 0
         self._again: set[int] = set()  # steps of which something was learnt
-        self._waited: dict[int, Settlement] = {}  # with what was known, nothing could be moved
+        self._done: dict[int, Settlement] = {}  # with what was known, no more could be moved
 
     def distribute(self, state: State, settlements: Mapping[int, Settlement]) -> list[Record]:
         """The distributions that the next block is to hold.
@@ -49,27 +49,28 @@ class Vpp:
             return []
         changed, self._mark = self._facts.steps_changed_since(self._mark)
         self._again |= settlements.keys() & set(changed)
-        self._waited = {step: one for step, one in self._waited.items() if step in settlements}
+        self._done = {step: one for step, one in self._done.items() if step in settlements}
         made: list[Record] = []
         plant = state.plant(name)
-        looked_at: set[int] = set()
+        looked_at: dict[int, Settlement] = {}
         count = shares = 0
         for settlement in self._to_be_looked_at(settlements):
             if count == DISTRIBUTIONS_MAX or shares >= SHARES_MAX:
                 break
-            step = settlement.step
             whole = self._draft(state, settlement, name)
-            looked_at.add(step)
+            looked_at[settlement.step] = settlement
             shares += _shares(state, settlement)
             if whole is None:
-                self._waited[step] = settlement
                 continue
             count += 1
             for part in split(whole, plant):
                 body = replace(part, previous=plant.previous)
                 made.append(records.seal(body, state.community, self._signer))
                 plant = Plant(name, body.sequence + 1, made[-1].identity)
-        self._again -= looked_at  # all of them or, if something failed above, none
+        # All of them or, if something failed above, none. Should everyone set one aside, it is not
+        # made again and again: what it moves makes another account.
+        self._again -= looked_at.keys()
+        self._done |= looked_at
         return made
 
     def _to_be_looked_at(self, settlements: Mapping[int, Settlement]) -> list[Settlement]:
@@ -77,7 +78,7 @@ class Vpp:
         found = [
             one
             for step, one in settlements.items()
-            if step in self._again or (one.waiting and self._waited.get(step) is not one)
+            if step in self._again or (one.waiting and self._done.get(step) is not one)
         ]
         return sorted(found, key=lambda one: (not one.waiting, one.step))
 

@@ -27,6 +27,8 @@ class Point(StrEnum):
     DEVICE_PUBLISH = "device.publish"  # durable, about to be published
     STORE_COMMIT = "store.commit"  # before the commit
     STORE_COMMITTED = "store.committed"  # stored, not yet acknowledged
+    PRIVATE_COMMIT = "private.commit"  # before a commit of the private store
+    PRIVATE_COMMITTED = "private.committed"  # kept there; the gateway's own store may not know yet
     LEDGER_TILES = "ledger.tiles"  # new tiles stand, the checkpoint is still the old one
     LEDGER_CHECKPOINT = "ledger.checkpoint"  # the checkpoint stands, not yet published
 

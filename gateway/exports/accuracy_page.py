@@ -63,9 +63,10 @@ svg text{font:11px system-ui,sans-serif;fill:var(--soft)}
 .bar{fill:var(--bar)}.band{fill:var(--band)}.gap{fill:var(--gap)}
 .dot{stroke:var(--bar);stroke-width:3.5;stroke-linecap:round;fill:none}
 .wrong{stroke:var(--wrong);stroke-width:2;fill:none}
-@media print{body{max-width:none;padding:0;font-size:11px}.wide{overflow:visible}svg{min-width:0}
-table{font-size:8px}th,td{padding:.05rem .25rem;white-space:normal}h2{break-before:page}
-h2.first{break-before:auto}tr,svg,.said{break-inside:avoid}thead{display:table-header-group}
+@media print{html{font-size:11px}body{max-width:none;padding:0;font-size:1rem}
+.wide{overflow:visible}svg{min-width:0}
+table{font-size:8px}th,td{padding:.05rem .25rem;white-space:normal}h2.meter{break-before:page}
+tr,svg,.said{break-inside:avoid}thead{display:table-header-group}
 *{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
 """
 
@@ -103,7 +104,6 @@ def accuracy_html(measured: Measured, source: Source, period: Period) -> str:
             f" {source.step_s} s, local days of {escape(period.zone_name)}.</p>",
             *_said(measured),
             *_community(measured),
-            *_how_to_read(),
             *(line for meter in measured.meters for line in _meter(meter, span, places)),
             *_made_from(source, period),
             "</body>\n</html>\n",
@@ -123,18 +123,35 @@ def _said(measured: Measured) -> Iterator[str]:
 
 
 def _community(measured: Measured) -> Iterator[str]:
-    yield '<h2 class="first">The community</h2>'
-    header = [
-        "meter", "class", "steps", "in time", "late", "not closed", "not heard", "energy kWh",
-        "set aside kWh", "worst clock ms", "compared", "outside", "counted kWh", "index kWh",
-        "difference µWh", "%", "bound ± µWh", "within",
-    ]  # fmt: skip
+    meters = [(meter, summarise([meter])) for meter in measured.meters]
+    is_several = len(meters) > 1
+    yield "<h2>Against the meters' own indexes</h2>"
     rows = [
-        [_link(meter.name), meter.details.accuracy_class, *_sums(summarise([meter]))]
-        for meter in measured.meters
+        [_link(meter.name), meter.details.accuracy_class, *_total(summary.compared)]
+        for meter, summary in meters
     ]
-    whole = [_sums(measured.summary)] if len(measured.meters) > 1 else []
-    yield from _table(header, [*rows, *(["all", "", *one] for one in whole)])
+    whole = [["all", "", *_total(measured.summary.compared)]] if is_several else []
+    yield from _table(["meter", "class", *_COMPARED], [*rows, *whole])
+    yield from _how_to_read()
+    yield "<h2>Steps and energy</h2>"
+    rows = [[_link(meter.name), *_sums(summary)] for meter, summary in meters]
+    whole = [["all", *_sums(measured.summary)]] if is_several else []
+    yield from _table(["meter", *_SUMS], [*rows, *whole])
+
+
+_DIFFERENCE = ("counted kWh", "index kWh", "difference µWh", "%", "bound ± µWh", "within")
+_COMPARED = ("compared", "outside", *_DIFFERENCE)
+_SUMS = (
+    "steps",
+    "in time",
+    "late",
+    "not closed",
+    "not heard",
+    "energy kWh",
+    "set aside kWh",
+    "latest s",
+    "worst clock ms",
+)
 
 
 def _sums(summary: Summary) -> list[str]:
@@ -148,14 +165,14 @@ def _sums(summary: Summary) -> list[str]:
         str(states.get(StepState.NOT_HEARD, 0)),
         _kwh(summary.energy_uwh),
         _kwh(summary.aside_uwh),
+        _seconds(summary.latest_ms),
         _known(summary.worst_ms),
-        *_total(summary.compared),
     ]
 
 
 def _total(total: Total | None) -> list[str]:
     if total is None:
-        return ["0", *[""] * 7]
+        return ["0", *[""] * (len(_COMPARED) - 1)]
     return [str(total.comparisons), str(total.outside), *_difference(total)]
 
 
@@ -182,7 +199,9 @@ def _how_to_read() -> Iterator[str]:
         " pulse. <em>Late</em>: closed in a later block than the step's own. <em>Not heard</em>:"
         " the ledger has no record of the step; silence is no zero. <em>Set aside</em>:"
         " registered by the meter's chain, not counted, and kept with its reason. Clock states: S"
-        " synchronised, I synchronised with an error above 1 s, R carried on since, U unknown.</p>"
+        " synchronised, I synchronised with an error above 1 s, R carried on since, U unknown. In"
+        " plots a shaded step has no close that counts, and a cross is a step that is late, or not"
+        " within its bound.</p>"
     )
 
 
@@ -192,7 +211,7 @@ def _how_to_read() -> Iterator[str]:
 def _meter(meter: MeterReport, span: Span, places: dict[int, LocalStep]) -> Iterator[str]:
     name = escape(meter.name)
     summary = summarise([meter])
-    yield f'<h2 id="{name}">Meter {name}</h2>'
+    yield f'<h2 class="meter" id="{name}">Meter {name}</h2>'
     yield from _facts(meter, summary, places)
     gaps = [step.step for step in meter.steps if step.energy_uwh is None]
     energies = [(step.step, step.energy_uwh) for step in meter.steps if step.energy_uwh is not None]
@@ -247,7 +266,8 @@ def _facts(meter: MeterReport, summary: Summary, places: dict[int, LocalStep]) -
     )
     facts.append(("marks", marks or "none"))
     aside = ", ".join(
-        f"{one.reason} {_kwh(one.energy_uwh)} kWh in {one.records} records" for one in summary.aside
+        f"{one.reason} {_kwh(one.energy_uwh)} kWh in {_records(one.records)}"
+        for one in summary.aside
     )
     facts.append(("set aside", aside or "nothing"))
     if summary.compared is not None:
@@ -304,14 +324,11 @@ def _steps(steps: Sequence[MeterStep], places: dict[int, LocalStep]) -> Iterator
     days: dict[date, list[MeterStep]] = {}
     for step in steps:
         days.setdefault(places[step.step].day, []).append(step)
-    header = [
-        "day", "steps", "in time", "late", "not closed", "not heard", "energy kWh",
-        "set aside kWh", "worst clock ms", "compared", "outside", "counted kWh", "index kWh",
-        "difference µWh", "%", "bound ± µWh", "within",
-    ]  # fmt: skip
-    yield from _table(
-        header, [[day.isoformat(), *_sums(summarise_steps(of))] for day, of in days.items()]
-    )
+    rows = []
+    for day, of in days.items():
+        summary = summarise_steps(of)
+        rows.append([day.isoformat(), *_sums(summary), *_total(summary.compared)])
+    yield from _table(["day", *_SUMS, *_COMPARED], rows)
     noted = [step for step in steps if not step.is_plain]
     if not noted:
         yield '<p class="soft">No step is worth a look of its own. The CSV lists them all.</p>'
@@ -339,7 +356,7 @@ def _step(step: MeterStep, place: LocalStep) -> list[str]:
     if step.since_step is not None:
         notes.append(f"energy since step {step.since_step}")
     notes += [
-        f"set aside: {one.reason}, {_kwh(one.energy_uwh)} kWh in {one.records} records"
+        f"set aside: {one.reason}, {_kwh(one.energy_uwh)} kWh in {_records(one.records)}"
         for one in step.aside
     ]
     return [
@@ -439,6 +456,10 @@ def _when(step: int, places: dict[int, LocalStep]) -> str:
 
 def _minute(ms: int) -> str:
     return f"{utc(ms)[:16]}Z"
+
+
+def _records(number: int) -> str:
+    return f"{number} record{'' if number == 1 else 's'}"
 
 
 def _known(value: int | None) -> str:

@@ -23,7 +23,8 @@ def sentences(measured: Measured) -> Iterator[str]:
     summary = measured.summary
     if summary.aside:
         reasons = ", ".join(
-            f"{one.reason} {kwh(one.energy_uwh)} in {one.records} records" for one in summary.aside
+            f"{one.reason} {kwh(one.energy_uwh)} in {_count(one.records, 'record')}"
+            for one in summary.aside
         )
         yield f"Set aside (quarantined): {kwh(summary.aside_uwh)}: {reasons}."
     else:

@@ -8,6 +8,7 @@ from cryptometer.errors import Reason
 from cryptometer.openings import HEADER, decode_openings, encode_openings
 from cryptometer.records import Distribution, Method
 from cryptometer.settlement import Opening, Openings
+from cryptometer.wire import UINT_MAX
 from tests.core.community import Village, reseal
 from tests.core.refusing import refusing
 
@@ -96,3 +97,43 @@ def test_a_file_of_openings_says_them_all() -> None:
 def test_what_is_no_file_of_openings_is_refused(text: str) -> None:
     with refusing(Reason.MALFORMED):
         decode_openings(text)
+
+
+def test_lines_stand_in_the_order_of_steps_and_names() -> None:
+    known = {
+        (10, "ada"): Opening(UINT_MAX, b"\1" * 32),
+        (9, "bo"): Opening(0, b"\2" * 32),
+        (9, "ada"): Opening(7, b"\xab" * 32),
+    }
+    text = "".join(encode_openings(known))
+    assert text == (
+        "step,member,need_uwh,salt\n"
+        f"9,ada,7,{'ab' * 32}\n9,bo,0,{'02' * 32}\n10,ada,{UINT_MAX},{'01' * 32}\n"
+    )
+    assert decode_openings(text) == known
+    assert "".join(encode_openings({})) == f"{HEADER}\n"
+    assert decode_openings(HEADER) == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (f"8,ada,{UINT_MAX + 1},{'00' * 32}", "line 3 is no opening: '8,ada,"),
+        (f"8,ada,\u0667,{'00' * 32}", "line 3 is no opening"),
+        (f"\u0667,bo,1,{'00' * 32}", "line 3 is no opening"),
+        (f"8,ada,,{'00' * 32}", "line 3 is no opening"),
+        (f"8,ada,1.5,{'00' * 32}", "line 3 is no opening"),
+        (f"8,ada,1,{'00' * 31}0", "line 3 is no opening"),
+        (f"8,ada,1,{'00' * 32},", "line 3 is no opening"),
+        ("", "line 3 is no opening: ''"),
+        (f"8,ada,1,{'00' * 33}", "line 3: a salt of another length"),
+        ("8,ada,1,", "line 3: a salt of another length"),
+        (f"7,ada,2,{'11' * 32}", "line 3: a salt of another length, or a place twice"),
+    ],
+)
+def test_the_line_that_is_no_opening_is_named(line: str, words: str) -> None:
+    with refusing(Reason.MALFORMED, words):
+        decode_openings(f"{HEADER}\n7,ada,1,{'00' * 32}\n{line}\n9,ada,1,{'00' * 32}\n")
+    for text in ("", "step,member,need,salt\n"):
+        with refusing(Reason.MALFORMED, f"the first line is not {HEADER}"):
+            decode_openings(text)

@@ -418,3 +418,59 @@ def test_an_output_without_energy_has_no_tokens_and_one_of_neither_is_none() -> 
     ):
         with refusing(Reason.NOT_AS_AGREED, words):
             judge(by, ACCOUNT, replace(whole, outputs=outputs))
+
+
+def test_the_first_wrong_output_is_named_and_not_those_that_are_right() -> None:
+    by = agreed()
+    whole = drafted(by)
+    ana, bob = whole.outputs
+    with refusing(Reason.NOT_AS_AGREED, "bob is given 1700 µWh and 4 tokens, by the agreement"):
+        judge(by, ACCOUNT, replace(whole, outputs=(ana, replace(bob, tokens=4))))
+    # Who is told the consumption finds what nobody else can.
+    by, honest = private()
+    unfair = replace(honest, outputs=more(honest.outputs, -1, 1))
+    judge(by, ACCOUNT, unfair)
+    with refusing(Reason.NOT_AS_AGREED, "ana is given 499"):
+        judge(by, ACCOUNT, unfair, NEEDS)
+
+
+def test_what_goes_in_comes_out() -> None:
+    by, whole = private()
+    for wrong in (
+        replace(whole, outputs=more(whole.outputs, 1, 0)),
+        replace(whole, losses_uwh=251),
+        replace(whole, fee_uwh=24),
+        replace(whole, surplus_uwh=0),
+        replace(whole, from_surplus_uwh=1),
+        replace(whole, inputs=whole.inputs[1:]),
+    ):
+        with refusing(Reason.WRONG_SUMS, "µWh go in and "):
+            judge(by, ACCOUNT, wrong)
+
+
+def test_everyone_s_consumption_is_committed_to_where_it_is_hidden_and_nowhere_else() -> None:
+    by, whole = private()
+    ana, bob = whole.commitments
+    for some in ((), (ana,), (bob, ana), (ana, ana), (ana, bob, bob)):
+        words = f"commitments to what {len(some)} of the members"
+        with refusing(Reason.NOT_AS_AGREED, words):
+            judge(by, ACCOUNT, replace(whole, commitments=some))
+    with refusing(Reason.NOT_AS_AGREED, "commitments to what 1 of"):
+        judge(agreed(), ACCOUNT, replace(drafted(agreed()), commitments=(ana,)))
+
+
+def test_surplus_does_not_grow_and_shrink_at_once() -> None:
+    by, whole = private()
+    after = judge(by, ACCOUNT, whole)
+    by, correction = private(after, ana=700)
+    both = replace(correction, surplus_uwh=1, from_surplus_uwh=201)
+    with refusing(Reason.NOT_AS_AGREED, "adds to the surplus, and takes from it"):
+        judge(by, after, both)
+
+
+def test_a_whole_names_what_the_first_of_its_parts_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part names the one before it."""
+    parts = split(large(monkeypatch, 111), PLANT)
+    chained = [replace(one, previous=bytes([at] * 32)) for at, one in enumerate(parts)]
+    assert join(chained).previous == bytes(32)
+    assert join(chained).sequence == PLANT.sequence

@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer.records import Agreement, Claim, Method
-from cryptometer.sharing import Outcome, apportion, entitlements, nothing, share, supplement
+from cryptometer.sharing import (
+    Outcome,
+    Round,
+    apportion,
+    entitlements,
+    nothing,
+    rounds,
+    share,
+    supplement,
+)
 from tests.core.strategies import examples
 from tests.peers import sharing_peer
 
@@ -282,6 +291,65 @@ def test_entitlements_are_the_rule_without_its_caps(case: Case) -> None:
     )
 
 
+# --- Round by round. -----------------------------------------------------------------------------
+
+
+def test_rounds_go_on_while_something_is_left_and_somebody_can_use_it() -> None:
+    terms = agreement(Method.KEYS, *keys(ana=1, bob=1, cleo=2), capped=True, times=3)
+    needs = {"ana": 100, "bob": 320, "cleo": 1_000}
+    first = Round(None, 0, 1, 1_200, ("ana", "bob", "cleo"), (1, 1, 2), (300, 300, 600),
+                  (100, 300, 600))  # fmt: skip
+    second = Round(None, 0, 2, 200, ("bob", "cleo"), (1, 2), (67, 133), (20, 133))
+    third = Round(None, 0, 3, 47, ("cleo",), (2,), (47,), (47,))
+    assert list(rounds(terms, {"roof": 1_200}, needs)) == [first, second, third]
+    twice = replace(terms, rounds=2)
+    assert list(rounds(twice, {"roof": 1_200}, needs)) == [first, second]
+    with pytest.raises(ValueError, match="consumption"):
+        list(rounds(terms, {"roof": 1_200}))
+    [alone] = rounds(terms, {"roof": 1_200}, without_caps=True)
+    assert alone == replace(first, given=first.parts)
+    assert entitlements(terms, {"roof": 1_200}) == {"ana": 300, "bob": 300, "cleo": 600}
+
+
+def test_in_proportion_to_consumption_a_round_weighs_what_is_still_lacking() -> None:
+    terms = agreement(
+        Method.PRO_RATA, claim("ana", producer="barn"), claim("ana", 1, 1), claim("bob", 1, 1),
+        times=2,
+    )  # fmt: skip
+    needs = {"ana": 50, "bob": 20}
+    assert list(rounds(terms, {"roof": 14, "barn": 40}, needs)) == [
+        Round("barn", 0, 1, 40, ("ana",), (50,), (40,), (40,)),
+        Round("roof", 1, 1, 14, ("ana", "bob"), (10, 20), (5, 9), (5, 9)),
+    ]
+    assert entitlements(terms, {"roof": 14, "barn": 40}, needs) == {"ana": 50, "bob": 4}
+
+
+def test_losses_and_fee_lessen_what_each_producer_s_claims_share() -> None:
+    terms = replace(
+        agreement(
+            Method.KEYS, claim("bob", 1, 1), claim("ana", 3, 2, "barn"), claim("ana", 1, 1, "barn"),
+            claim("ana", 1, 1), claim("cleo", 5, 0, "wind"),
+        ),
+        fee=Fraction(1, 10), are_losses_stated=True,
+    )  # fmt: skip
+    assert list(rounds(terms, {"roof": 30, "barn": 70}, losses_uwh=10)) == [
+        Round("barn", 1, 1, 56, ("ana", "bob"), (2, 1), (37, 19), (37, 19)),
+        Round("roof", 1, 1, 24, ("ana", "bob"), (1, 1), (12, 12), (12, 12)),
+    ]
+    assert entitlements(terms, {"roof": 30, "barn": 70}, losses_uwh=10) == {
+        "ana": 49, "bob": 31, "cleo": 0,
+    }  # fmt: skip
+
+
+def test_coefficients_are_the_weights_of_a_round() -> None:
+    terms = agreement(Method.COEFFICIENTS, claim("bob", 7), claim("ana", 9), claim("bob", 1, 1))
+    [only] = rounds(terms, {"roof": 100}, coefficients=(3, 1, 5))
+    assert only == Round(None, 0, 1, 100, ("ana", "bob"), (1, 3), (25, 75), (25, 75))
+    assert entitlements(terms, {"roof": 100}, coefficients=(3, 1, 5)) == {"ana": 25, "bob": 75}
+    [none] = rounds(terms, {"roof": 100}, coefficients=(0, 0, 5))
+    assert (none.priority, none.given) == (1, (100,))
+
+
 # --- Proportions. --------------------------------------------------------------------------------
 
 # Where all energy is shared in one pool and without rounds, more of it never means less for anyone,
@@ -439,6 +507,34 @@ def test_consumption_found_too_high_takes_nothing_back() -> None:
     assert supplement(before, whole, 0) == nothing(terms)
     later = share(terms, {"roof": 130}, {"ana": 20, "bob": 100})
     assert supplement(before, later, 30) == Outcome((0, 30), 0, 0, 0)
+
+
+def test_outcomes_add_up_part_by_part() -> None:
+    before, more = Outcome((1, 20), 300, 4_000, 50_000), Outcome((2, 1), 5, 7, 0, 600)
+    assert before.energy_uwh == 54_321
+    assert before.plus(more) == Outcome((3, 21), 305, 4_007, 49_400)
+    assert before.plus(Outcome((0, 0), 0, 0, 9)) == Outcome((1, 20), 300, 4_000, 50_009)
+
+
+def test_where_new_energy_is_not_enough_losses_come_first_then_the_fee_then_members() -> None:
+    before = Outcome((40, 50), 0, 0, 10)
+    whole = Outcome((50, 60), 8, 7, 0)
+    # 35 lack, 25 come: the surplus of 10 serves too.
+    assert supplement(before, whole, 25) == Outcome((10, 10), 8, 7, 0, 10)
+    poor = replace(before, given=(45, 55), surplus_uwh=0)
+    for new, more in (
+        (25, Outcome((5, 5), 8, 7, 0)),
+        (14, Outcome((0, 0), 8, 6, 0)),
+        (5, Outcome((0, 0), 5, 0, 0)),
+    ):
+        had = replace(poor, given=(45 + 25 - new, 55))
+        assert supplement(had, replace(whole, given=(50, 60)), new) == more
+
+
+def test_what_is_not_lacking_of_new_energy_is_surplus() -> None:
+    before = Outcome((50, 50), 10, 10, 5)
+    whole = Outcome((20, 53), 9, 12, 61)
+    assert supplement(before, whole, 30) == Outcome((0, 3), 0, 2, 25)
 
 
 def test_a_whole_that_is_not_what_was_and_what_came_is_refused() -> None:

@@ -9,6 +9,7 @@ from cryptometer.errors import Reason, Rejected
 from cryptometer.records import Bundle, Record
 from cryptometer.snapshot import Rows, decode_state, encode_common, encode_meter
 from gateway import answers
+from gateway.exports.displays import Seen, decode_seen, encode_seen
 from gateway.folder import import_file, read_import
 from gateway.node import whole_chain
 from tests.fuzz.scene import (
@@ -177,6 +178,19 @@ def _places() -> list[bytes]:
     return [b"m0/0", b"m0/1", records.decode(_published().leaf(5)).identity.hex().encode()]
 
 
+def _read_readings(data: bytes) -> None:
+    """What people read off displays, as it is kept."""
+    readings = decode_seen(text_of(data))
+    again = encode_seen(readings)
+    if decode_seen(again) != sorted(set(readings)):
+        raise FalseAcceptance("other readings once they are written again")
+
+
+def _readings() -> list[bytes]:
+    kept = [Seen("pv-roof", 1_710_000_000_000, 1_234_567, 1), Seen("shed", 0, 0, 1_000)]
+    return [encode_seen(kept).encode(), encode_seen([]).encode()]
+
+
 GATEWAY: tuple[Target, ...] = (
     Target(
         "door",
@@ -195,6 +209,13 @@ GATEWAY: tuple[Target, ...] = (
         _read_place,
         _places,
         (Rejected, answers.Absent),
+    ),
+    Target(
+        "readings",
+        ("gateway.exports.displays.decode_seen",),
+        _read_readings,
+        _readings,
+        BY_MESSAGE,
     ),
     Target("state", ("cryptometer.snapshot.decode_state",), _read_state, _rows),
     Target(

@@ -19,7 +19,7 @@ from cryptometer.community import encode_community
 from cryptometer.records import Method, Role
 from cryptometer.share_file import verify_share
 from cryptometer.steps import NS_PER_MS
-from gateway import exporting, openapi
+from gateway import exporting, openapi, reporting
 from gateway.access import SECRET_BYTES, Grant, Holder, digest_of, make_token
 from gateway.consumption import Person
 from gateway.history import allotments, gather
@@ -461,6 +461,17 @@ def test_files_are_those_that_the_commands_write(works: Works, members: Web) -> 
     assert had("files/report.html", "dso") == b"<p>as laid out</p>"
     for name in ("link", ".hidden", "..", "gateway.key", "nothing"):
         assert asked(members, f"/api/1/files/{name}", works.tokens["dso"]).status in (400, 404)
+
+
+def test_the_accuracy_report_is_that_of_the_command(works: Works, members: Web) -> None:
+    made = reporting.measure(works.folder, works.day, "UTC")
+    for suffix, text in (("html", made.html()), ("csv", made.csv()), ("json", made.json())):
+        path = f"/api/1/reports/accuracy.{suffix}?period={works.day}"
+        answer = asked(members, path, works.tokens["dso"])
+        assert (answer.status, answer.body) == (200, text.encode())
+        assert asked(members, path, works.tokens["ada"]).status == 403
+        refused = asked(members, f"{path}&zone=Mars", works.tokens["operator"])
+        assert (refused.status, "no time zone" in refused.problem) == (400, True)
 
 
 def test_the_private_store_is_only_read(works: Works, members: Web) -> None:

@@ -73,7 +73,7 @@ def test_a_display_that_is_entered_is_compared_from_then_on(
     said = gateway(*words, "--wh", str(wh)).stdout
     assert said == f"m1: {wh} Wh at 2024-03-09T16:32Z kept, in place of 7 Wh\n"
     assert [one.wh for one in read_seen(worked.folder)] == [wh]
-    assert worked.folder.readings.stat().st_mode & 0o777 == 0o600
+    assert worked.folder.readings.stat().st_mode & 0o777 == 0o644
     report(worked.path, tmp_path / "a.csv")
     lines = [line for line in (tmp_path / "a.csv").read_text().splitlines() if line[:1] != "#"]
     [row] = [row for row in csv.DictReader(lines) if row["kind"] == "display"]

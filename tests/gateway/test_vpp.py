@@ -284,6 +284,57 @@ def test_after_a_start_not_every_step_is_reckoned_anew_before_the_next_block(
     assert works.accounts == {"ada": 13 * 50_000, "bo": 50_000}
 
 
+@pytest.mark.parametrize(
+    ("rule", "damage"),
+    [
+        (Method.PRO_RATA, "UPDATE consumption SET energy_uwh = -1"),
+        (Method.PRO_RATA, "UPDATE consumption SET energy_uwh = 'much'"),
+        (Method.PRO_RATA, "UPDATE salts SET salt = x'00'"),
+        (Method.COEFFICIENTS, "UPDATE coefficients SET weight = -1"),
+        (Method.COEFFICIENTS, "UPDATE losses SET energy_uwh = -1"),
+    ],
+)
+def test_a_private_store_that_holds_no_such_fact_holds_up_the_energy_and_no_block(
+    tmp_path: Path, rule: Method, damage: str
+) -> None:
+    with closing(PrivateStore(tmp_path / "private.db")) as private:
+        works = Works(facts=private, method=rule, are_losses_stated=True)
+        step = works.site.next_step
+        for name in MEMBERS:
+            private.put(name, {step: 5}, "file:a", 1)
+            private.salt(name, step)
+        private.put_losses({step: 1})
+        private.put_coefficients({step: {("", name): 1 for name in MEMBERS}})
+        private._connection.execute(damage)
+        works.site.run([8])
+        assert works.distributions() == []
+        assert works.site.node.state.balance.waiting == 16 * PULSE_UWH
+
+
+def test_what_everyone_sets_aside_is_not_made_again_in_each_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    works = Works()
+    site = works.site
+    step = site.next_step
+
+    def wrong(*of: Any, **facts: Any) -> Distribution | None:
+        whole = draft(*of, **facts)
+        return whole and replace(whole, outputs=whole.outputs[::-1])
+
+    with monkeypatch.context() as patched:
+        patched.setattr("gateway.vpp.draft", wrong)
+        site.run([3])
+        for _ in range(6):
+            site.seal()
+    assert 1 <= len(works.distributions()) <= 2
+    assert site.node.state.balance.waiting == 6 * PULSE_UWH
+    works.facts.learn(step)
+    site.seal()
+    assert works.distributions()[-1][1] == ""
+    assert site.node.state.balance.waiting == 0
+
+
 def test_facts_that_cannot_be_read_hold_up_the_energy_and_no_block() -> None:
     works = Works(method=Method.PRO_RATA)
     site = works.site

@@ -97,10 +97,13 @@ GATEWAY_POINTS = (
 )
 
 
+# Of what members consume: tried in test_private_path.
+PRIVATE_POINTS = (Point.PRIVATE_COMMIT, Point.PRIVATE_COMMITTED)
+
+
 def test_the_lists_name_every_point() -> None:
-    assert {*ENROL_POINTS, *DEVICE_POINTS, *GUARD_POINTS, *KEY_POINTS, *GATEWAY_POINTS} == set(
-        Point
-    )
+    gateways = {*GATEWAY_POINTS, *PRIVATE_POINTS}
+    assert {*ENROL_POINTS, *DEVICE_POINTS, *GUARD_POINTS, *KEY_POINTS, *gateways} == set(Point)
 
 
 def crashes(plant: Plant, child: Child, what: str) -> None:
