@@ -141,6 +141,10 @@ def _reading(arguments: argparse.Namespace) -> int:
         raise ConfigurationError(
             f"no meter {new.meter!r:.80} is registered; there are: {known:.1000}"
         )
+    if meters[new.meter].is_private:
+        raise ConfigurationError(
+            f"{new.meter} tells what a member consumes: the ledger has nothing to compare it with"
+        )
     kept = {(one.meter, one.at_ms): one for one in read_seen(folder)}
     before = kept.get((new.meter, new.at_ms))
     kept[new.meter, new.at_ms] = new

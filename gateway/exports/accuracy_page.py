@@ -65,7 +65,8 @@ svg text{font:11px system-ui,sans-serif;fill:var(--soft)}
 .wrong{stroke:var(--wrong);stroke-width:2;fill:none}
 @media print{html{font-size:11px}body{max-width:none;padding:0;font-size:1rem}
 .wide{overflow:visible}svg{min-width:0}
-table{font-size:8px}th,td{padding:.05rem .25rem;white-space:normal}h2.meter{break-before:page}
+table{font-size:8px}th,td{padding:.05rem .25rem;white-space:normal}
+td:first-child{white-space:nowrap}h2.meter{break-before:page}
 tr,svg,.said{break-inside:avoid}thead{display:table-header-group}
 *{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
 """
@@ -262,7 +263,8 @@ def _facts(meter: MeterReport, summary: Summary, places: dict[int, LocalStep]) -
         clocks += f"; worst error bound {summary.worst_ms} ms, {_when(summary.worst_step, places)}"
     facts.append(("clock", clocks or "nothing was heard"))
     marks = ", ".join(
-        f"{mark_name(code)} {amount} in {steps} steps" for code, steps, amount in summary.marks
+        f"{mark_name(code)} {amount} in {steps} step{'' if steps == 1 else 's'}"
+        for code, steps, amount in summary.marks
     )
     facts.append(("marks", marks or "none"))
     aside = ", ".join(

@@ -397,9 +397,11 @@ class Measuring:
         return meter.in_force(step) or meter.terms[0]
 
     def _expect(self, before: State, step: int) -> None:
-        """Who could have been heard in a step has a row, even if nobody heard him."""
+        """Who could have been heard in a step has a row, even if nobody heard him. Of meters that
+        tell what members consume nothing stands in a ledger."""
         for name, meter in before.meters.items():
-            if meter.terms[-1].valid_to is None and meter.terms[0].from_step <= step:
+            is_silent = meter.is_private or meter.terms[-1].valid_to is not None
+            if not is_silent and meter.terms[0].from_step <= step:
                 self._open(name, step)
 
     def _open(self, meter: str, step: int) -> _Open:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer.block import Verdict
-from cryptometer.records import Batch, Mark, Reading, StepClose
+from cryptometer.records import Batch, Mark, Reading, Role, StepClose, Use
 from cryptometer.steps import ClockState
 from gateway.exports.accuracy_words import is_good, sentences
 from gateway.exports.measured import Aside, Measured, MeterReport, StepState, summarise
@@ -149,8 +149,6 @@ def test_steps_without_a_block_are_no_silence(village: tuple[Village, range]) ->
 
 
 def test_a_revoked_meter_is_not_waited_for() -> None:
-    from cryptometer.records import Role
-
     village = Village(meters=2)
     village.run([1], [2])
     village.govern(village.authority.revoke(Role.METER, "m1"))
@@ -160,6 +158,16 @@ def test_a_revoked_meter_is_not_waited_for() -> None:
     village.block()
     measured = measure(village, range(first, first + 1))
     assert [meter.name for meter in measured.meters] == ["m0"]
+
+
+def test_a_meter_of_consumption_stands_in_no_ledger_and_has_no_row() -> None:
+    village = Village(meters=1)
+    village.add_meter("flat", use=Use.CONSUMPTION)
+    village.block()
+    first = village.next_step
+    village.send(village.device.run_start(first), *village.device.step(first, 3))
+    village.block()
+    assert [one.name for one in measure(village, range(first, first + 1)).meters] == ["m0"]
 
 
 # --- The same numbers, reckoned from the leaves in another way. ---
