@@ -14,13 +14,15 @@ from cryptometer.block import Proposal, apply_leaves
 from cryptometer.errors import Reason
 from cryptometer.records import Batch, ChainRecord, Claim, Method, Record, Role, Stop, Use
 from cryptometer.steps import NS_PER_MS, step_start_ms
+from gateway.backup import backup, restore
+from gateway.folder import open_folder
 from gateway.memory_store import MemoryStore
 from gateway.private_chains import Binding, PrivateChains
 from gateway.private_path import Advance, Governed
 from gateway.store import Changes, Refusal, StoreFailed
 from tests.core.community import DETAILS, FIRST_STEP, PULSE_UWH, STEP_S, Device
 from tests.core.refusing import refusing
-from tests.gateway.kit import GRACE_MS, Site, acknowledgements
+from tests.gateway.kit import GRACE_MS, Premises, Site, acknowledgements
 from tests.keys import signer
 
 CONSUMER = replace(DETAILS, use=Use.CONSUMPTION)
@@ -566,3 +568,47 @@ def test_whatever_commit_the_power_cuts_it_comes_to_the_same(
         assert cut.work() == expected, f"cut at commit {at}"
         assert cut.restarts == 1
         assert cut.site.store.epoch >= 2
+
+
+def test_after_a_restore_a_meter_for_consumption_sends_again_from_where_the_backup_stands(
+    tmp_path: Path,
+) -> None:
+    premises = Premises(tmp_path / "gateway")
+    consumer = premises.authority.register(Role.METER, "c0", signer(50).public, CONSUMER)
+    premises.chain.append(consumer)
+    premises.enrol()
+    device = Device(premises.id, "c0", signer(50), consumer)
+    folder = premises.folder
+    with (
+        closing(folder.open_store()) as store,
+        closing(PrivateChains(folder.private)) as chains,
+    ):
+        site = premises.site(store)
+        site.chains = chains
+        site.start()
+        site.found()
+        chains.bind("c0", "ada", 0, NOW_MS)
+        step = site.next_step
+        sent = [device.run_start(step), *device.step(step, 3)]
+        site.send(*sent)
+        site.seal()
+        backup(folder, tmp_path / "backup.tar.gz")
+        lost = device.step(site.next_step, 4)
+        site.send(*lost)
+        site.seal()
+    restore(tmp_path / "backup.tar.gz", tmp_path / "anew", folder.ledger)
+    anew = open_folder(tmp_path / "anew")
+    with closing(anew.open_store()) as store, closing(PrivateChains(anew.private)) as chains:
+        again = premises.site(store, anew)
+        again.chains, again.clock = chains, site.clock
+        words = acknowledgements(again.start(), again.key)
+        assert (words["c0"].sequence, words["c0"].register) == (3, 3)
+        assert words["c0"].epoch > 1
+        again.send(*sent, *lost)
+        again.clock.advance(GRACE_MS * NS_PER_MS)
+        again.seal()
+        assert [dict(chains.of(step + at)) for at in range(2)] == [
+            {"ada": 3 * PULSE_UWH},
+            {"ada": 4 * PULSE_UWH},
+        ]
+        assert again.store.refusals() == []
