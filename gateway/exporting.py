@@ -511,7 +511,7 @@ def read_toml(path: Path) -> dict[str, object]:
         return tomllib.loads(path.read_text())
     except MISPLACED as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(f"{path} is not TOML: {error}") from None
 
 

@@ -1,5 +1,6 @@
 """The table of all that reads bytes or text from outside or from disk."""
 
+from tests.fuzz.api import API
 from tests.fuzz.believed import BELIEVED
 from tests.fuzz.board import BOARD
 from tests.fuzz.commands import COMMANDS
@@ -22,6 +23,7 @@ TARGETS: tuple[Target, ...] = (
     *COMMANDS,
     *CURVES,
     *SHARES,
+    *API,
     *MODBUS,
     *CUSTOMER_PORTS,
     *DLMS,

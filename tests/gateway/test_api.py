@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -341,6 +342,66 @@ def test_one_token_has_so_many_questions_at_once_and_no_more(works: Works) -> No
     with web._turn(grant):
         pass
     assert not web._asking
+
+
+def test_no_question_that_anybody_thinks_of_is_a_fault_of_ours(
+    works: Works, web: Web, members: Web
+) -> None:
+    """Questions put together from what the paths know and what they do not."""
+    random = Random(11)
+    parts = [
+        *(
+            "members",
+            "ada",
+            "bo",
+            "meter",
+            "consumption",
+            "steps",
+            str(works.first),
+            "share",
+            "why",
+        ),
+        *("exports", "virtual-meter.csv", "load-curve.csv", "coefficients-es.txt", "meters", "m0"),
+        *("files", "report.html", "me", "-1", "..", "%2e%2e", "%00", "%ff", "~", "9" * 30, ""),
+    ]
+    queries = [
+        *(
+            "from=0",
+            f"to={works.newest}",
+            "from=99999999999",
+            "period=2024-03",
+            "period=2024-02-30",
+        ),
+        *(
+            "period=0000-00",
+            "period=9999-12",
+            "period=2024-03-09",
+            "zone=Europe/Paris",
+            "zone=../x",
+        ),
+        *("zone=/etc/passwd", "zone=Pacific/Apia", "form=local"),
+        *(
+            "missing=alike",
+            "first_hour=0",
+            "hour_digits=4",
+            "newest=1",
+            "step=1",
+            "%ff=%ff",
+            "=",
+            "&",
+            "a" * 500,
+        ),
+    ]
+    tokens = [works.tokens["operator"], works.tokens["ada"], "none"]
+    for _ in range(200):
+        path = "/api/1/" + "/".join(random.choices(parts, k=random.randint(1, 5)))
+        if random.random() < 0.5:
+            path = works.path_of(random.choice(MEMBERS)).partition("?")[0]
+        question = "&".join(random.choices(queries, k=random.randint(0, 3)))
+        side = random.choice([web, members, members])
+        answer = asked(side, f"{path}?{question}", random.choice(tokens))
+        assert answer.status in (200, 307, 400, 401, 403, 404), (path, question, answer)
+        assert b"PRIVATE" not in answer.body
 
 
 # --- What a member is told. ----------------------------------------------------------------------
