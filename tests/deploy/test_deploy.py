@@ -14,6 +14,9 @@ from cryptometer.load_curve import GENERIC, read_template
 from cryptometer.settings import read_settings
 from firmware.comparing import without_ratio
 from firmware.config import read_config
+from gateway.config import read_config as read_gateway_config
+from gateway.exporting import read_points
+from gateway.exports.spain import check_cups
 from gateway.folder import initialise, open_folder
 from hal.drivers import Buses, index_settings, open_compared, open_index
 from hal.gpio_line import GpioSettings
@@ -113,6 +116,16 @@ def test_only_the_members_side_is_given_what_is_a_members() -> None:
         is_members = unit.stem == "cryptometer-gateway-members"
         assert ("cryptometer-members" in text) is is_members
         assert ("serve --members" in text) is is_members
+
+
+def test_the_examples_for_serving_members_are_valid() -> None:
+    text = (DEPLOY / "examples" / "gateway.toml").read_text()
+    config = read_gateway_config(tomllib.loads(text))
+    defaults = read_gateway_config({})
+    assert (config.web, config.members.port) == (defaults.web, defaults.members.port)
+    points = read_points(DEPLOY / "examples" / config.members.points)
+    for cups in points.values():
+        check_cups(cups)
 
 
 def _examples(text: str) -> list[dict[str, object]]:

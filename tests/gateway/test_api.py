@@ -31,6 +31,7 @@ from gateway.web import Web as PublicWeb
 from tests.commands.outsider import called
 from tests.core.community import FIRST_STEP, PULSE_UWH, STEP_S
 from tests.gateway.kit import Premises
+from tests.gateway.test_main import gateway
 from tests.gateway.test_serve import Answer, Web, serving
 from tests.keys import signer
 from tests.test_peers import ask
@@ -350,47 +351,17 @@ def test_no_question_that_anybody_thinks_of_is_a_fault_of_ours(
     """Questions put together from what the paths know and what they do not."""
     random = Random(11)
     parts = [
-        *(
-            "members",
-            "ada",
-            "bo",
-            "meter",
-            "consumption",
-            "steps",
-            str(works.first),
-            "share",
-            "why",
-        ),
-        *("exports", "virtual-meter.csv", "load-curve.csv", "coefficients-es.txt", "meters", "m0"),
-        *("files", "report.html", "me", "-1", "..", "%2e%2e", "%00", "%ff", "~", "9" * 30, ""),
+        *("members", "ada", "bo", "meter", "consumption", "steps", str(works.first)),
+        *("share", "why", "exports", "virtual-meter.csv", "load-curve.csv", "meters"),
+        *("coefficients-es.txt", "m0", "files", "report.html", "me", "-1", "..", "%2e%2e"),
+        *("%00", "%ff", "~", "9" * 30, ""),
     ]
     queries = [
-        *(
-            "from=0",
-            f"to={works.newest}",
-            "from=99999999999",
-            "period=2024-03",
-            "period=2024-02-30",
-        ),
-        *(
-            "period=0000-00",
-            "period=9999-12",
-            "period=2024-03-09",
-            "zone=Europe/Paris",
-            "zone=../x",
-        ),
-        *("zone=/etc/passwd", "zone=Pacific/Apia", "form=local"),
-        *(
-            "missing=alike",
-            "first_hour=0",
-            "hour_digits=4",
-            "newest=1",
-            "step=1",
-            "%ff=%ff",
-            "=",
-            "&",
-            "a" * 500,
-        ),
+        *("from=0", f"to={works.newest}", "from=99999999999", "period=2024-03"),
+        *("period=2024-02-30", "period=0000-00", "period=9999-12", "period=2024-03-09"),
+        *("zone=Europe/Paris", "zone=../x", "zone=/etc/passwd", "zone=Pacific/Apia"),
+        *("form=local", "missing=alike", "first_hour=0", "hour_digits=4", "newest=1"),
+        *("step=1", "%ff=%ff", "=", "&", "a" * 500),
     ]
     tokens = [works.tokens["operator"], works.tokens["ada"], "none"]
     for _ in range(200):
@@ -478,13 +449,12 @@ def test_a_share_proves_itself_and_why_is_told_to_whom_it_concerns(
 def test_files_are_those_that_the_commands_write(works: Works, members: Web) -> None:
     def written(*words: str) -> bytes:
         out = works.folder.path / "out"
-        line = ["export", *words, "--zone", "UTC", "--out", str(out), "--config"]
-        done = subprocess.run(
-            [sys.executable, "-m", "gateway.main", *line, str(works.folder.path)],
-            cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        ran("export", *words, "--zone", "UTC", "--out", str(out))
         return out.read_bytes()
+
+    def ran(*words: str) -> None:
+        done = gateway(*words, "--config", works.folder.path)
+        assert done.returncode == 0, done.stderr
 
     def had(path: str, whose: str = "operator") -> bytes:
         answer = asked(members, f"/api/1/{path}", works.tokens[whose])
