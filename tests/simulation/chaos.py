@@ -484,10 +484,10 @@ class Days:
         site, draw = self.site, self.books.draw
         plant = self.watch.state.plant("vpp")
         spent, got = Input(draw.randbytes(32), 10**6, 0), Output("zoe", 10**6, 0)
-        step, key = true_step(site.now_ns), draw.choice((signer(99), site.vpp_key))
+        step = true_step(site.now_ns)
         place = ("vpp", plant.sequence, plant.previous, step, 0, Part(1, 1), draw.randbytes(32))
         body = Distribution(*place, (spent,), (got,), 0, 0, 0, 0, (), ())
-        return records.seal(body, site.id, key)
+        return records.seal(body, site.id, draw.choice((signer(99), site.vpp_key)))
 
     def tell_lies(self) -> None:
         """Strangers speak to a board: refused, counted, and nothing changes."""

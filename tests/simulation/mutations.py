@@ -537,7 +537,7 @@ MUTATIONS = (
         "what was dropped and the card still holds is not signed anew",
         "D",
         dropped_and_not_signed_anew,
-        30_036,
+        30_039,
         70,
         None,
     ),

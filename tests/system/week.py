@@ -2,7 +2,7 @@
 processes: broker, board, gateway with its virtual power plant. Members' consumption is imported,
 half of it days late; every watt-hour of the plant ends at a member, by the registered rule.
 
-    python -m tests.system.week [--hours 168] [--speed 2400]
+    python -m tests.system.week [--hours 168] [--speed 2400] [--members 18]
 
 The meter gives the pulses of an hour within half of it: the published powers are hourly means, and
 so each pulse has a machine's long moment to be read in its own hour.
@@ -80,11 +80,12 @@ class Published:
         return min(self.produced_wh[hour], sum(used[hour] for used in self.consumed_wh.values()))
 
 
-def read_published(hours: int) -> Published:
-    """Reads the first hours of the published week."""
+def read_published(hours: int, members_max: int | None = None) -> Published:
+    """Reads the first hours of the published week, of so many of its consumers."""
     rows = (CAPTURES / "series" / SERIES).read_text().splitlines()[: hours + 1]
     cells = list(csv.DictReader(rows))
     members = [name.removeprefix("c_") for name in cells[0] if name.startswith("c_")]
+    members = members[:members_max]
     return Published(
         datetime.fromisoformat(cells[0]["utc"]),
         [max(0, int(row["pv_w"])) for row in cells],
@@ -234,13 +235,16 @@ class Week(Plant):
         )
 
 
-def live(folder: Path, hours: int, speed: int) -> Shared:
+def live(folder: Path, hours: int, speed: int, members_max: int | None = None) -> Shared:
     """Runs the first hours of the week; checks every step of it.
+
+    Args:
+        members_max: so many consumers; all of them always consume more than the plant gives.
 
     Raises:
         AssertionError: something is not as it was published.
     """
-    published = read_published(hours)
+    published = read_published(hours, members_max)
     with Week(folder, published, speed) as week:
         known = max(1, hours // 2)
         week.start_meter()
@@ -335,10 +339,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hours", type=int, default=HOURS, help="of the published week")
     parser.add_argument("--speed", type=int, default=SPEED, help="how much faster it passes")
+    parser.add_argument("--members", type=int, help="of the published consumers (all)")
     arguments = parser.parse_args()
     begin = time.monotonic()
     with TemporaryDirectory(prefix="cryptometer-week-") as folder:
-        shared = live(Path(folder), arguments.hours, arguments.speed)
+        shared = live(Path(folder), arguments.hours, arguments.speed, arguments.members)
     print(
         f"{arguments.hours} hours, {shared.blocks} blocks:"
         f" {shared.allotted_uwh / UWH_PER_WH:.0f} Wh allotted as published, each hour the lesser of"
