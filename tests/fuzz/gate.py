@@ -217,7 +217,12 @@ GATEWAY: tuple[Target, ...] = (
         _readings,
         BY_MESSAGE,
     ),
-    Target("state", ("cryptometer.snapshot.decode_state",), _read_state, _rows),
+    Target(
+        "state",
+        ("cryptometer.snapshot.decode_state", "cryptometer.snapshot.decode_meter"),
+        _read_state,
+        _rows,
+    ),
     Target(
         "import",
         ("gateway.folder.import_file", "gateway.folder.read_import"),
