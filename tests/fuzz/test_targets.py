@@ -43,8 +43,6 @@ _NO_DECODERS = {
     "cryptometer.commands.sources.read_text": "text as it is",
     "firmware.folder.read_enrolment": "enrolment reads what it brings",
     "gateway.answers.open_site": "checkpoint reads what it brings",
-    "gateway.exporting.read_points": "TOML, whose values are text or refused",
-    "gateway.exporting.read_toml": "TOML by the library, or refused",
     "gateway.folder.open_folder": "settings reads what it brings",
     "gateway.reporting.read_seen": "readings reads what it brings",
     "gateway.folder.read_community": "records the door of import has let in",
