@@ -516,6 +516,15 @@ def test_outcomes_add_up_part_by_part() -> None:
     assert before.plus(Outcome((0, 0), 0, 0, 9)) == Outcome((1, 20), 300, 4_000, 50_009)
 
 
+def test_outcomes_of_other_members_have_nothing_to_do_with_each_other() -> None:
+    two, one = Outcome((2, 3), 0, 0, 0), Outcome((5,), 0, 0, 0)
+    for before, after in ((one, two), (two, one)):
+        with pytest.raises(ValueError, match="zip"):
+            before.plus(after)
+        with pytest.raises(ValueError, match="zip"):
+            supplement(before, after, 0)
+
+
 def test_where_new_energy_is_not_enough_losses_come_first_then_the_fee_then_members() -> None:
     before = Outcome((40, 50), 0, 0, 10)
     whole = Outcome((50, 60), 8, 7, 0)
