@@ -9,6 +9,7 @@ from fractions import Fraction
 
 from cryptometer.metrology import kwh, number
 from cryptometer.records import Agreement, Method
+from cryptometer.share_file import Share
 from cryptometer.sharing import Outcome, Round, entitlements, rounds, share
 
 _BY = {
@@ -71,6 +72,20 @@ def explain(
     found = rounds(agreement, energy, needs, coefficients, losses_uwh)
     rule = whole.given[agreement.members.index(member)]
     return lines + list(_recomputed(agreement, member, list(found), rule, got))
+
+
+def explain_share(share: Share, needs: Mapping[str, int] | None) -> list[str]:
+    """As `explain`, of a share that was verified."""
+    agreement = share.agreement
+    return explain(
+        agreement,
+        share.member,
+        share.settlement.outcome(agreement),
+        {one.meter: one.energy_uwh for one in share.settlement.brought},
+        needs,
+        share.given[-1].whole.coefficients,
+        share.settlement.losses_uwh if agreement.are_losses_stated else None,
+    )
 
 
 def _produced(energy: Mapping[str, int]) -> Iterator[str]:

@@ -294,7 +294,7 @@ def _efficiency(text: str) -> Fraction:
 def _storage(arguments: argparse.Namespace) -> int:
     folder = open_folder(arguments.config)
     zone, days = zone_named(arguments.zone), days_of(arguments.period)
-    community = _community(folder)
+    community = community_of(folder)
     with _known_needs(folder) as needs:
         report, book = go_through(
             DiskTree(folder.ledger).read,
@@ -302,9 +302,9 @@ def _storage(arguments: argparse.Namespace) -> int:
             lambda: StorageBook(arguments.member, arguments.meter, arguments.efficiency, needs),
         )
     check_meter(report.state, arguments.meter)
-    steps = _steps(days, community.parameters.step_s, zone)
+    steps = steps_of(days, community.parameters.step_s, zone)
     book.movements = [one for one in book.movements if one.step in steps]
-    return _write(arguments.out, storage_csv(book, _source(community, report)), _OURS)
+    return _write(arguments.out, storage_csv(book, source_of(community, report)), _OURS)
 
 
 @contextmanager
@@ -363,29 +363,32 @@ def gather(folder: Folder, period: str, zone_name: str, *, with_consumption: boo
         Rejected: the ledger does not hold.
     """
     zone, days = zone_named(zone_name), days_of(period)
-    community = _community(folder)
-    steps = _steps(days, community.parameters.step_s, zone)
+    community = community_of(folder)
+    steps = steps_of(days, community.parameters.step_s, zone)
     serials = _serials(community)
     report, gathered = go_through(
         DiskTree(folder.ledger).read, community, lambda: Gathered(steps, serials)
     )
     consumption = _consumption(folder, steps) if with_consumption else {}
     allotments = list(gathered.allotments(report.state, consumption))
-    return Asked(days, zone, _source(community, report), report.state, gathered, allotments)
+    return Asked(days, zone, source_of(community, report), report.state, gathered, allotments)
 
 
-def _community(folder: Folder) -> Community:
+def community_of(folder: Folder) -> Community:
+    """The community whose ledger a gateway's folder holds."""
     with closing(folder.open_store(read_only=True)) as store:
         return read_community(store)
 
 
-def _steps(days: tuple[date, date], step_s: int, zone: tzinfo) -> range:
+def steps_of(days: tuple[date, date], step_s: int, zone: tzinfo) -> range:
+    """The steps of local days, from the first to before the last."""
     return range(
         steps_of_day(days[0], step_s, zone).start, steps_of_day(days[1], step_s, zone).start
     )
 
 
-def _source(community: Community, report: audit.Report) -> Source:
+def source_of(community: Community, report: audit.Report) -> Source:
+    """What a file names that was made from a ledger just gone through."""
     parameters = community.parameters
     return Source(
         community.id, parameters.name, report.checkpoint, report.state.step, parameters.step_s

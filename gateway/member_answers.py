@@ -4,7 +4,7 @@ of decimal digits, in µWh, and null where nothing is known: a "0" was measured 
 from collections.abc import Iterable, Mapping, Sequence
 
 from cryptometer.community import Community
-from cryptometer.explaining import explain
+from cryptometer.explaining import explain_share
 from cryptometer.readable import utc
 from cryptometer.settlement import Openings, opened_needs
 from cryptometer.share_file import Share
@@ -125,15 +125,7 @@ def why(share: Share, community: Community, openings: Openings) -> dict[str, Jso
         needs = {share.member: share.used_uwh}
     if openings and newest.commitments:
         needs = opened_needs(openings, community.id, newest) or needs
-    lines = explain(
-        agreement,
-        share.member,
-        share.settlement.outcome(agreement),
-        {one.meter: one.energy_uwh for one in share.settlement.brought},
-        needs,
-        newest.coefficients,
-        share.settlement.losses_uwh if agreement.are_losses_stated else None,
-    )
+    lines = explain_share(share, needs)
     known = needs or {}
     return {
         "member": share.member,

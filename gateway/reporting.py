@@ -10,17 +10,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptometer.errors import ConfigurationError
-from cryptometer.local_calendar import steps_of_day
 from cryptometer.readable import utc
 from cryptometer.steps import NS_PER_MS, NS_PER_S
-from gateway.exporting import add_common, days_of, go_through
+from gateway.exporting import (
+    add_common,
+    community_of,
+    days_of,
+    go_through,
+    source_of,
+    steps_of,
+)
 from gateway.exports.accuracy_page import Period, accuracy_html
 from gateway.exports.accuracy_table import accuracy_csv, accuracy_json
 from gateway.exports.accuracy_words import sentences
 from gateway.exports.displays import Seen, check_seen, decode_seen, encode_seen
 from gateway.exports.measured import Measured, Measuring
 from gateway.exports.source import Source
-from gateway.folder import Folder, open_folder, read_community
+from gateway.folder import Folder, open_folder
 from hal.files import DiskTree, put_file, read_file
 from hal.zone import zone_named
 
@@ -99,20 +105,16 @@ def measure(folder: Folder, period: str, zone_name: str) -> Asked:
         Rejected: the ledger does not hold.
     """
     days, zone = days_of(period), zone_named(zone_name)
-    with closing(folder.open_store(read_only=True)) as store:
-        community = read_community(store)
+    community = community_of(folder)
     step_s = community.parameters.step_s
-    steps = range(
-        steps_of_day(days[0], step_s, zone).start, steps_of_day(days[1], step_s, zone).start
-    )
+    steps = steps_of(days, step_s, zone)
     seen = read_seen(folder)
     found, measuring = go_through(
         DiskTree(folder.ledger).read, community, lambda: Measuring(steps, step_s, seen)
     )
-    source = Source(
-        community.id, community.parameters.name, found.checkpoint, found.state.step, step_s
+    return Asked(
+        measuring.finish(), source_of(community, found), Period(period, zone_name, zone, days)
     )
-    return Asked(measuring.finish(), source, Period(period, zone_name, zone, days))
 
 
 def _accuracy(arguments: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from cryptometer.community import Community
 from cryptometer.errors import ConfigurationError
-from cryptometer.explaining import explain
+from cryptometer.explaining import explain_share
 from cryptometer.metrology import kwh
 from cryptometer.readable import utc
 from cryptometer.settlement import Settlement
@@ -62,19 +62,11 @@ def _waits(state: State, settlement: Settlement, member: str, facts: Facts | Non
 
 
 def _explained(share: Share, facts: Facts | None) -> Iterator[str]:
-    agreement, newest = share.agreement, share.given[-1].whole
+    agreement = share.agreement
     if len(share.given) > 1:
         yield f"It was shared in {len(share.given)} distributions, one behind another."
     needs = None
     if agreement.needs_consumption and facts is not None:
         used = facts.of(share.step)
         needs = {name: used[name] for name in agreement.members if name in used}
-    yield from explain(
-        agreement,
-        share.member,
-        share.settlement.outcome(agreement),
-        {one.meter: one.energy_uwh for one in share.settlement.brought},
-        needs,
-        newest.coefficients,
-        share.settlement.losses_uwh if agreement.are_losses_stated else None,
-    )
+    yield from explain_share(share, needs)

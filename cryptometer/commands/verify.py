@@ -9,7 +9,7 @@ from cryptometer.commands.audit import add_community
 from cryptometer.commands.sources import read_community, read_file
 from cryptometer.community import Community
 from cryptometer.errors import Rejected
-from cryptometer.explaining import explain
+from cryptometer.explaining import explain_share
 from cryptometer.metrology import kwh
 from cryptometer.proof import verify_proof
 from cryptometer.readable import describe_record, printable, utc
@@ -68,14 +68,8 @@ def describe_share(share: Share, community: Community) -> list[str]:
     ]
     for given in share.given:
         lines += ["", *_way(given, share)]
-    named = {one.meter: one.energy_uwh for one in share.settlement.brought}
     used = None if share.used_uwh is None else {share.member: share.used_uwh}
-    newest = share.given[-1].whole
-    agreement = share.agreement
-    losses = share.settlement.losses_uwh if agreement.are_losses_stated else None
-    outcome = share.settlement.outcome(agreement)
-    why = explain(agreement, share.member, outcome, named, used, newest.coefficients, losses)
-    lines += ["", *why, ""]
+    lines += ["", *explain_share(share, used), ""]
     lines.append(
         "proven: the energy comes from the signed counts of these meters, each distribution gives"
         " out what goes in, and all of it stands in the ledger of"
