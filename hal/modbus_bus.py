@@ -4,8 +4,8 @@ Each bus has a thread, which asks its meters in turn: the one that has waited lo
 and one that is silent is asked more and more rarely, so that it takes no time from the others.
 
 A meter is only believed after it has said its number and its model. On RTU an answer may come after
-its question was given up: then a question of another length is asked first (`MeterMap.probe`), and
-once that is answered, a meter that answers in order has nothing left to give late.
+its question was given up: then others are asked first (`MeterMap.probes`), until a meter that
+answers in order has nothing else left to give late (`hal.index.modbus_owed`).
 """
 
 import asyncio
@@ -32,6 +32,7 @@ from hal.index.modbus_map import (
     is_expected,
     read_constant,
 )
+from hal.index.modbus_owed import Owed
 from hal.index.reading import Parity, Reading, Refusal, Refused, Remembering
 from hal.modbus_line import Answer, BusLine, Framing, ModbusLine
 from hal.modbus_maps import load_map
@@ -161,7 +162,7 @@ class ModbusMeter:
         self.serial = ""  # empty: not asked yet
         self.model = ""
         self.names_due_ns = 0
-        self.is_behind = True  # an answer of an earlier question may still come
+        self.owed = Owed().with_asked(meter_map.index[0])  # by whoever asked before
 
     def fileno(self) -> int:
         return self._wake
@@ -185,8 +186,10 @@ class ModbusMeter:
         os.close(self._wake)
 
     def forget(self) -> None:
-        """On a new connection it may be another meter, and nothing is behind on it or all is."""
-        self.serial, self.model, self.names_due_ns, self.is_behind = "", "", 0, True
+        """On a new connection it may be another meter; and who asked before may have been given up
+        with any question, the one for the index among them."""
+        self.serial, self.model, self.names_due_ns = "", "", 0
+        self.owed = self.owed.with_asked(self.map.index[0])
 
     def say(self, outcome: Reading | Refusal) -> None:
         """Hands over what a question brought. Called by the bus, in its thread."""
@@ -378,21 +381,22 @@ class _Bus:
     async def _settle(self, line: ModbusLine, meter: ModbusMeter) -> Refusal | None:
         """Makes sure that the next answer is that of the next question, and of whom; why not."""
         meter_map = meter.map
-        probed: Answer | None = None
-        if meter.is_behind and self.line.is_rtu:
-            probed = await self._ask(line, meter, meter_map.probe)
-            if probed.refusal is not None and probed.refusal.reason is not Refused.METER_ERROR:
-                return probed.refusal
-        meter.is_behind = False
+        probed: dict[Question, Answer] = {}
+        # Each answer takes at least one question from what is owed, and adds none but probes.
+        while self.line.is_rtu and not meter.owed.is_at_most(meter_map.probes):
+            probe = meter.owed.next_of(meter_map.probes)
+            answer = probed[probe] = await self._ask(line, meter, probe)
+            if answer.refusal is not None and answer.refusal.reason is not Refused.METER_ERROR:
+                return answer.refusal
         if time.monotonic_ns() < meter.names_due_ns:
             return None
         for name, is_model in ((meter_map.serial, False), (meter_map.model, True)):
             if name is None or (is_model and meter.model and meter.serial):
                 continue
-            if probed is None or name.question != meter_map.probe:
-                answer = await self._ask(line, meter, name.question)
+            if name.question in probed:
+                answer = probed[name.question]
             else:
-                answer = probed
+                answer = await self._ask(line, meter, name.question)
             text = _name_in(answer, meter, name)
             if isinstance(text, Refusal):
                 return text
@@ -405,10 +409,15 @@ class _Bus:
 
     async def _ask(self, line: ModbusLine, meter: ModbusMeter, question: Question) -> Answer:
         patience_s = meter.settings.answer_machine_ms / 1000
+        # Before it is sent: what breaks this off leaves an answer to come.
+        meter.owed = meter.owed.with_asked(question)
         answer = await line.ask(meter.settings.address, question, patience_s)
-        refusal = answer.refusal
-        if refusal is not None and refusal.reason is not Refused.METER_ERROR:
-            meter.is_behind = True
+        is_error = answer.refusal is not None
+        if answer.refusal is None or answer.refusal.reason is Refused.METER_ERROR:
+            meter.owed = meter.owed.without_answered(is_error=is_error)
+        if answer.is_unknown and self.line.is_rtu and meter.owed.questions:
+            # It may be the probe that asked for what the meter does not have.
+            return replace(answer, is_unknown=False)
         return answer
 
 

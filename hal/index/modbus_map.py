@@ -230,14 +230,16 @@ class MeterMap:
         return bool(asked) and all(one.optional for one in asked)
 
     @property
-    def probe(self) -> Question:
-        """A question whose answer cannot be taken for one that tells the index: once it is
-        answered, a meter that answers in order has none left to give late."""
-        taken = {(one.function, one.count) for one in self.index}
+    def probes(self) -> tuple[Question, Question]:
+        """Two questions whose answers can be taken for that of no other question of the map: they
+        tell which of those a meter that answers in order can still answer late."""
         names = [one.question for one in (self.serial, self.model) if one is not None]
+        taken = [(one.function, one.count) for one in (*self.index, *names)]
+        alone = [one for one in names if taken.count((one.function, one.count)) == 1]
         first = self.index[0]
-        short = [Question(first.function, first.address, count) for count in (1, 2)]
-        return next(one for one in [*names, *short] if (one.function, one.count) not in taken)
+        short = [Question(first.function, first.address, count) for count in range(1, 7)]
+        alone += [one for one in short if (one.function, one.count) not in taken]
+        return alone[0], alone[1]
 
 
 # --- What stands in the file. --------------------------------------------------------------------

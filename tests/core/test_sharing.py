@@ -341,6 +341,12 @@ def test_losses_and_fee_lessen_what_each_producer_s_claims_share() -> None:
     }  # fmt: skip
 
 
+def test_of_equals_each_has_the_weight_one() -> None:
+    terms = agreement(Method.EQUAL, claim("bob", 7), claim("ana", 9), claim("bob", 3))
+    [only] = rounds(terms, {"roof": 9})
+    assert only == Round(None, 0, 1, 9, ("ana", "bob"), (1, 1), (5, 4), (5, 4))
+
+
 def test_coefficients_are_the_weights_of_a_round() -> None:
     terms = agreement(Method.COEFFICIENTS, claim("bob", 7), claim("ana", 9), claim("bob", 1, 1))
     [only] = rounds(terms, {"roof": 100}, coefficients=(3, 1, 5))

@@ -94,7 +94,7 @@ def test_a_row_of_weights_that_is_wrong_is_named(row: str, words: str) -> None:
 
 def test_a_value_longer_than_any_table_s_is_refused_as_all_else() -> None:
     for text, line in (("9" * 200_000, 1), ("step;kwh\n7;" + "1" * 200_000, 2)):
-        with refusing(Reason.MALFORMED, f"line {line}: ", "too long"):
+        with refusing(Reason.MALFORMED, f"line {line}: a value is too long"):
             read_losses(text, STEP_S)
 
 
@@ -103,7 +103,7 @@ def test_other_columns_are_refused_with_those_that_are_wanted() -> None:
         read_coefficients("\nstep,weight,member\n7,1,ada\n", STEP_S)
     with refusing(Reason.MALFORMED, "line 1: ", "columns: step;kwh"):
         read_losses("kwh;step\n", STEP_S)
-    with refusing(Reason.MALFORMED, "line 1: ", "empty"):
+    with refusing(Reason.MALFORMED, "line 1: the file is empty"):
         read_losses("\n\n", STEP_S)
 
 

@@ -33,9 +33,13 @@ def _read_map(data: bytes) -> None:
     for vector in meter_map.vectors:
         check_vector(meter_map, vector)
     _check(meter_map, [0] * meter_map.registers)
-    shapes = [(one.function, one.count) for one in (*meter_map.index, meter_map.probe)]
+    shapes = [(one.function, one.count) for one in (*meter_map.index, *meter_map.probes)]
     if len(set(shapes)) != len(shapes):
         raise FalseAcceptance("an answer that fits two questions")
+    names = [one.question for one in (meter_map.serial, meter_map.model) if one is not None]
+    others = [(one.function, one.count) for one in names if one not in meter_map.probes]
+    if set(others) & set(shapes[-2:]):
+        raise FalseAcceptance("a name's answer that fits the probe")
 
 
 def _read_registers(data: bytes) -> None:

@@ -353,6 +353,60 @@ def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_one() -> None:
         assert now_ms(reading.began_ns) <= reading.imported.value <= now_ms(reading.ended_ns)
 
 
+class Lagging:
+    """A meter that answers every question, in order, and some only as the next ones come."""
+
+    def __init__(self, owes: Callable[[int], int]) -> None:
+        self._owes = owes
+        self._held: list[bytes] = []
+        self._asked = 0
+        self.read_ns: list[int] = []
+
+    def behave(self, request: Request) -> bytes:
+        """The index is which of the questions for it this one was."""
+        registers = [0, 0, 0, len(self.read_ns)] * 2
+        if request.shape == ABB_INDEX:
+            self.read_ns.append(request.at_ns)
+        self._held.append(answer(request, {**ABB, ABB_INDEX: registers}[request.shape]))
+        due = max(len(self._held) - self._owes(self._asked), 0)
+        self._asked += 1
+        said, self._held = b"".join(self._held[:due]), self._held[due:]
+        return said
+
+
+def said_by(meter: Lagging, until: Callable[[list[Reading | Refusal]], bool]) -> list[Reading]:
+    """Its readings, each of which must have the index of its own question."""
+    with far_end(meter.behave) as end:
+        settings = replace(FAST, device=end.device, map="abb-b2x", answer_machine_ms=30, retries=2)
+        with opened(settings) as source:
+            found = readings(hear(source, until))
+    for reading in found:
+        assert reading.imported is not None
+        assert reading.identity == "77"
+        assert reading.began_ns <= meter.read_ns[reading.imported.value] <= reading.ended_ns
+    return found
+
+
+def test_a_probe_that_is_answered_late_does_not_hide_that_the_index_is() -> None:
+    """The answer to the first probe comes for the second, and that one's after the index."""
+    owes = [1, 1, 2, 2, 2, 3, 3, 2]
+    meter = Lagging(lambda turn: owes[turn] if turn < len(owes) else 0)
+    assert said_by(meter, lambda said: len(readings(said)) >= 2)
+
+
+@pytest.mark.parametrize("owed", range(1, 7))
+def test_a_meter_that_stays_behind_is_never_read(owed: int) -> None:
+    meter = Lagging(lambda _: owed)
+    assert not said_by(meter, lambda said: len(said) >= 12)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_meter_that_falls_behind_and_catches_up_is_read_rightly(seed: int) -> None:
+    random = Random(seed)
+    meter = Lagging(lambda _: random.choice([0, 0, 0, 0, 0, 0, 1, 2, 3]))
+    assert said_by(meter, lambda said: len(readings(said)) >= 5)
+
+
 ABB_INDEX = (3, 0x5000)
 ABB = {(3, 0x8900): [0, 77], (3, 0x8960): [0x4232, 0x3320, 0x3131, 0x322D, 0x3130, 0x3000]}
 

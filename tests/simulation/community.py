@@ -720,8 +720,10 @@ class Site:
 
     def _dropped(self, dropped: Sequence[Record]) -> None:
         """Its store is told to forget what it had acknowledged."""
+        blocks = self.store.blocks(1) if dropped else []
+        newest = blocks[0].step if blocks else 0
         for name, run in groupby(dropped, key=meter_of):
-            self.board(name).dropped.drop(list(run))
+            self.board(name).dropped.drop(list(run), newest)
 
     def start_gateway(self) -> None:
         self.clock.move_to(self.now_ns)

@@ -14,36 +14,51 @@ class Dropped:
     """Of one meter, in the order in which it was given; each once, however often it was dropped.
 
     Attributes:
-        records: those that no block holds yet, as they were dropped last.
+        places: those that no block holds yet, as they were dropped last, each with the step of the
+            newest block when it was dropped.
         refused: pulses of those that never will be held.
     """
 
-    records: list[Record] = field(default_factory=list)
+    places: list[tuple[Record, int]] = field(default_factory=list)
     refused: int = 0
 
-    def drop(self, run: Sequence[Record]) -> None:
-        """Notes records that follow each other in the meter's chain."""
-        at = self._find(run[0])
-        self.records[at : at + len(run)] = run
+    @property
+    def records(self) -> list[Record]:
+        return [record for record, _ in self.places]
 
-    def arrive(self, record: Record, *, behind_anchor: bool) -> list[Record]:
-        """Notes a record that a block holds; returns what is refused for good by then. That comes
-        to light at the first record behind a re-anchor: what stands before it is not said anew.
+    def drop(self, run: Sequence[Record], newest: int) -> None:
+        """Notes records that follow each other in the meter's chain.
+
+        Args:
+            newest: the step of the newest block, the one that the same commit made included: what
+                it holds of the chain stands before what is dropped.
         """
-        if not self.records:
+        at = _find(self.records, run[0])
+        self.places[at : at + len(run)] = [(record, newest) for record in run]
+
+    def arrive(self, record: Record, step: int, *, behind_anchor: bool) -> list[Record]:
+        """Notes a record that the block of a step holds; returns what is refused for good by then.
+        That comes to light at the first record behind a re-anchor: what was dropped before that
+        block and stands before the record is not said anew.
+        """
+        if not self.places:
             return []
-        at = self._find(record)
-        refused = self.records[:at] if behind_anchor else []
+        earlier = [one for one, newest in self.places if newest < step]
+        at = _find(earlier, record)
+        if not behind_anchor and at == len(earlier):
+            return []
+        settled = {one.identity for one in earlier[: at + 1]}
+        self.places = [place for place in self.places if place[0].identity not in settled]
+        refused = earlier[:at] if behind_anchor else []
         self.refused += sum(map(pulses_of, refused))
-        if behind_anchor or at < len(self.records):
-            del self.records[: at + 1]
         return refused
 
-    def _find(self, record: Record) -> int:
-        """Where something that says the same stands, or the end."""
-        said = _said(record)
-        places = (place for place, one in enumerate(self.records) if _said(one) == said)
-        return next(places, len(self.records))
+
+def _find(among: Sequence[Record], record: Record) -> int:
+    """Where something that says the same stands, or the end."""
+    said = _said(record)
+    places = (place for place, one in enumerate(among) if _said(one) == said)
+    return next(places, len(among))
 
 
 def pulses_of(record: Record) -> int:

@@ -144,7 +144,9 @@ class Ledgerwatch:
         self._identities.add(identity)
         self._next[body.meter] = body.sequence + 1
         is_behind_anchor = body.previous in self._site.anchored
-        for refused in board.dropped.arrive(verdict.record, behind_anchor=is_behind_anchor):
+        for refused in board.dropped.arrive(
+            verdict.record, self.state.step, behind_anchor=is_behind_anchor
+        ):
             if board.keeps(refused):
                 raise Broken("D", f"{body.meter} keeps what was dropped, and does not say it anew")
             # Known by name all the same: a gateway keeps it as evidence.

@@ -105,8 +105,20 @@ def test_every_model_is_of_one_map_only() -> None:
 
 @by_map
 def test_no_answer_of_another_question_can_tell_an_index(meter_map: MeterMap) -> None:
-    shapes = [(one.function, one.count) for one in (*meter_map.index, meter_map.probe)]
+    shapes = [(one.function, one.count) for one in (*meter_map.index, *meter_map.probes)]
     assert len(set(shapes)) == len(shapes)
+
+
+@by_map
+def test_no_other_question_is_answered_as_a_probe_is(meter_map: MeterMap) -> None:
+    names = [one for one in (meter_map.serial, meter_map.model) if one is not None]
+    # A number and a model that are told alike leave neither as a probe.
+    alike = [replace(meter_map, serial=one, model=one) for one in names]
+    for one in [meter_map, *alike]:
+        told = [each.question for each in (one.serial, one.model) if each is not None]
+        shapes = [(each.function, each.count) for each in (*one.index, *told)]
+        for probe in one.probes:
+            assert shapes.count((probe.function, probe.count)) == (probe in told)
 
 
 @by_map
