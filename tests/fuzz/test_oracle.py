@@ -12,6 +12,7 @@ from cryptometer import cbor, merkle, note, tiles
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey
 from cryptometer.records import Record
+from cryptometer.state import Meter
 from firmware import outbox
 from firmware.outbox import Outbox
 from gateway.door import Door, Verdicts
@@ -91,7 +92,7 @@ def _unchecked(protected: Protected, title: bytes, keys: Keys) -> bytes:
     return open_protected(protected, title, Keys(keys.encryption))
 
 
-def _keep(_: Door, record: Record, *rest: Any) -> None:
+def _keep(_: Door, _meter: Meter, record: Record, *rest: Any) -> None:
     verdicts: Verdicts = rest[-1]
     verdicts.accepted.append(record)
 

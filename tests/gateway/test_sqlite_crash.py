@@ -126,7 +126,8 @@ def test_the_points_here_are_all_those_of_the_gateway() -> None:
     named = set()
     for module in (ROOT / "gateway").glob("*.py"):
         named |= {Point[name] for name in re.findall(r"\bPoint\.([A-Z_]+)", module.read_text())}
-    assert named == set(POINTS)
+    # Those of the private store: tests/gateway/test_private_path.py, tests/system/test_private_path.py
+    assert named == {*POINTS, Point.PRIVATE_COMMIT, Point.PRIVATE_COMMITTED}
 
 
 def test_a_crash_at_every_named_point_is_recovered(tmp_path: Path) -> None:
