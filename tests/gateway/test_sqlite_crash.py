@@ -126,7 +126,7 @@ def test_the_points_here_are_all_those_of_the_gateway() -> None:
     named = set()
     for module in (ROOT / "gateway").glob("*.py"):
         named |= {Point[name] for name in re.findall(r"\bPoint\.([A-Z_]+)", module.read_text())}
-    # Those of the private store: tests/gateway/test_private_path.py, tests/system/test_private_path.py
+    # Those of the private store have tests of their own: test_private_path.
     assert named == {*POINTS, Point.PRIVATE_COMMIT, Point.PRIVATE_COMMITTED}
 
 
