@@ -32,9 +32,7 @@ from cryptometer.records import (
 )
 from cryptometer.settlement import Openings, Rule, Settlement, Waiting, opened
 from cryptometer.state import Meter, State, act, govern
-from cryptometer.steps import MS_PER_S, step_start_ms
-
-FUTURE_STEPS = 4  # a clock an hour ahead may yet be mended; beyond it, a record need not be awaited
+from cryptometer.steps import FUTURE_STEPS, MS_PER_S, step_start_ms
 
 
 @dataclass(frozen=True, slots=True)

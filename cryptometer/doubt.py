@@ -7,8 +7,7 @@ is known is believed only once it has been said for a while.
 
 from dataclasses import dataclass
 
-from cryptometer.block import FUTURE_STEPS
-from cryptometer.steps import NS_PER_MS, NS_PER_S, ClockState, Instant
+from cryptometer.steps import FUTURE_STEPS, NS_PER_MS, NS_PER_S, ClockState, Instant
 
 DRIFT_PPM = 500  # the kernel's own assumption for maxerror; a Pi's crystal stays below 100
 STEPPED_MS = 1_000  # a larger jump than any slew makes is declared

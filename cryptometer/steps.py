@@ -8,6 +8,7 @@ NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
 
 SYNCHRONISED_ERROR_MS = 1_000  # above it a clock is not "S": standards.md §7, both inside 9 s
+FUTURE_STEPS = 4  # a clock an hour ahead may yet be mended; beyond it, a record need not be awaited
 DOUBTFUL_ERROR_MS = 5_000  # above it what was timed is counted and marked
 
 

@@ -7,7 +7,6 @@ from collections import Counter as Amounts
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from cryptometer.block import FUTURE_STEPS
 from cryptometer.records import (
     LABEL,
     LOTS_MAX,
@@ -23,6 +22,7 @@ from cryptometer.records import (
 )
 from cryptometer.steps import (
     DOUBTFUL_ERROR_MS,
+    FUTURE_STEPS,
     MS_PER_S,
     NS_PER_MS,
     SYNCHRONISED_ERROR_MS,

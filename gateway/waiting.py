@@ -6,11 +6,12 @@ In memory only: the store holds the same records, and a start reads them back.
 from collections.abc import Container, Iterable, Iterator
 from itertools import islice, pairwise
 
-from cryptometer.block import FUTURE_STEPS, Proposal
+from cryptometer.block import Proposal
 from cryptometer.chain import follow
 from cryptometer.errors import Reason, Rejected
 from cryptometer.records import ChainRecord, Record, StepClose
 from cryptometer.state import Head, Meter
+from cryptometer.steps import FUTURE_STEPS
 
 # Records that wait for their block live in memory, decoded: some eight times their bytes.
 PENDING_BYTES = 48 * 2**20  # of all meters together; each has an equal share, and none more

@@ -16,10 +16,10 @@ from hal.index.choice import INDEX_SOURCES, IndexSettings, is_index_source, spli
 from hal.keyfile import create_key, load_key
 from hal.keyplace import FilePlace, Place, TpmPlace
 from hal.ports import Clock, Guard, IndexSource, PulseSource, StoredKey
-from hal.shared_line import SharedLines
 
 if TYPE_CHECKING:
     from hal.modbus_bus import Buses as ModbusBuses
+    from hal.shared_line import SharedLines
 
 SOURCES = ("serial", "gpio", "rpi", "modem", "sim")
 CLOCKS = ("system", "scaled")
@@ -104,7 +104,16 @@ class Buses:
 
     def __init__(self) -> None:
         self._modbus: ModbusBuses | None = None
-        self.lines = SharedLines()
+        self._lines: SharedLines | None = None
+
+    @property
+    def lines(self) -> "SharedLines":
+        """The lines that meters share which are asked one after another."""
+        from hal.shared_line import SharedLines  # noqa: PLC0415
+
+        if self._lines is None:
+            self._lines = SharedLines()
+        return self._lines
 
     def open_modbus(self, rest: Mapping[str, object]) -> IndexSource:
         """

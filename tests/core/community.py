@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from cryptometer import note, proof, records
-from cryptometer.block import FUTURE_STEPS, Checked, Proposal, Slot, check_block, propose
+from cryptometer.block import Checked, Proposal, Slot, check_block, propose
 from cryptometer.chain import follow, open_record, register_after
 from cryptometer.community import Community, trust
 from cryptometer.errors import Rejected
@@ -45,7 +45,7 @@ from cryptometer.records import (
 )
 from cryptometer.settlement import Plant, Settlement, commitment, draft, split
 from cryptometer.state import Head, State, found
-from cryptometer.steps import ClockSource, ClockState, step_start_ms
+from cryptometer.steps import FUTURE_STEPS, ClockSource, ClockState, step_start_ms
 from cryptometer.tiles import (
     CHECKPOINT_PATH,
     TILE_WIDTH,

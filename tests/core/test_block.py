@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from cryptometer import block as making
 from cryptometer import records
 from cryptometer.block import (
-    FUTURE_STEPS,
     Checked,
     Proposal,
     Verdict,
@@ -36,7 +35,7 @@ from cryptometer.records import (
     Role,
     Use,
 )
-from cryptometer.steps import ClockSource, ClockState, step_start_ms
+from cryptometer.steps import FUTURE_STEPS, ClockSource, ClockState, step_start_ms
 from tests.core.community import (
     DETAILS,
     FIRST_STEP,

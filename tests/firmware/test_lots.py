@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer import cbor
-from cryptometer.block import FUTURE_STEPS
 from cryptometer.records import LOTS_MAX, WATCHED_MAX, ClockReading, Ending, Mark
-from cryptometer.steps import NS_PER_MS, ClockSource, ClockState
+from cryptometer.steps import FUTURE_STEPS, NS_PER_MS, ClockSource, ClockState
 from cryptometer.wire import decode_map, encode_map
 from firmware.lots import (
     BLANK,

@@ -2,10 +2,11 @@
 
 import pytest
 
-from cryptometer.block import FUTURE_STEPS, Proposal
+from cryptometer.block import Proposal
 from cryptometer.chain import follow
 from cryptometer.errors import Reason
 from cryptometer.records import ChainRecord, Record
+from cryptometer.steps import FUTURE_STEPS
 from gateway import waiting as keeping
 from gateway.waiting import Waiting
 from tests.core.community import FIRST_STEP, Village
