@@ -104,7 +104,7 @@ class Buses:
 
     def __init__(self) -> None:
         self._modbus: ModbusBuses | None = None
-        self._lines: SharedLines | None = None
+        self._lines: "SharedLines | None" = None
 
     @property
     def lines(self) -> "SharedLines":
@@ -173,7 +173,7 @@ def open_compared(table: Mapping[str, object], buses: Buses) -> IndexSource:
         raise ConfigurationError(str(error).replace("[source]", "[compared]")) from None
 
 
-def _open_line_of(driver: str, rest: Mapping[str, object], lines: SharedLines) -> IndexSource:
+def _open_line_of(driver: str, rest: Mapping[str, object], lines: "SharedLines") -> IndexSource:
     from hal import index_drivers as of  # noqa: PLC0415
 
     match driver:
