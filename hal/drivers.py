@@ -104,7 +104,7 @@ class Buses:
 
     def __init__(self) -> None:
         self._modbus: ModbusBuses | None = None
-        self._lines: "SharedLines | None" = None
+        self._lines: SharedLines | None = None
 
     @property
     def lines(self) -> "SharedLines":
