@@ -9,7 +9,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 from cryptometer.block import Verdict
-from cryptometer.metrology import MPE_AT_I_MIN, Side, register_uwh
+from cryptometer.metrology import MPE_AT_I_MIN, register_uwh
 from cryptometer.records import MeterDetails, Reading, ReAnchor, Record, Registration, Role
 
 PPM = 10**6
@@ -233,7 +233,7 @@ def _row(before: Pair, after: Pair, known: Known) -> Comparison | None:
     grown_uwh = after.index_uwh - before.index_uwh
     if grown_uwh < 0 or after.counted < before.counted:
         return None
-    constant, ratio = details.constant, _ratio(details)
+    constant, ratio = details.constant, details.ratings.constant_ratio
     counted_uwh = register_uwh(after.counted, constant, ratio) - register_uwh(
         before.counted, constant, ratio
     )
@@ -254,8 +254,4 @@ def _row(before: Pair, after: Pair, known: Known) -> Comparison | None:
 
 def _measure(details: MeterDetails) -> tuple[str, Fraction, Fraction]:
     """The device on the wall, and what its register is worth."""
-    return details.serial, details.constant, _ratio(details)
-
-
-def _ratio(details: MeterDetails) -> Fraction:
-    return details.ratio if details.constant_side is Side.SECONDARY else Fraction(1)
+    return details.serial, details.constant, details.ratings.constant_ratio

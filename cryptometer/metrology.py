@@ -67,10 +67,11 @@ class Ratings:
     @property
     def pulse_uwh(self) -> Fraction:
         """Energy of one pulse on the primary side, in µWh, exact."""
-        return UWH_PER_KWH * self._constant_ratio / self.constant
+        return UWH_PER_KWH * self.constant_ratio / self.constant
 
     @property
-    def _constant_ratio(self) -> Fraction:
+    def constant_ratio(self) -> Fraction:
+        """r where the constant is a secondary one, else 1."""
         return self.ratio if self.constant_side is Side.SECONDARY else Fraction(1)
 
     def lot_bound_uwh(self, step_s: int) -> Fraction:
@@ -91,7 +92,7 @@ class Ratings:
 
     def smallest_constant(self, step_s: int) -> int:
         """The smallest whole constant (pulses per kWh) that lets a lot hold one pulse."""
-        least = UWH_PER_KWH * self._constant_ratio / self.lot_bound_uwh(step_s)
+        least = UWH_PER_KWH * self.constant_ratio / self.lot_bound_uwh(step_s)
         return least.numerator // least.denominator + 1
 
 

@@ -6,14 +6,13 @@ the ledger.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
 from cryptometer import cbor, cose, merkle, records
 from cryptometer.community import Community
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey
 from cryptometer.merkle import HASH_BYTES, Node
-from cryptometer.metrology import Side, pulse_worth
+from cryptometer.metrology import register_uwh
 from cryptometer.records import (
     NAME,
     STEP,
@@ -482,8 +481,6 @@ class _Ledger:
                 Reason.UNKNOWN_REGISTRATION,
                 f"the registration of {body.meter} that record {body.sequence} names is missing",
             )
-        details = registration.meter
-        ratio = details.ratio if details.constant_side is Side.SECONDARY else Fraction(1)
-        worth_uwh, per_pulses = pulse_worth(details.constant, ratio)
-        after = body.register_after
-        return after * worth_uwh // per_pulses - body.register * worth_uwh // per_pulses
+        constant, ratio = registration.meter.constant, registration.meter.ratings.constant_ratio
+        after = register_uwh(body.register_after, constant, ratio)
+        return after - register_uwh(body.register, constant, ratio)

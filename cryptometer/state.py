@@ -11,7 +11,7 @@ from cryptometer import records
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey
 from cryptometer.merkle import Frontier
-from cryptometer.metrology import Side, pulse_worth
+from cryptometer.metrology import pulse_worth
 from cryptometer.records import (
     DIGEST,
     MS,
@@ -416,13 +416,12 @@ def _register_meter(state: State, body: Registration, identity: bytes) -> State:
     limit = ratings.pulses_per_lot(step_s) if latch_ms is None else 1
     if details.lot_pulses > (max(limit, 1) if details.coarse else limit):
         raise Rejected(Reason.LOT_ABOVE_V, f"the registration of {body.name} allows lots above V")
-    secondary = details.constant_side is Side.SECONDARY
     terms = Terms(
         identity,
         body.key,
         body.from_step,
         details.constant,
-        details.ratio if secondary else Fraction(1),
+        ratings.constant_ratio,
         details.lot_pulses,
         details.use,
         latch_ms=latch_ms,
