@@ -326,12 +326,17 @@ class Proposal:
         """The virtual power plant's accounts with all that closes have brought it so far, those
         left out of which nothing is expected any more."""
         found = dict(self._state.settlements)  # in order of steps
+        newest = next(reversed(found), 0)
+        brought: dict[int, list[Waiting]] = {}
         for name in sorted(self._accounts):
             for step, waiting in self._accounts[name].brought:
-                before = found.get(step) or opened(step)
-                found[step] = replace(before, waiting=(*before.waiting, waiting))
-        if len(found) > len(self._state.settlements):
-            found = dict(sorted(found.items()))  # quick where they are in order
+                brought.setdefault(step, []).append(waiting)
+        is_ordered = all(step in found or step > newest for step in brought)
+        for step, some in sorted(brought.items()):
+            before = found.get(step) or opened(step)
+            found[step] = replace(before, waiting=(*before.waiting, *some))
+        if not is_ordered:
+            found = dict(sorted(found.items()))
         self._forget(found)
         return found
 
