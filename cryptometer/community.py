@@ -21,7 +21,7 @@ from cryptometer.records import (
     Revocation,
     Role,
 )
-from cryptometer.state import State, found
+from cryptometer.state import State, check_authority, found
 
 _BEGIN = "-----BEGIN CRYPTOMETER COMMUNITY-----"
 _END = "-----END CRYPTOMETER COMMUNITY-----"
@@ -103,11 +103,7 @@ def trust(genesis: bytes, others: Sequence[bytes]) -> Community:
         body = record.body
         if not isinstance(body, AuthorityRecord) or body.sequence <= sequence:
             raise Rejected(Reason.WRONG_ORDER, "not authority records in order of sequence")
-        if record.community != state.community:
-            raise Rejected(Reason.OTHER_COMMUNITY, "an authority record of another community")
-        if record.key_id != state.genesis.authority.thumbprint:
-            raise Rejected(Reason.UNKNOWN_KEY, "not signed by the community's authority")
-        record.envelope.verify(state.genesis.authority)
+        check_authority(state, record)
         sequence = body.sequence
     return Community(founding, decoded, state)
 

@@ -41,6 +41,7 @@ from cryptometer.settlement import (
     judge,
     opened,
 )
+from cryptometer.state import check_authority
 from cryptometer.wire import Bytes, Many, Row, Uint, decode_map, encode_map, wire, wire_optional
 
 MAGIC = b"cryptometer-share 1\n"
@@ -326,12 +327,7 @@ class _Named:
 
     def _open_authority(self, raw: bytes) -> Record:
         record = records.decode(raw)
-        authority = self._community.parameters.authority
-        if record.community != self._community.id:
-            raise Rejected(Reason.OTHER_COMMUNITY, "a record of another community")
-        if record.key_id != authority.thumbprint:
-            raise Rejected(Reason.UNKNOWN_KEY, "not signed by the community's authority")
-        record.envelope.verify(authority)
+        check_authority(self._community.state, record)
         if not isinstance(record.body, Agreement | Registration | ReAnchor):
             raise Rejected(Reason.UNKNOWN_KIND, f"a {record.body.KIND} has no place there")
         return record

@@ -358,6 +358,20 @@ def found(genesis: Record) -> State:
     )
 
 
+def check_authority(state: State, record: Record) -> None:
+    """Whether a record is of this community's authority; its place in the chain is for `govern`.
+
+    Raises:
+        Rejected: OTHER_COMMUNITY, UNKNOWN_KEY, or as `Envelope.verify`.
+    """
+    authority = state.genesis.authority
+    if record.community != state.community:
+        raise Rejected(Reason.OTHER_COMMUNITY, "an authority record of another community")
+    if record.key_id != authority.thumbprint:
+        raise Rejected(Reason.UNKNOWN_KEY, "not signed by the community's authority")
+    record.envelope.verify(authority)
+
+
 def govern(state: State, record: Record) -> State:
     """The state with `record` as the newest of the authority's chain, not acting yet.
 
@@ -366,11 +380,7 @@ def govern(state: State, record: Record) -> State:
     """
     body = record.body
     at = state.authority.sequence
-    if record.community != state.community:
-        raise Rejected(Reason.OTHER_COMMUNITY, "an authority record of another community")
-    if record.key_id != state.genesis.authority.thumbprint:
-        raise Rejected(Reason.UNKNOWN_KEY, "not signed by the community's authority")
-    record.envelope.verify(state.genesis.authority)
+    check_authority(state, record)
     match body:
         case Genesis():
             sequence, previous = 0, state.community
