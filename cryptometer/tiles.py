@@ -14,6 +14,7 @@ from cryptometer.merkle import HASH_BYTES, Node, node_hash
 CHECKPOINT_PATH = "checkpoint"
 TILE_WIDTH = 256
 TILE_HEIGHT = 8
+_BUNDLES_KEPT = 16
 
 Read: TypeAlias = Callable[[str], bytes | None]
 """Gives the content of a ledger path, or None if there is no such file."""
@@ -130,6 +131,29 @@ def read_entries(tile: Tile, read: Read) -> list[bytes]:
         return decode_bundle(data, width)[: tile.width]
     except Rejected as refused:
         raise Rejected(refused.reason, f"{tile.path}: {refused.detail}") from None
+
+
+class Entries:
+    """The entries of the tree of `size` leaves by their index; the bundles read last are kept."""
+
+    def __init__(self, size: int, read: Read) -> None:
+        self.size = size
+        self._read = read
+        self._bundles: dict[int, Sequence[bytes]] = {}  # the newest last
+
+    def raw(self, leaf: int) -> bytes:
+        """One entry.
+
+        Raises:
+            Rejected: the files are damaged.
+        """
+        index, within = divmod(leaf, TILE_WIDTH)
+        if index not in self._bundles:
+            width = min(TILE_WIDTH, self.size - index * TILE_WIDTH)
+            if len(self._bundles) == _BUNDLES_KEPT:
+                del self._bundles[next(iter(self._bundles))]
+            self._bundles[index] = read_entries(Tile(None, index, width), self._read)
+        return self._bundles[index][within]
 
 
 def node_from_tiles(size: int, read: Read) -> Node:

@@ -1,12 +1,12 @@
 """What members were given in some steps, found by the store's index of distributions: the same as
 an export gathers from all blocks, without going through them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from cryptometer import cose, records
 from cryptometer.records import Distribution, StepClose, Use
 from cryptometer.state import State
-from cryptometer.tiles import TILE_WIDTH, Tile, read_entries
+from cryptometer.tiles import Entries
 from gateway.answers import Site
 from gateway.exports.allotments import Allotment
 from gateway.exports.gathering import Gathered
@@ -57,7 +57,7 @@ def gather(site: Site, state: State, steps: range) -> Gathered:
         Rejected: the ledger's files are damaged.
     """
     found = Gathered(steps, {})
-    leaves = _Leaves(site)
+    leaves = Entries(site.size, site.read)
     silent: set[int] = set()
     for step in steps:
         row = site.store.block(step)
@@ -88,25 +88,8 @@ def allotments(
     return list(gather(site, state, steps).allotments(state, consumption_uwh))
 
 
-class _Leaves:
-    """Published leaves; those of one tile are read together."""
-
-    def __init__(self, site: Site) -> None:
-        self._site = site
-        self._index = -1
-        self._entries: Sequence[bytes] = ()
-
-    def raw(self, leaf: int) -> bytes:
-        index = leaf // TILE_WIDTH
-        if index != self._index:
-            width = min(TILE_WIDTH, self._site.size - index * TILE_WIDTH)
-            self._entries = read_entries(Tile(None, index, width), self._site.read)
-            self._index = index
-        return self._entries[leaf % TILE_WIDTH]
-
-
 def _heard_late(
-    site: Site, state: State, leaves: _Leaves, silent: set[int]
+    site: Site, state: State, leaves: Entries, silent: set[int]
 ) -> Iterator[tuple[int, int]]:
     """Of steps in whose block no meter was heard that was waited for: the first close of whoever
     generates, and the block that holds it."""

@@ -10,11 +10,9 @@ from cryptometer.proof import encode_proof
 from cryptometer.records import ChainRecord, Record, Registration, Role
 from cryptometer.tiles import (
     CHECKPOINT_PATH,
-    TILE_WIDTH,
+    Entries,
     Read,
-    Tile,
     node_from_tiles,
-    read_entries,
 )
 from gateway.store import Store
 
@@ -39,9 +37,7 @@ def prove(what: str, store: Store, read: Read, community: Community) -> str:
     checkpoint = community.open_checkpoint(signed, revoked=True)  # our own folder
     if leaf >= checkpoint.size:
         raise ConfigurationError(f"{what} is not published yet")
-    index = leaf // TILE_WIDTH
-    width = min(TILE_WIDTH, checkpoint.size - index * TILE_WIDTH)
-    raw = read_entries(Tile(None, index, width), read)[leaf % TILE_WIDTH]
+    raw = Entries(checkpoint.size, read).raw(leaf)
     path = inclusion_proof(leaf, checkpoint.size, node_from_tiles(checkpoint.size, read))
     record = records.decode(raw)
     registration = _registration(record, community)

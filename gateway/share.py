@@ -10,7 +10,6 @@ from cryptometer.records import (
     Agreement,
     Batch,
     ChainRecord,
-    Checkpoint,
     Distribution,
     Input,
     Reading,
@@ -24,11 +23,9 @@ from cryptometer.settlement import Opening
 from cryptometer.share_file import encode_share
 from cryptometer.tiles import (
     CHECKPOINT_PATH,
-    TILE_WIDTH,
+    Entries,
     Read,
-    Tile,
     node_from_tiles,
-    read_entries,
 )
 from gateway.store import BlockRow, Store
 
@@ -57,7 +54,7 @@ def make_share(
     signed = read(CHECKPOINT_PATH)
     if signed is None:
         raise ConfigurationError("the ledger has no block yet")
-    entries = _Entries(community.open_checkpoint(signed, revoked=True), read)
+    entries = _Entries(community.open_checkpoint(signed, revoked=True).size, read)
     leaves: dict[int, bytes] = {}
     anchors = _anchors(community)
     bodies = []
@@ -95,20 +92,8 @@ def _committed(member: str, bodies: Sequence[Distribution]) -> bytes | None:
     return digests[0] if digests else None
 
 
-class _Entries:
-    """The ledger's entries, each tile read once."""
-
-    def __init__(self, checkpoint: Checkpoint, read: Read) -> None:
-        self.size = checkpoint.size
-        self._read = read
-        self._tiles: dict[int, Sequence[bytes]] = {}
-
-    def raw(self, leaf: int) -> bytes:
-        index = leaf // TILE_WIDTH
-        if index not in self._tiles:
-            width = min(TILE_WIDTH, self.size - index * TILE_WIDTH)
-            self._tiles[index] = read_entries(Tile(None, index, width), self._read)
-        return self._tiles[index][leaf % TILE_WIDTH]
+class _Entries(Entries):
+    """The ledger's entries, decoded if wanted."""
 
     def record(self, leaf: int) -> Record:
         return records.decode(self.raw(leaf))

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from cryptometer import merkle, tiles
 from cryptometer.errors import Reason
 from cryptometer.merkle import Frontier, leaf_hash
-from cryptometer.tiles import Tile, decode_bundle, encode_bundle, read_entries, read_tile, tiles_of
+from cryptometer.tiles import (
+    TILE_WIDTH,
+    Entries,
+    Tile,
+    decode_bundle,
+    encode_bundle,
+    read_entries,
+    read_tile,
+    tiles_of,
+)
 from tests.core.community import lay_out
 from tests.core.refusing import refusing
 from tests.core.strategies import examples, refusal_of
@@ -192,3 +201,24 @@ def test_a_tile_with_a_hash_left_over_has_no_parent() -> None:
     _, files = ledger(256)
     with pytest.raises(ValueError, match="shorter"):
         tiles.parent_hash(files["tile/0/000"][: 3 * 32])
+
+
+def test_entries_are_given_by_their_index_however_many_bundles_there_are() -> None:
+    leaves = [bytes([leaf % 251]) * (1 + leaf % 3) for leaf in range(20 * TILE_WIDTH + 5)]
+    files = {
+        tile.path: encode_bundle(leaves[tile.index * TILE_WIDTH :][: tile.width])
+        for tile in tiles_of(None, 0, len(leaves))
+    }
+    reads: list[str] = []
+
+    def read(path: str) -> bytes | None:
+        reads.append(path)
+        return files.get(path)
+
+    entries = Entries(len(leaves), read)
+    assert [entries.raw(leaf) for leaf in range(len(leaves))] == leaves
+    assert len(reads) == 21
+    assert entries.raw(len(leaves) - 1) == leaves[-1]
+    assert len(reads) == 21
+    assert entries.raw(0) == leaves[0]
+    assert len(reads) == 22
