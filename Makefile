@@ -32,6 +32,7 @@ check:
 test-captures:
 	@sh scripts/packages.sh
 	@sh scripts/environment.sh test
+	@PYTHON=$(BIN)/python sh scripts/peers.sh
 	$(PYTEST) tests/captures/test_*.py
 
 # Slower proofs: more seeds of the simulated community, a thousand kills of real processes, whole days
