@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
 
-from cryptometer.block import Verdict
+from cryptometer.energy_verdict import Verdict
 from cryptometer.metrology import MPE_AT_I_MIN, register_uwh
 from cryptometer.records import MeterDetails, Reading, ReAnchor, Record, Registration, Role
 

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from cryptometer import cbor, note, records
-from cryptometer.block import Proposal, Slot, check_block
+from cryptometer.block import check_block
 from cryptometer.chain import follow, open_record
 from cryptometer.community import Community, trust
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import Signer
+from cryptometer.proposal import Proposal, Slot
 from cryptometer.readable import utc
 from cryptometer.records import (
     NAME,

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from cryptometer.block import Proposal
 from cryptometer.chain import follow, open_record
 from cryptometer.errors import Reason, Rejected
+from cryptometer.proposal import Proposal
 from cryptometer.records import AuthorityRecord, ChainRecord, Record, StepClose, decode
 from cryptometer.state import Meter, State, act
 from gateway.filing import meter_of

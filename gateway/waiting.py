@@ -6,9 +6,9 @@ In memory only: the store holds the same records, and a start reads them back.
 from collections.abc import Container, Iterable, Iterator
 from itertools import islice, pairwise
 
-from cryptometer.block import Proposal
 from cryptometer.chain import follow
 from cryptometer.errors import Reason, Rejected
+from cryptometer.proposal import Proposal
 from cryptometer.records import ChainRecord, Record, StepClose
 from cryptometer.state import Head, Meter
 from cryptometer.steps import FUTURE_STEPS

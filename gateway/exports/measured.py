@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from cryptometer.accuracy import PPM, Comparison, Pair, Total, compare, known_of, pair_of, total
-from cryptometer.block import Checked, Verdict
+from cryptometer.block import Checked
+from cryptometer.energy_verdict import Verdict
 from cryptometer.metrology import MPE_AT_I_MIN
 from cryptometer.records import (
     Batch,

@@ -13,9 +13,10 @@ from time import perf_counter
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from cryptometer.audit import Report, audit
-from cryptometer.block import Proposal, check_block, propose
+from cryptometer.block import check_block
 from cryptometer.commands.sources import ledger_reader
 from cryptometer.commands.verifiers import Verifiers
+from cryptometer.proposal import Proposal, propose
 from cryptometer.records import ChainRecord, Claim, Method, Record
 from cryptometer.tiles import Read
 from hal.files import DiskTree

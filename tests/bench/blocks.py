@@ -9,10 +9,11 @@ from contextlib import closing
 from pathlib import Path
 
 from cryptometer import note, records
-from cryptometer.block import Applied, Proposal, Slot, check_block
+from cryptometer.block import check_block
 from cryptometer.chain import follow
 from cryptometer.commands.demo.broker import HOST
 from cryptometer.proof import verify_proof
+from cryptometer.proposal import Applied, Proposal, Slot
 from cryptometer.records import ChainRecord, Record
 from cryptometer.state import State
 from cryptometer.steps import NS_PER_MS, step_start_ms

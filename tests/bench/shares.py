@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Iterator, Mapping
 from functools import partial
 
-from cryptometer.block import Proposal, check_block, propose
+from cryptometer.block import check_block
 from cryptometer.community import trust
+from cryptometer.proposal import Proposal, propose
 from cryptometer.records import ChainRecord, Claim, Method, Record, Role
 from cryptometer.share_file import verify_share
 from gateway.share import make_share

@@ -9,13 +9,14 @@ from fractions import Fraction
 from typing import Any
 
 from cryptometer import note, proof, records
-from cryptometer.block import Checked, Proposal, Slot, check_block, propose
+from cryptometer.block import Checked, check_block
 from cryptometer.chain import follow, open_record, register_after
 from cryptometer.community import Community, trust
 from cryptometer.errors import Rejected
 from cryptometer.keys import PublicKey, Signer
 from cryptometer.merkle import Frontier, inclusion_proof, leaf_hash
 from cryptometer.metrology import Side
+from cryptometer.proposal import Proposal, Slot, propose
 from cryptometer.records import (
     Agreement,
     AuthorityRecord,
@@ -511,6 +512,12 @@ class Village:
             if isinstance(record.body, Registration) and record.body.key.thumbprint == key_id:
                 return record
         raise LookupError("no such key in the ledger")
+
+
+def header_of(checked: Checked) -> Header:
+    body = checked.header.body
+    assert isinstance(body, Header)
+    return body
 
 
 def sign_head(leaves: Iterable[bytes], origin: str, key: Signer) -> str:

@@ -10,8 +10,8 @@ from fractions import Fraction
 from random import Random
 from typing import Any
 
-from cryptometer.block import Proposal
 from cryptometer.errors import Reason
+from cryptometer.proposal import Proposal
 from cryptometer.records import (
     Claim,
     Distribution,

@@ -14,8 +14,10 @@ import pytest
 
 from cryptometer import records
 from cryptometer.audit import audit
-from cryptometer.block import Checked, Verdict, check_block, propose
+from cryptometer.block import Checked, check_block
+from cryptometer.energy_verdict import Verdict
 from cryptometer.errors import Reason
+from cryptometer.proposal import propose
 from cryptometer.records import (
     Claim,
     Commitment,

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer.audit import audit
-from cryptometer.block import Proposal
+from cryptometer.proposal import Proposal
 from cryptometer.records import AuthorityRecord, ChainRecord, Distribution
 from cryptometer.snapshot import (
     Rows,

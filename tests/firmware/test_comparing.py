@@ -9,7 +9,8 @@ import pytest
 
 from cryptometer import accuracy
 from cryptometer.accuracy import Comparison
-from cryptometer.block import Checked, Verdict
+from cryptometer.block import Checked
+from cryptometer.energy_verdict import Verdict
 from cryptometer.records import Batch, ChainRecord, Mark, MeterDetails, Reading, RunStart, StepClose
 from firmware.comparing import ComparedLine, Second
 from firmware.listening import SpokenLine

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from cryptometer import records
-from cryptometer.block import Proposal, apply_leaves
 from cryptometer.errors import Reason
+from cryptometer.proposal import Proposal, apply_leaves
 from cryptometer.records import Batch, ChainRecord, Claim, Method, Record, Role, Stop, Use
 from cryptometer.steps import NS_PER_MS, step_start_ms
 from gateway.backup import backup, restore

@@ -2,9 +2,9 @@
 
 import pytest
 
-from cryptometer.block import Proposal
 from cryptometer.chain import follow
 from cryptometer.errors import Reason
+from cryptometer.proposal import Proposal
 from cryptometer.records import ChainRecord, Record
 from cryptometer.steps import FUTURE_STEPS
 from gateway import waiting as keeping

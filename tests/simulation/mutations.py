@@ -11,6 +11,7 @@ from unittest.mock import patch
 from cryptometer import block, chain, cose, sharing
 from cryptometer import settlement as settlement_module
 from cryptometer.errors import Reason, Rejected
+from cryptometer.proposal import Applied, Proposal
 from cryptometer.records import Acknowledgement, Distribution, Mark, Output, Record
 from cryptometer.settlement import Settlement, Waiting
 from cryptometer.sharing import Outcome
@@ -282,7 +283,7 @@ def signatures_unchecked() -> list[Patch]:
 def late_records_in_no_block() -> list[Patch]:
     offer = waiting.Waiting.offer
 
-    def strict(self: Any, proposal: block.Proposal, *rest: Any, **more: Any) -> None:
+    def strict(self: Any, proposal: Proposal, *rest: Any, **more: Any) -> None:
         everything = self._records
         self._records = {
             name: [one for one in records if getattr(one.body, "step", 0) >= proposal.step]
@@ -333,7 +334,7 @@ def published_before_committed() -> list[Patch]:
 
 
 def energy_from_totals() -> list[Patch]:
-    header = block.Applied.header
+    header = Applied.header
 
     def padded(self: Any, slot: Any) -> Any:
         stated = header(self, slot)
@@ -343,7 +344,7 @@ def energy_from_totals() -> list[Patch]:
         )
         return replace(stated, balance=more)
 
-    return [(block.Applied, "header", padded)]
+    return [(Applied, "header", padded)]
 
 
 def pending_forgotten_at_a_start() -> list[Patch]:
@@ -485,7 +486,7 @@ def taken_back_by_a_supplement() -> list[Patch]:
 
 
 def distributions_left_out_of_their_block() -> list[Patch]:
-    finish = block.Proposal.finish
+    finish = Proposal.finish
 
     def leaky(self: Any, authority: Any = (), distributions: Any = ()) -> Any:
         applied = finish(self, authority, distributions)
@@ -497,7 +498,7 @@ def distributions_left_out_of_their_block() -> list[Patch]:
             leaf_hashes=applied.leaf_hashes[:end],
         )
 
-    return [(block.Proposal, "finish", leaky)]
+    return [(Proposal, "finish", leaky)]
 
 
 def distributions_not_filed() -> list[Patch]:

@@ -6,9 +6,10 @@ from collections import Counter
 from functools import partial
 
 from cryptometer import audit, records, tiles
-from cryptometer.block import Checked, Verdict, check_block
+from cryptometer.block import Checked, check_block
 from cryptometer.community import Community, trust
 from cryptometer.doubt import DRIFT_PPM
+from cryptometer.energy_verdict import Verdict
 from cryptometer.errors import Reason, Rejected
 from cryptometer.merkle import HASH_BYTES, leaf_hash
 from cryptometer.proof import verify_proof

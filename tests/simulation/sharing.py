@@ -11,7 +11,7 @@ from fractions import Fraction
 from hashlib import sha256
 from typing import Any
 
-from cryptometer.block import Verdict
+from cryptometer.energy_verdict import Verdict
 from cryptometer.errors import Reason
 from cryptometer.records import Agreement, Claim, Distribution, Method
 from cryptometer.settlement import Opening, commitment

@@ -6,10 +6,11 @@ import subprocess
 from pathlib import Path
 
 from cryptometer import accuracy, audit
-from cryptometer.block import Checked, Verdict
+from cryptometer.block import Checked
 from cryptometer.commands.demo.community import SimulatedMeter
 from cryptometer.commands.demo.processes import GATEWAY, program
 from cryptometer.commands.sources import ledger_reader
+from cryptometer.energy_verdict import Verdict
 from cryptometer.records import Reading, StepClose
 from tests.system.plant import Plant, kill
 

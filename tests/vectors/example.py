@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from cryptometer import metrology
-from cryptometer.block import Proposal
 from cryptometer.community import trust
+from cryptometer.proposal import Proposal
 from cryptometer.records import (
     Agreement,
     Batch,

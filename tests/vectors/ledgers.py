@@ -1,8 +1,9 @@
 """A small ledger in the making: its records by name, its blocks, its files and proofs."""
 
 from cryptometer import merkle, note, proof, records, tiles
-from cryptometer.block import Checked, Slot, check_block, propose
+from cryptometer.block import Checked, check_block
 from cryptometer.community import Community
+from cryptometer.proposal import Slot, propose
 from cryptometer.records import Body, ClockReading, Record
 from cryptometer.state import State
 from cryptometer.steps import ClockSource, ClockState, step_start_ms

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptometer.block import Verdict
+from cryptometer.energy_verdict import Verdict
 from cryptometer.records import Batch, Mark, Reading, Role, StepClose, Use
 from cryptometer.steps import ClockState
 from gateway.exports.accuracy_words import is_good, sentences
