@@ -7,7 +7,8 @@ order of RFC 8949 agree, whichever library sorts. No float, tag, simple value or
 Bytes are read twice. The first reading builds nothing and refuses all that is not canonical; so the
 library sees no tag and no key of a stranger, for which it would make regular expressions, dates,
 fractions of thousands of digits or tables of colliding keys, and time and memory stay
-proportional to the bytes.
+proportional to the bytes. An item of one byte takes some sixty in memory and a microsecond: so
+their number is bounded as well.
 """
 
 import re
@@ -21,6 +22,7 @@ from cryptometer.errors import Reason, Rejected
 Value: TypeAlias = "int | bytes | str | Sequence[Value] | Mapping[int, Value]"
 
 DEPTH_MAX = 8  # the deepest record (a registration's constant) needs 4
+ITEMS_MAX = 2**20  # in arrays and maps; a record has not the bytes for a tenth of it
 _INT_MIN, _INT_MAX = -(2**64), 2**64 - 1
 _KEY_MIN, _KEY_MAX = -24, 23
 
@@ -68,14 +70,17 @@ def encode(value: Value) -> bytes:
     return cbor2.dumps(value, canonical=not _is_ordered(value, DEPTH_MAX))
 
 
-def decode(data: bytes) -> Value:
+def decode(data: bytes, items_max: int = ITEMS_MAX) -> Value:
     """Reads one canonical value that fills `data` exactly.
 
+    Args:
+        items_max: that arrays and maps may hold, all together; a pair of a map counts once.
+
     Raises:
-        Rejected: MALFORMED or NOT_CANONICAL.
+        Rejected: MALFORMED, NOT_CANONICAL or TOO_LARGE.
     """
     try:
-        end = _end_of(data, 0, DEPTH_MAX)
+        end = _end_of(data, 0, DEPTH_MAX, _Room(items_max))
     except IndexError:
         raise Rejected(Reason.MALFORMED, "cut off") from None
     if end > len(data):
@@ -88,7 +93,21 @@ def decode(data: bytes) -> Value:
         raise Rejected(Reason.MALFORMED, f"not CBOR: {type(error).__name__}") from None
 
 
-def _end_of(data: bytes, at: int, depth: int) -> int:
+class _Room:
+    """How many items there may still be."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, items: int) -> None:
+        self.left = items
+
+    def take(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise Rejected(Reason.TOO_LARGE, "too many items")
+
+
+def _end_of(data: bytes, at: int, depth: int, room: _Room) -> int:
     """Where the item that begins at `at` ends; beyond `data` if its last string is cut off.
 
     Raises:
@@ -122,11 +141,15 @@ def _end_of(data: bytes, at: int, depth: int) -> int:
         return at + argument
     if depth == 0:
         raise Rejected(Reason.MALFORMED, f"nested deeper than {DEPTH_MAX}")
+    if argument > len(data) - at:
+        raise IndexError  # an item has a byte at least
+    room.take(argument)
     if major == _MAP:
-        return _end_of_pairs(data, at, argument, depth - 1)
+        return _end_of_pairs(data, at, argument, depth - 1, room)
     if argument < _FEW:
-        return _end_of_items(data, at, argument, depth - 1)
-    return _end_of_integers(data, at, argument) or _end_of_items(data, at, argument, depth - 1)
+        return _end_of_items(data, at, argument, depth - 1, room)
+    found = _end_of_integers(data, at, argument)
+    return found or _end_of_items(data, at, argument, depth - 1, room)
 
 
 def _end_of_integers(data: bytes, at: int, count: int) -> int | None:
@@ -141,14 +164,14 @@ def _end_of_integers(data: bytes, at: int, count: int) -> int | None:
     return at
 
 
-def _end_of_items(data: bytes, at: int, count: int, depth: int) -> int:
+def _end_of_items(data: bytes, at: int, count: int, depth: int, room: _Room) -> int:
     for _ in range(count):
         length = _LENGTHS.get(data[at]) or _LONGER_LENGTHS.get(data[at : at + 2])
-        at = _end_of(data, at, depth) if length is None else at + length
+        at = _end_of(data, at, depth, room) if length is None else at + length
     return at
 
 
-def _end_of_pairs(data: bytes, at: int, count: int, depth: int) -> int:
+def _end_of_pairs(data: bytes, at: int, count: int, depth: int, room: _Room) -> int:
     before = -1
     for _ in range(count):
         key = data[at]
@@ -159,7 +182,7 @@ def _end_of_pairs(data: bytes, at: int, count: int, depth: int) -> int:
         before = key
         at += 1
         length = _LENGTHS.get(data[at]) or _LONGER_LENGTHS.get(data[at : at + 2])
-        at = _end_of(data, at, depth) if length is None else at + length
+        at = _end_of(data, at, depth, room) if length is None else at + length
     return at
 
 

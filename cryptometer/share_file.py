@@ -205,7 +205,7 @@ def decode_share(data: bytes) -> ShareFile:
     """What a file says, nothing of it verified.
 
     Raises:
-        Rejected: MALFORMED or NOT_CANONICAL.
+        Rejected: MALFORMED, NOT_CANONICAL or TOO_LARGE.
     """
     if not data.startswith(MAGIC) or len(data) > SHARE_MAX:
         raise Rejected(Reason.MALFORMED, "not a share of this version")

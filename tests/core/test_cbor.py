@@ -166,6 +166,25 @@ def test_a_few_bytes_that_stand_for_millions_of_items_are_refused_at_once() -> N
         cbor.decode(data)
 
 
+def test_more_items_than_there_is_room_for_are_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data: Any = [0, {0: [b"x"], 1: b""}, [[], []]]
+    held = 3 + 2 + 1 + 2
+    assert cbor.decode(cbor.encode(data), held) == data
+    with refusing(Reason.TOO_LARGE):
+        cbor.decode(cbor.encode(data), held - 1)
+    many = cbor.ITEMS_MAX + 1
+    for item in (b"\x80", b"\x00", b"\x61a"):
+        with (
+            monkeypatch.context() as patched,
+            refusing(Reason.TOO_LARGE),
+        ):
+            patched.setattr(cbor, "_end_of_items", None)
+            patched.setattr(cbor, "_end_of_integers", None)
+            cbor.decode(b"\x9a" + many.to_bytes(4, "big") + item * many)
+
+
 def test_a_cycle_is_refused() -> None:
     with refusing(Reason.MALFORMED):
         cbor.decode(bytes.fromhex("d81c81d81d00"))

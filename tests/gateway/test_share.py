@@ -13,6 +13,7 @@ from cryptometer.records import Claim, Method
 from cryptometer.settlement import Opening
 from cryptometer.share_file import (
     MAGIC,
+    SHARE_MAX,
     Share,
     decode_share,
     encode_share,
@@ -94,6 +95,14 @@ def test_a_file_cut_short_is_refused(shared: tuple[Works, int, bytes], cut: int)
     works, _, data = shared
     with pytest.raises(Rejected):
         verified(works, data[:cut])
+
+
+@pytest.mark.parametrize("item", [b"\x80", b"\x00", b"\x41a"])
+def test_a_file_of_millions_of_small_items_is_refused_before_they_are_made(item: bytes) -> None:
+    """A member opens what he is sent: it must not take his machine's memory."""
+    count = (SHARE_MAX - len(MAGIC) - 5) // len(item)
+    with refusing(Reason.TOO_LARGE):
+        decode_share(MAGIC + b"\x9a" + count.to_bytes(4, "big") + item * count)
 
 
 def test_the_record_that_was_altered_is_named(shared: tuple[Works, int, bytes]) -> None:
