@@ -13,6 +13,7 @@ from cryptometer.records import NAME, STEP
 DIGITS = 9  # of a decimal, behind the point
 _SCALE = 1_000_000_000
 _DECIMAL = re.compile(r"(\d{1,9})(?:[.,](\d{1,9}))?")
+_LINE_END = re.compile(r"\r\n|\r|\n")  # as an editor counts lines, and no other sign of Unicode's
 _COEFFICIENTS = (["step", "member", "weight"], ["step", "producer", "member", "weight"])
 _LOSSES = ["step", "kwh"]
 
@@ -51,10 +52,10 @@ def read_losses(text: str, step_s: int) -> dict[int, int]:
 
 
 def _rows(text: str, forms: Sequence[list[str]]) -> Iterator[tuple[int, Mapping[str, str]]]:
-    lines = text.removeprefix("\ufeff").splitlines()
+    lines = _LINE_END.split(text.removeprefix("\ufeff"))
     separator = ";" if ";" in next(filter(None, lines), "") else ","
     names: list[str] = []
-    for number, cells in enumerate(_cells(lines, separator), 1):
+    for number, cells in _cells(lines, separator):
         if not cells:
             continue
         if not names:
@@ -70,10 +71,16 @@ def _rows(text: str, forms: Sequence[list[str]]) -> Iterator[tuple[int, Mapping[
         raise _wrong(1, "the file is empty")
 
 
-def _cells(lines: Sequence[str], separator: str) -> Iterator[list[str]]:
-    reader = csv.reader(lines, delimiter=separator)
+def _cells(lines: Sequence[str], separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Each row's values, with the number of the line on which it begins: a value in quotes may go
+    on over several."""
+    # With their ends: "1" and "0" on two lines are no 10.
+    reader = csv.reader((f"{line}\n" for line in lines), delimiter=separator)
+    begin = 1
     try:
-        yield from reader
+        for cells in reader:
+            yield begin, cells
+            begin = reader.line_num + 1
     except csv.Error:
         raise _wrong(reader.line_num, "a value is too long") from None
 

@@ -136,3 +136,20 @@ def test_a_weight_given_twice_is_refused() -> None:
         read_coefficients("step;member;weight\n7;ada;1\n7;ada;1\n", STEP_S)
     with pytest.raises(Rejected, match="is no name"):
         read_coefficients("step;member;weight\n7;Ada;1\n", STEP_S)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_line_is_named_as_an_editor_counts_it(end: str) -> None:
+    """A value in quotes goes on over lines, and a sign that is none in a file is no line's end."""
+    lines = ["step;member;weight", '7;ada;"1', '"', "", "8;ada;1", "9;Bo;1"]
+    with refusing(Reason.MALFORMED, "line 6: ", "'Bo' is no name"):
+        read_coefficients(end.join(lines), STEP_S)
+    lines[5] = '9;"B\u2028o";1'
+    with refusing(Reason.MALFORMED, "line 6: ", "is no name"):
+        read_coefficients(end.join(lines), STEP_S)
+    lines[1:] = ['7;ada;"1', '0"', ""]
+    with refusing(Reason.MALFORMED, "line 2: ", "is no number"):
+        read_coefficients(end.join(lines), STEP_S)
+    lines[1:] = ['7;"A', 'da";1']
+    with refusing(Reason.MALFORMED, "line 2: ", "'A\\nda' is no name"):
+        read_coefficients(end.join(lines), STEP_S)
