@@ -8,12 +8,12 @@ import io
 import os
 import sqlite3
 import tarfile
-import tempfile
 import time
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from cryptometer import records
 from cryptometer.block import check_block
@@ -31,11 +31,11 @@ from cryptometer.tiles import (
     tiles_of,
 )
 from gateway.filing import file_block
-from gateway.folder import Folder, open_folder, read_community
+from gateway.folder import Folder, hold_scratch, open_folder, read_community
 from gateway.ledger import Ledger
 from gateway.sqlite_store import STORE_MODE, SqliteStore, connect, set_epoch
 from gateway.store import Changes
-from hal.files import DiskTree, make_folder, put_file, sync_folder
+from hal.files import DiskTree, make_folder, put_file, put_stream, sync_folder
 
 _TOML, _STORE, _PRIVATE = "gateway.toml", "store.sqlite", "private.db"
 _KEPT = (
@@ -50,6 +50,7 @@ _KEPT = (
 )
 _KEPT_FOLDERS = ("broker", "imports")
 _LEDGER = "ledger"
+_CHUNK = 2**20
 _TOGETHER = 256  # ledger files written together: their folders are synced once, memory is bounded
 
 
@@ -70,10 +71,10 @@ def backup(folder: Folder, out: Path) -> str:
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         with tarfile.open(fileobj=file, mode="w:gz") as archive:
-            for name, data in _members(folder):
+            for name, content in _members(folder):
                 member = tarfile.TarInfo(name)
-                member.size, member.mode, member.mtime = len(data), 0o600, int(time.time())
-                archive.addfile(member, io.BytesIO(data))
+                member.size, member.mode, member.mtime = _size(content), 0o600, int(time.time())
+                archive.addfile(member, content)
                 count += 1
         file.flush()
         os.fsync(file.fileno())
@@ -161,34 +162,55 @@ def roll_forward(store: SqliteStore, ledger: Ledger, community: Community) -> in
     return blocks
 
 
-def _members(folder: Folder) -> Iterator[tuple[str, bytes]]:
+def _members(folder: Folder) -> Iterator[tuple[str, IO[bytes]]]:
     """Names and contents of what a backup holds, the configuration first: it says where the rest
-    belongs."""
-    yield _TOML, folder.file.read_bytes()
+    belongs. Each content is read before the next is asked for."""
+    yield _TOML, io.BytesIO(folder.file.read_bytes())
     for name in _KEPT:
         if (folder.state / name).exists():
-            yield name, (folder.state / name).read_bytes()
+            yield name, io.BytesIO((folder.state / name).read_bytes())
     for part in _KEPT_FOLDERS:
         for path in sorted((folder.state / part).glob("*")):
             # A running gateway takes imports in: one gone from here is in the store.
             with suppress(FileNotFoundError):
                 if not path.name.endswith(".new"):
-                    yield f"{part}/{path.name}", path.read_bytes()
-    with tempfile.TemporaryDirectory(dir=folder.state) as scratch:
-        copy = Path(scratch) / _STORE
-        _copy_store(folder.store, copy)
-        yield _STORE, copy.read_bytes()
+                    yield f"{part}/{path.name}", io.BytesIO(path.read_bytes())
+    with hold_scratch(folder) as scratch:
+        with _copied(folder.store, scratch / _STORE) as content:
+            yield _STORE, content
         if folder.private.exists():
             # Salts that are lost open nothing that the ledger has committed to.
-            private = Path(scratch) / _PRIVATE
-            _copy_store(folder.private, private)
-            yield _PRIVATE, private.read_bytes()
-        with closing(SqliteStore(copy, read_only=True)) as store:
+            with _copied(folder.private, scratch / _PRIVATE) as content:
+                yield _PRIVATE, content
+        with closing(SqliteStore(scratch / _STORE, read_only=True)) as store:
             community = read_community(store) if store.authority() else None
     # The store first, the ledger after: the ledger's files may be ahead, and hardly behind.
     if community is not None:
         for name, data in _ledger_files(DiskTree(folder.ledger).read, community):
-            yield f"{_LEDGER}/{name}", data
+            yield f"{_LEDGER}/{name}", io.BytesIO(data)
+
+
+@contextmanager
+def _copied(database: Path, copy: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a database of one moment, whoever writes to it meanwhile."""
+    with (
+        closing(connect(database, read_only=True)) as source,
+        closing(sqlite3.connect(copy)) as target,
+    ):
+        source.backup(target)
+    with copy.open("rb") as file:
+        yield file
+
+
+def _chunks(content: IO[bytes]) -> Iterator[bytes]:
+    while chunk := content.read(_CHUNK):
+        yield chunk
+
+
+def _size(content: IO[bytes]) -> int:
+    size = content.seek(0, os.SEEK_END)
+    content.seek(0)
+    return size
 
 
 def _ledger_files(read: Read, community: Community) -> Iterator[tuple[str, bytes]]:
@@ -223,14 +245,6 @@ class _Publisher:
         self._files = {}
 
 
-def _copy_store(store: Path, copy: Path) -> None:
-    with (
-        closing(connect(store, read_only=True)) as source,
-        closing(sqlite3.connect(copy)) as target,
-    ):
-        source.backup(target)
-
-
 def _check_empty(target: Path) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigurationError(f"{target} is not empty; a restore begins in a new folder")
@@ -241,10 +255,10 @@ def _unpack(source: Path, target: Path) -> Folder:
     try:
         with tarfile.open(source, mode="r:gz") as archive:
             members = _contents(archive, source)
-            name, data = next(members, ("", b""))
+            name, content = next(members, ("", io.BytesIO()))
             if name != _TOML:
                 raise ConfigurationError(f"{source} is no backup: it does not begin with {_TOML}")
-            put_file(target / _TOML, data, mode=0o644)
+            put_file(target / _TOML, content.read(), mode=0o644)
             folder = open_folder(target)
             if folder.store.exists() or folder.ledger.exists():
                 raise ConfigurationError(
@@ -257,27 +271,28 @@ def _unpack(source: Path, target: Path) -> Folder:
     return folder
 
 
-def _contents(archive: tarfile.TarFile, source: Path) -> Iterator[tuple[str, bytes]]:
+def _contents(archive: tarfile.TarFile, source: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Each is read before the next is asked for."""
     for member in archive:
         name = PurePosixPath(member.name)
         # Only plain files inside the target: a backup may have passed through any hands.
         if not member.isfile() or name.is_absolute() or ".." in name.parts or not name.parts:
             raise ConfigurationError(f"{source} holds {member.name!r}: not our backup")
-        content = archive.extractfile(member)
-        yield member.name, content.read() if content else b""
+        yield member.name, archive.extractfile(member) or io.BytesIO()
 
 
-def _write_state(folder: Folder, members: Iterable[tuple[str, bytes]]) -> None:
+def _write_state(folder: Folder, members: Iterable[tuple[str, IO[bytes]]]) -> None:
     make_folder(folder.state)
     folder.imports.mkdir(mode=0o700, exist_ok=True)
     ledger = _Publisher(DiskTree(folder.ledger))
-    for name, data in members:
+    for name, content in members:
         part, _, rest = name.partition("/")
         if part == _LEDGER and rest:
-            ledger.put(rest, data)
+            ledger.put(rest, content.read())
         elif name in (*_KEPT, _STORE, _PRIVATE) or (part in _KEPT_FOLDERS and "/" not in rest):
             (folder.state / name).parent.mkdir(mode=0o700, exist_ok=True)
-            put_file(folder.state / name, data, _mode(name))
+            # A database of years does not fit in memory.
+            put_stream(folder.state / name, _chunks(content), _mode(name))
         else:
             raise ConfigurationError(f"the backup holds {name!r}: not our backup")
     ledger.finish()

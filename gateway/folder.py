@@ -1,9 +1,11 @@
 """The gateway's folder: keys, requests, bundle, imports, store, ledger. Files and names only."""
 
 import platform
+import shutil
 import time
 import tomllib
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from gateway.config import Config, read_config
 from gateway.node import whole_chain
 from gateway.sqlite_store import SqliteStore, create_store
 from hal.broker import install_broker
-from hal.files import MISPLACED, put_file, read_file
+from hal.files import MISPLACED, clear_unfinished, hold, put_file, read_file
 from hal.keyfile import FileKey, create_key, load_key
 
 SOFTWARE = f"cryptometer-gateway {__version__}"
@@ -83,6 +85,15 @@ class Folder:
     @property
     def lock(self) -> Path:
         return self.state / "gateway.lock"
+
+    @property
+    def backup_lock(self) -> Path:
+        """Held by whoever copies what is private, into `scratch`."""
+        return self.state / "backup.lock"
+
+    @property
+    def scratch(self) -> Path:
+        return self.state / "backup.scratch"
 
     @property
     def imports(self) -> Path:
@@ -184,6 +195,33 @@ def settle_successor(folder: Folder, store: SqliteStore) -> bool:
             request.replace(folder.key.with_suffix(".request"))
         folder.next_key.replace(folder.key)
     return acts
+
+
+@contextmanager
+def hold_scratch(folder: Folder) -> Iterator[Path]:
+    """A folder for copies of what is private, empty before and gone behind; also that which a
+    killed program has left.
+
+    Raises:
+        ConfigurationError: another program has it.
+    """
+    with hold(folder.backup_lock):
+        if folder.scratch.exists():
+            shutil.rmtree(folder.scratch)
+        folder.scratch.mkdir(mode=0o700)
+        try:
+            yield folder.scratch
+        finally:
+            shutil.rmtree(folder.scratch)
+
+
+def clear_left(folder: Folder) -> None:
+    """Removes what killed programs have left in a gateway's folder, unfinished files and copies of
+    what is private; for the gateway, before it begins to write."""
+    clear_unfinished(folder.ledger)
+    if folder.scratch.exists():
+        with suppress(ConfigurationError), hold_scratch(folder):
+            pass  # whoever holds it is at work, and clears it itself
 
 
 def import_file(folder: Folder, source: Path) -> str:

@@ -97,7 +97,7 @@ def _service(figures: Figures) -> Iterable[Metric]:
     yield _gauge("records_pending", "Device records that no block holds.", figures.depths.pending)
     yield _gauge(
         "leaves_staged",
-        "Leaves whose static files may not be durable yet.",
+        "Leaves that the store keeps: until their bundle of 256 is full and durable.",
         figures.depths.staged,
     )
     yield _gauge(

@@ -29,6 +29,7 @@ from cryptometer.records import (
 )
 from cryptometer.state import Meter, State, found, govern
 from cryptometer.steps import NS_PER_MS, ClockState, Instant, step_of, step_start_ms
+from cryptometer.tiles import TILE_WIDTH
 from gateway.door import Door, Verdicts, Verify, verify_each
 from gateway.effects import Confirm, Effect, Publish, Say, Sealed
 from gateway.filing import file_block, meter_of
@@ -135,6 +136,7 @@ class Node:
         self._measured: list[tuple[int, int]] = []
         self._published: int | None = None
         self._said: set[tuple[str, Reason]] = set()
+        self.mended: list[str] = []  # files of the ledger that this start has written anew
         self._listening = False
         self._owes_checkpoint = False
         self._may_seal_ms: int | None = None
@@ -212,15 +214,27 @@ class Node:
                 " Restore both from one backup: cryptometer-gateway restore"
             )
         newest = self._store.blocks(1)
-        if published.size < ours.size and newest:
-            staged = [raw for leaf, raw in self._store.staged() if leaf >= published.size]
-            if published.size + len(staged) != ours.size:
-                raise Behind(
-                    f"the ledger's files hold {published.size} leaves, the store has let go of"
-                    f" those up to {ours.size - len(staged)}. Restore the files from a backup"
-                )
-            self._ledger.publish(published.size, staged, newest[0].note)
-        self._published = ours.size
+        kept = dict(self._store.staged())
+        try:
+            if published.size < ours.size and newest:
+                # From the bundle's begin, where the store still has it: no file is built upon.
+                whole = published.size - published.size % TILE_WIDTH
+                begin = whole if whole in kept else published.size
+                staged = [kept[leaf] for leaf in range(begin, ours.size) if leaf in kept]
+                if begin + len(staged) != ours.size:
+                    raise Behind(
+                        f"the ledger's files hold {published.size} leaves, the store has let go of"
+                        f" those up to {ours.size - len(staged)}. Restore the files from a backup"
+                    )
+                self._ledger.publish(begin, staged, newest[0].note)
+            self.mended = self._ledger.recover(self._state.frontier, kept)
+        except Rejected as refused:
+            raise Rejected(
+                refused.reason,
+                f"the ledger's files: {refused.detail}. Put back that file from a mirror or a"
+                " backup, or restore: cryptometer-gateway restore",
+            ) from None
+        self._published = _full_bundles(ours.size)
 
     # --- What comes in ---------------------------------------------------------------------------
 
@@ -477,7 +491,7 @@ class Node:
         # Behind the store's commit, which has begun a new epoch if this lets go of anything; the
         # next start does it if this run ends here.
         self._private.govern(private, checked.state)
-        self._published = checked.state.frontier.size
+        self._published = _full_bundles(checked.state.frontier.size)
         since_ms = max(step_start_ms(step + 1, before.genesis.step_s), self._last_close_ms)
         self._last_close_ms = 0
         self._state = checked.state
@@ -564,6 +578,12 @@ class Node:
         )
         self._published = None
         self._measured = []
+
+
+def _full_bundles(size: int) -> int:
+    """How many of the leaves stand in files that are never written again. The store keeps the
+    others' bytes: a partial bundle that is damaged is written anew from them."""
+    return size - size % TILE_WIDTH
 
 
 class _All:

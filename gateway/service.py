@@ -12,6 +12,7 @@ from cryptometer.keys import Signer
 from cryptometer.steps import NS_PER_MS, NS_PER_S
 from gateway.folder import (
     Folder,
+    clear_left,
     read_community,
     read_import,
     read_own_bundle,
@@ -67,6 +68,7 @@ def serve(folder: Folder) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _frame: stopping.append(received))
     with hold(folder.lock):
+        clear_left(folder)
         store = folder.open_store()
         try:
             service = Service(folder, store)
@@ -120,6 +122,8 @@ class Service:
             _open_vpp(folder),
             self._chains,
         )
+        for path in self._node.mended:
+            _log(f"damaged, and written anew: {folder.ledger / path}")
         base = f"cryptometer/1/{community.id.hex()}"
         self._link = Link(
             broker_settings(folder.broker, bundle.broker, folder.config.broker),

@@ -5,7 +5,7 @@ import fcntl
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -178,12 +178,32 @@ def read_file(path: Path) -> bytes:
 
 def put_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Replaces a file: durable once it returns, the old or the new content at any instant."""
+    put_stream(path, [data], mode)
+
+
+def put_stream(path: Path, chunks: Iterable[bytes], mode: int = 0o600) -> None:
+    """As `put_file`, of a content that need not fit in memory. What gives it may fail: nothing is
+    left then."""
     beside = _beside(path)
-    write_file(beside, data, mode)
+    try:
+        _write_chunks(beside, chunks, mode)
+    except BaseException:
+        with suppress(OSError):
+            beside.unlink()
+        raise
     passing(Point.FILE_PUT_WRITTEN)
     beside.replace(path)
     passing(Point.FILE_PUT_RENAMED)
     sync_folder(path.parent)
+
+
+def clear_unfinished(folder: Path) -> int:
+    """Removes what writes that were cut off have left below a folder, of which nobody ever reads
+    anything; for its only writer, before it begins. Returns how many files that were."""
+    found = [path for path in folder.rglob(f"*{_NEW}") if path.is_file()]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return len(found)
 
 
 def move_file(path: Path, target: Path) -> None:
@@ -197,12 +217,17 @@ def move_file(path: Path, target: Path) -> None:
 
 def write_file(path: Path, data: bytes, mode: int) -> None:
     """Writes a whole file, durably; at any earlier instant it may hold a part."""
+    _write_chunks(path, [data], mode)
+
+
+def _write_chunks(path: Path, chunks: Iterable[bytes], mode: int) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         os.fchmod(descriptor, mode)  # the umask has no say over a key or a published file
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
+        for chunk in chunks:
+            view = memoryview(chunk)
+            while view:
+                view = view[os.write(descriptor, view) :]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -21,14 +22,14 @@ from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.settlement import Opening
 from cryptometer.tiles import CHECKPOINT_PATH
 from gateway.backup import backup, restore
-from gateway.folder import Folder, open_folder, waiting_imports
+from gateway.folder import Folder, clear_left, open_folder, waiting_imports
 from gateway.ledger import Ledger
 from gateway.main import EXIT_BEHIND
 from gateway.node import Behind, Node
 from gateway.private import PrivateStore
 from gateway.sqlite_store import SqliteStore, create_store
 from hal.faults import CRASH_VARIABLE, Point
-from hal.files import DiskTree
+from hal.files import DiskTree, hold
 from hal.ports import Message
 from tests.core.community import FIRST_STEP
 from tests.gateway.crash_child import METERS
@@ -126,6 +127,46 @@ def test_without_a_store_there_is_nothing_to_back_up(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no store"):
         backup(open_folder(tmp_path), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_store_is_copied_and_put_back_piece_by_piece(
+    works: Works, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No store of years is in memory as a whole: with as little as a page each it comes back."""
+    private = works.folder.private
+    with closing(PrivateStore(private)) as store:
+        store.put("ada", dict.fromkeys(range(200_000), 7), "file:a", 1)
+    monkeypatch.setattr("gateway.backup._CHUNK", 4096)
+    tracemalloc.start()
+    backup(works.folder, tmp_path / "b")
+    restore(tmp_path / "b", tmp_path / "new", None)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < private.stat().st_size / 2 < 50 * 2**20
+    folder = open_folder(tmp_path / "new")
+    with closing(PrivateStore(folder.private)) as store:
+        assert sum(store.of(step)["ada"] for step in (0, 100_000, 199_999)) == 21
+    assert not works.folder.scratch.exists()
+
+
+def test_what_killed_programs_have_left_goes_at_the_next_start_or_backup(
+    works: Works, tmp_path: Path
+) -> None:
+    folder = works.folder
+    for path in ("tile/entries/000.p/9.new", "checkpoint.new"):
+        (folder.ledger / path).write_bytes(b"torn")
+    folder.scratch.mkdir()
+    (folder.scratch / "private.db").write_bytes(b"what ada consumed")
+    with hold(folder.backup_lock):  # a backup is made at this moment
+        clear_left(folder)
+        assert folder.scratch.exists()
+    assert not list(folder.ledger.rglob("*.new"))
+    clear_left(folder)
+    assert not folder.scratch.exists()
+    folder.scratch.mkdir()
+    (folder.scratch / "private.db").write_bytes(b"what ada consumed")
+    backup(folder, tmp_path / "b")
+    assert not folder.scratch.exists()
 
 
 # --- The restored folder. ------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer.errors import Reason
-from cryptometer.merkle import HASH_BYTES, leaf_hash
+from cryptometer.merkle import HASH_BYTES, Frontier, leaf_hash
 from cryptometer.tiles import (
     CHECKPOINT_PATH,
     TILE_WIDTH,
@@ -271,5 +271,86 @@ def test_damaged_files_are_not_built_upon(tmp_path: Path, path: str, damage: str
     else:
         (tmp_path / path).write_bytes((tmp_path / path).read_bytes()[:-1])
     with refusing(Reason.MALFORMED):
-        ledger.publish(5, leaves[5:], note(9))
+        Ledger(DiskTree(tmp_path)).publish(5, leaves[5:], note(9))
     assert ledger.checkpoint() == note(5).encode()
+
+
+@pytest.mark.parametrize("path", ["tile/0/001.p/4", "tile/entries/001.p/4", "tile/1/000.p/1"])
+@pytest.mark.parametrize("damage", ["missing", "short", "flipped"])
+def test_what_is_damaged_while_the_writer_runs_is_not_asked_and_stops_no_block(
+    tmp_path: Path, path: str, damage: str
+) -> None:
+    ledger = Ledger(DiskTree(tmp_path))
+    leaves = entries(280)
+    for old, new in pairwise((0, 250, 260)):
+        ledger.publish(old, leaves[old:new], note(new))
+    harm(tmp_path / path, damage)
+    ledger.publish(260, leaves[260:], note(280))
+    # What did not grow is written anew by the next start.
+    frontier = Frontier().extended(map(leaf_hash, leaves))
+    assert Ledger(ledger._tree).recover(frontier, {}) == [path] * path.startswith("tile/1")
+    assert check_whole(ledger.read, leaves) == 280
+
+
+@pytest.mark.parametrize("path", ["tile/0/001.p/4", "tile/entries/001.p/4", "tile/1/000.p/1"])
+@pytest.mark.parametrize("damage", ["missing", "short", "flipped"])
+def test_a_damaged_file_at_the_edge_is_written_anew_from_what_the_store_keeps(
+    tmp_path: Path, path: str, damage: str
+) -> None:
+    leaves = entries(280)
+    Ledger(DiskTree(tmp_path)).publish(0, leaves[:260], note(260))
+    harm(tmp_path / path, damage)
+    ledger = Ledger(DiskTree(tmp_path))
+    frontier = Frontier().extended(map(leaf_hash, leaves[:260]))
+    kept = dict(enumerate(leaves[256:260], 256))
+    assert ledger.recover(frontier, kept) == [path]
+    assert ledger.recover(frontier, {}) == []
+    assert check_whole(ledger.read, leaves) == 260
+    ledger.publish(260, leaves[260:], note(280))
+    assert check_whole(ledger.read, leaves) == 280
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "flipped"])
+def test_what_nothing_gives_anew_is_named_and_left_as_it_is(tmp_path: Path, damage: str) -> None:
+    leaves = entries(260)
+    Ledger(DiskTree(tmp_path)).publish(0, leaves, note(260))
+    frontier = Frontier().extended(map(leaf_hash, leaves))
+    for path, named in (
+        ("tile/entries/001.p/4", "tile/entries/001.p/4"),
+        ("tile/0/000", "tile/1/000.p/1" if damage == "flipped" else "tile/0/000"),
+    ):
+        before = (tmp_path / path).read_bytes()
+        level = (tmp_path / "tile/1/000.p/1").read_bytes()
+        harm(tmp_path / path, damage)
+        harm(tmp_path / "tile/1/000.p/1", "flipped")
+        with refusing(Reason.MALFORMED, named):
+            # Leaves of another tree are believed as little as the files are.
+            Ledger(DiskTree(tmp_path)).recover(frontier, dict.fromkeys(range(256, 260), b"other"))
+        (tmp_path / path).write_bytes(before)
+        (tmp_path / "tile/1/000.p/1").write_bytes(level)
+    assert Ledger(DiskTree(tmp_path)).recover(frontier, {}) == []
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=4), st.booleans())
+@examples(20)
+def test_an_edge_that_was_proven_goes_on_like_one_that_was_written(
+    sizes: list[int], is_kept: bool
+) -> None:
+    tree = SimulatedTree()
+    leaves = entries(sum(sizes))
+    size = 0
+    for block in sizes:
+        ledger = Ledger(tree)
+        frontier = Frontier().extended(map(leaf_hash, leaves[:size]))
+        assert ledger.recover(frontier, dict(enumerate(leaves[:size])) if is_kept else {}) == []
+        ledger.publish(size, leaves[size : size + block], note(size + block))
+        size += block
+        assert check_whole(tree.read, leaves) == size
+
+
+def harm(path: Path, damage: str) -> None:
+    data = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(data[:-1] if damage == "short" else bytes([*data[:-1], data[-1] ^ 1]))

@@ -26,6 +26,7 @@ from cryptometer.records import (
     Use,
 )
 from cryptometer.steps import NS_PER_MS, ClockState, step_start_ms
+from cryptometer.tiles import TILE_WIDTH
 from gateway import waiting
 from gateway.ledger import Ledger
 from gateway.memory_store import MemoryStore
@@ -1013,13 +1014,36 @@ def test_files_of_another_ledger_of_the_same_size_do_not_start() -> None:
         site.start()
 
 
+def test_files_that_are_lost_are_written_anew_while_the_store_has_all_of_their_leaves() -> None:
+    site, files, _, _ = older_and_newer()
+    assert isinstance(site.tree, SimulatedTree)
+    newest = dict(site.tree.files)
+    for found in ({}, files, {**newest, "tile/entries/000.p/12": b"torn"}):
+        site.tree = SimulatedTree()
+        site.tree.put_all(found)
+        site.start()
+        assert site.tree.read("checkpoint") == newest["checkpoint"]
+        site.audit()
+    assert site.node.mended == ["tile/entries/000.p/12"]
+
+
 def test_lost_files_that_the_store_has_let_go_of_are_asked_for() -> None:
     site, files, _, _ = older_and_newer()
+    site.send(*(site.device.batch(site.next_step, 1) for _ in range(TILE_WIDTH)))
+    site.seal()
+    site.seal()  # with its commit those of the full bundle go
+    assert isinstance(site.tree, SimulatedTree)
+    whole = dict(site.tree.files)
     site.tree = SimulatedTree()
     with pytest.raises(Behind, match=r"files hold 0 leaves, the store has let go .* backup"):
         site.start()
     site.tree.put_all(files)
     with pytest.raises(Behind, match=r"files hold 5 leaves, the store has let go of those up to"):
+        site.start()
+    for path in ("tile/0/000", "tile/1/000.p/1"):
+        del whole[path]
+    site.tree.put_all(whole)
+    with refusing(Reason.MALFORMED, "tile/0/000 is missing. Put back that file", "restore"):
         site.start()
 
 
