@@ -23,6 +23,7 @@ from cryptometer.records import (
     Distribution,
     Header,
     Input,
+    MeterDetails,
     Reading,
     ReAnchor,
     Record,
@@ -412,6 +413,8 @@ class _Ledger:
             raise Rejected(
                 Reason.NO_SUCH_INPUT, f"the close {spent.close.hex()} of step {step} is missing"
             )
+        if not spent.energy_uwh:
+            raise Rejected(Reason.NO_SUCH_INPUT, f"{close.meter} brought nothing that may be spent")
         behind = self._behind(close, spent.energy_uwh)
         signed = sum(energy for _, energy in behind)
         if signed < spent.energy_uwh:
@@ -419,22 +422,15 @@ class _Ledger:
                 Reason.WRONG_SUMS,
                 f"{close.meter} brought {spent.energy_uwh} µWh, and has signed {signed}",
             )
-        registration = self._registration(close.meter, behind)
+        newest, _ = behind[0]
         return Source(
             meter=close.meter,
-            serial=registration.meter.serial if registration and registration.meter else "",
+            serial=self._details(newest).serial,
             energy_uwh=spent.energy_uwh,
             records=len(behind),
             lots=sum(len(body.pulses) for body, _ in behind if isinstance(body, Batch)),
             signed_uwh=signed,
         )
-
-    def _registration(
-        self, meter: str, behind: Sequence[tuple[Batch | Reading, int]]
-    ) -> Registration | None:
-        for body, _ in behind:
-            return self.named.registrations.get(body.registration)
-        return next((one for one in self.named.registrations.values() if one.name == meter), None)
 
     def _behind(self, close: StepClose, wanted_uwh: int) -> list[tuple[Batch | Reading, int]]:
         """Batches of the close's step, and readings, back to the close before; of an index that was
@@ -471,12 +467,17 @@ class _Ledger:
         return body
 
     def _energy(self, body: Batch | Reading) -> int:
+        details = self._details(body)
+        constant, ratio = details.constant, details.ratings.constant_ratio
+        after = register_uwh(body.register_after, constant, ratio)
+        return after - register_uwh(body.register, constant, ratio)
+
+    def _details(self, body: Batch | Reading) -> MeterDetails:
+        """What the registration says that a record was made under."""
         registration = self.named.registrations.get(body.registration)
         if registration is None or registration.meter is None or registration.name != body.meter:
             raise Rejected(
                 Reason.UNKNOWN_REGISTRATION,
                 f"the registration of {body.meter} that record {body.sequence} names is missing",
             )
-        constant, ratio = registration.meter.constant, registration.meter.ratings.constant_ratio
-        after = register_uwh(body.register_after, constant, ratio)
-        return after - register_uwh(body.register, constant, ratio)
+        return registration.meter

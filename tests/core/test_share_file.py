@@ -1,40 +1,102 @@
 """A share file made by whoever likes to look richer: what the ledger set aside is not taken for
 energy that was given, as far as a file without the rest of the ledger can tell."""
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 
 import pytest
 
-from cryptometer import records, settlement
+from cryptometer import records, settlement, share_file
+from cryptometer.community import Community, trust
 from cryptometer.errors import Reason
-from cryptometer.records import Agreement, ChainRecord, Distribution, Header, Registration
+from cryptometer.records import (
+    Agreement,
+    Batch,
+    Body,
+    ChainRecord,
+    Claim,
+    Distribution,
+    Header,
+    Input,
+    ReAnchor,
+    Record,
+    Registration,
+    Role,
+    StepClose,
+)
 from cryptometer.settlement import split
-from cryptometer.share_file import Share, encode_share, verify_share
+from cryptometer.share_file import (
+    Share,
+    Source,
+    decode_share,
+    encode_share,
+    verify_share,
+)
 from cryptometer.tiles import node_from_tiles
-from tests.core.community import Village
+from tests.core.community import DETAILS, PULSE_UWH, Village, lay_out, reseal, sign_head
 from tests.core.refusing import refusing
 from tests.core.test_distribution import agreed, create, honest, reasons
+from tests.core.test_reading import MORE, WH
+from tests.keys import signer
+
+
+class Pieces:
+    """What a file of ana's share is made of: all of the ledger that may stand in one. Whoever makes
+    a file may leave something out, and put something in.
+
+    Attributes:
+        authority: records of the authority.
+        leaves: entries of the ledger by their index.
+    """
+
+    def __init__(self, village: Village, step: int, ledger: Sequence[bytes] = ()) -> None:
+        """`ledger`: its entries, where they are not those of the village."""
+        self.village = village
+        self.step = step
+        self._ledger = ledger or village.leaves
+        self.authority: list[bytes] = []
+        self.leaves: dict[int, bytes] = {}
+        for index, raw in enumerate(self._ledger):
+            body = records.decode(raw).body
+            if isinstance(body, Agreement | Registration | ReAnchor):
+                self.authority.append(raw)
+            elif isinstance(body, ChainRecord | Header) or getattr(body, "step", None) == step:
+                self.leaves[index] = raw
+
+    def places(self, kind: type[Body] | type[ChainRecord], **said: object) -> list[int]:
+        """The leaves of a kind that say this."""
+        return [
+            index
+            for index, raw in self.leaves.items()
+            if isinstance(body := records.decode(raw).body, kind)
+            and all(getattr(body, name) == value for name, value in said.items())
+        ]
+
+    def leave_out(self, *places: int) -> "Pieces":
+        for place in places:
+            del self.leaves[place]
+        return self
+
+    def encode(self) -> bytes:
+        signed = sign_head(self._ledger, self.village.community().origin, self.village.gateway)
+        node = node_from_tiles(len(self._ledger), lay_out(self._ledger, signed).get)
+        return encode_share("ana", self.step, signed, self.authority, self.leaves, node)
+
+    def verify(self, community: Community | None = None) -> Share:
+        return verify_share(self.encode(), community or self.village.community())
 
 
 def shown(
     village: Village, step: int, is_shown: Callable[[Distribution], bool] = lambda _: True
 ) -> Share:
     """What a file says that holds all of the ledger but what it had better not show."""
-    leaves: dict[int, bytes] = {}
-    authority: list[bytes] = []
-    for index, raw in enumerate(village.leaves):
-        body = records.decode(raw).body
-        if isinstance(body, Agreement | Registration):
-            authority.append(raw)
-        elif isinstance(body, Distribution):
-            if body.step == step and is_shown(body):
-                leaves[index] = raw
-        elif isinstance(body, ChainRecord | Header):
-            leaves[index] = raw
-    node = node_from_tiles(len(village.leaves), village.files().get)
-    data = encode_share("ana", step, village.checkpoint(), authority, leaves, node)
-    return verify_share(data, village.community())
+    pieces = Pieces(village, step)
+    hidden = [
+        index
+        for index in pieces.places(Distribution)
+        if not is_shown(records.decode(pieces.leaves[index]).body)  # type: ignore[arg-type]
+    ]
+    return pieces.leave_out(*hidden).verify()
 
 
 def _given(village: Village) -> int:
@@ -83,7 +145,10 @@ def test_a_meter_that_closed_its_step_twice_has_brought_its_energy_once() -> Non
 def test_distributions_of_one_block_gave_no_more_together_than_its_headers_say() -> None:
     """Signed lots that the ledger set aside, in a supplement that moved nothing."""
     village = agreed()
-    step = village.next_step
+    create(village, 15)
+    village.share()
+    village.block()
+    step, given_before = village.next_step, _given(village)
     create(village, 9)
     device = village.devices[1]
     village.send(device.batch(step, 9), device.close(step))
@@ -97,7 +162,7 @@ def test_distributions_of_one_block_gave_no_more_together_than_its_headers_say()
     assert reasons(village.block()) == [None, Reason.NO_SUCH_INPUT]
     with refusing(Reason.WRONG_TOTALS, "had no effect"):
         shown(village, step)
-    assert shown(village, step, _of([0])).energy_uwh == _given(village)
+    assert shown(village, step, _of([1])).energy_uwh == _given(village) - given_before
 
 
 def test_parts_of_two_distributions_are_not_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,6 +179,343 @@ def test_parts_of_two_distributions_are_not_one(monkeypatch: pytest.MonkeyPatch)
     swapped = [0, *range(len(parts) + 2, 2 * len(parts) + 1)]
     with refusing(Reason.INCOMPLETE):
         shown(village, step, _of(swapped))
+
+
+def test_a_file_shows_the_step_s_account_and_what_is_behind_each_input() -> None:
+    village = agreed()
+    create(village, 15, 10)
+    step = village.next_step
+    village.share()
+    village.block()
+    share = shown(village, step)
+    assert share.settlement == village.state.settlements[step]
+    assert [one.sources for one in share.given] == [
+        (
+            Source("m0", DETAILS.serial, 15 * PULSE_UWH, 1, 2, 15 * PULSE_UWH),
+            Source("m1", DETAILS.serial, 10 * PULSE_UWH, 1, 2, 10 * PULSE_UWH),
+        )
+    ]
+
+
+def test_what_a_producer_brought_goes_to_those_who_have_a_claim_on_it() -> None:
+    village = agreed(Claim("ana", 1, 0, "m0"), Claim("bob", 1, 0, "m1"))
+    create(village, 15, 10)
+    step = village.next_step
+    village.share()
+    village.block()
+    assert shown(village, step).energy_uwh == 15 * PULSE_UWH == _given(village)
+
+
+def test_a_close_that_brought_nothing_is_no_input() -> None:
+    village = agreed()
+    create(village, 0, 8)
+    step, whole = village.next_step, honest(village)
+    empty = next(one for one in village.pending if getattr(one.body, "meter", "") == "m0")
+    village.distribute(replace(whole, inputs=(Input(empty.identity, 0, 0), *whole.inputs)))
+    assert reasons(village.block()) == [Reason.NO_SUCH_INPUT]
+    with refusing(Reason.NO_SUCH_INPUT, "m0 brought nothing"):
+        shown(village, step)
+
+
+def test_what_everyone_sets_aside_is_refused_for_the_same_reason() -> None:
+    village = agreed()
+    create(village, 15, 10)
+    step, whole = village.next_step, honest(village)
+    village.distribute(replace(whole, outputs=whole.outputs[::-1]))
+    [reason] = reasons(village.block())
+    assert reason is not None
+    with refusing(reason, "leaf "):
+        shown(village, step)
+
+
+# --- What a file leaves out. ---------------------------------------------------------------------
+
+
+@pytest.fixture(name="whole")
+def _whole() -> Pieces:
+    """All of a step in which two meters created something, and a block behind it."""
+    village = agreed()
+    create(village, 15, 10)
+    step = village.next_step
+    village.share()
+    village.block()
+    village.run([1])
+    return Pieces(village, step)
+
+
+def test_records_and_closes_that_are_left_out_are_missed(whole: Pieces) -> None:
+    [batch] = whole.places(Batch, meter="m0", step=whole.step)
+    [close] = whole.places(StepClose, meter="m0", step=whole.step)
+    assert whole.verify().energy_uwh == 8 * PULSE_UWH
+    raw = whole.leaves[batch]
+    with refusing(Reason.WRONG_SUMS, "m0 brought 1500000 µWh, and has signed 0"):
+        whole.leave_out(batch).verify()
+    whole.leaves[batch] = raw
+    with refusing(Reason.NO_SUCH_INPUT, "is missing"):
+        whole.leave_out(close).verify()
+
+
+def test_headers_that_are_left_out_are_missed(whole: Pieces) -> None:
+    [place] = whole.places(Distribution)
+    headers = whole.places(Header)
+    before = max(at for at in headers if at < place)
+    after = min(at for at in headers if at > place)
+    kept = dict(whole.leaves)
+    for gone, words in (
+        ([before], "enclose no block"),
+        ([after], "enclose no block"),
+        ([at for at in headers if at < place], "the headers around it are missing"),
+        ([at for at in headers if at > place], "the headers around it are missing"),
+    ):
+        whole.leaves = dict(kept)
+        with refusing(Reason.INCOMPLETE, words):
+            whole.leave_out(*gone).verify()
+
+
+def test_a_file_without_a_distribution_shows_nothing(whole: Pieces) -> None:
+    with refusing(Reason.INCOMPLETE, f"no distribution of step {whole.step}"):
+        whole.leave_out(*whole.places(Distribution)).verify()
+
+
+@pytest.mark.parametrize(
+    ("kept", "words"),
+    [
+        (lambda count: range(1, count), "no part stands before it"),
+        (lambda count: range(count - 1), "some of its parts are missing"),
+        (lambda count: [*range(count), *range(count + 1, 2 * count)], "no part stands before it"),
+    ],
+    ids=["the first", "the last", "the first of the second"],
+)
+def test_a_part_that_is_left_out_is_missed(
+    monkeypatch: pytest.MonkeyPatch, kept: Callable[[int], Container[int]], words: str
+) -> None:
+    village = agreed()
+    create(village, 15, 10)
+    step, whole = village.next_step, honest(village)
+    monkeypatch.setattr(settlement, "_PART_BYTES", 100)
+    parts = split(whole, village.plant)
+    assert len(parts) > 1
+    village.distribute(*parts, *(replace(part, supplement=1) for part in parts))
+    village.block()
+    with refusing(Reason.INCOMPLETE, words):
+        shown(village, step, _of(kept(len(parts))))
+
+
+def test_the_agreement_is_the_one_of_the_step(whole: Pieces) -> None:
+    village = whole.village
+    newer = village.agree("bob", "ana")
+    village.block()
+    with refusing(Reason.INCOMPLETE, "2 agreements"):
+        Pieces(village, whole.step).verify()
+    whole.authority = [
+        raw for raw in whole.authority if not isinstance(records.decode(raw).body, Agreement)
+    ]
+    with refusing(Reason.INCOMPLETE, "0 agreements"):
+        whole.verify()
+    whole.authority.append(newer.raw)
+    with refusing(Reason.WRONG_AGREEMENT, f"does not hold in {whole.step} yet"):
+        whole.verify()
+
+
+def test_the_registration_that_a_record_was_made_under_is_needed() -> None:
+    village = agreed()
+    older = village.devices[0].registration
+    key = village.devices[0].signer.public
+    village.govern(village.authority.register(Role.METER, "m0", key, DETAILS, village.next_step))
+    village.block()
+    create(village, 15, 10)
+    step = village.next_step
+    village.share()
+    village.block()
+    pieces = Pieces(village, step)
+    assert pieces.verify().energy_uwh == 8 * PULSE_UWH
+    pieces.authority = [raw for raw in pieces.authority if records.decode(raw).identity != older]
+    with refusing(Reason.UNKNOWN_REGISTRATION, "the registration of m0"):
+        pieces.verify()
+
+
+# --- What a file puts in, and what a ledger should not hold. -------------------------------------
+
+
+def test_leaves_that_are_of_no_use_have_no_place(whole: Pieces) -> None:
+    village = whole.village
+    leaves = village.leaves
+    member = next(
+        index
+        for index, raw in enumerate(leaves)
+        if isinstance(body := records.decode(raw).body, Registration) and body.role is Role.MEMBER
+    )
+    whole.leaves[member] = leaves[member]
+    with refusing(Reason.UNKNOWN_KIND, f"leaf {member}: a registration has no place there"):
+        whole.verify()
+
+
+def test_a_distribution_of_another_step_has_no_place(whole: Pieces) -> None:
+    village = whole.village
+    create(village, 8)
+    step = village.next_step
+    village.share()
+    village.block()
+    later = Pieces(village, step)
+    [place] = later.places(Distribution, step=step)
+    both = Pieces(village, whole.step)
+    both.leaves[place] = later.leaves[place]
+    with refusing(Reason.WRONG_STEP, f"leaf {place} is of step {step}"):
+        both.verify()
+
+
+def test_of_the_authority_s_records_only_some_have_a_place(whole: Pieces) -> None:
+    authority = whole.village.authority
+    kept = list(whole.authority)
+    whole.authority = [*kept, authority.revoke(Role.MEMBER, "eve").raw]
+    with refusing(Reason.UNKNOWN_KIND, f"record {len(kept)} of the authority: a revocation"):
+        whole.verify()
+    [agreement] = [raw for raw in kept if isinstance(records.decode(raw).body, Agreement)]
+    forged = reseal(records.decode(agreement), signer(99))
+    whole.authority = [forged.raw, *(raw for raw in kept if raw != agreement)]
+    with refusing(Reason.UNKNOWN_KEY, "record 0 of the authority"):
+        whole.verify()
+
+
+def test_who_signs_for_another_is_not_believed_even_if_a_ledger_holds_it(whole: Pieces) -> None:
+    """A gateway that let anything into its ledger."""
+    village = whole.village
+    [batch] = whole.places(Batch, meter="m0", step=whole.step)
+    [place] = whole.places(Distribution)
+    for at, forged in (
+        (batch, reseal(records.decode(whole.leaves[batch]), village.devices[1].signer)),
+        (place, reseal(records.decode(whole.leaves[place]), village.gateway)),
+        (place, reseal(records.decode(whole.leaves[place]), village.gateway, vpp="gw")),
+    ):
+        with refusing(Reason.UNKNOWN_KEY, f"leaf {at}: "):
+            _with(village, at, forged, whole.step).verify()
+    elsewhere = records.seal(
+        records.decode(whole.leaves[batch]).body, bytes(32), village.device.signer
+    )
+    with refusing(Reason.OTHER_COMMUNITY, f"leaf {batch}: "):
+        _with(village, batch, elsewhere, whole.step).verify()
+
+
+def test_a_record_that_others_do_not_continue_is_not_behind_them(whole: Pieces) -> None:
+    village = whole.village
+    [batch] = whole.places(Batch, meter="m0", step=whole.step)
+    other = reseal(records.decode(whole.leaves[batch]), village.device.signer, lots=(8, 1, 7, 1))
+    with refusing(Reason.FORK, "of m0 continues another chain"):
+        _with(village, batch, other, whole.step).verify()
+
+
+@pytest.mark.parametrize("whose", ["a meter m1", "a member m0"])
+def test_a_record_made_under_the_registration_of_another_has_no_energy(whose: str) -> None:
+    village = agreed(members=("ana", "bob", "m0"))
+    device, other = village.devices
+    registered = {
+        f"a {record.body.role} {record.body.name}": record.identity
+        for record in map(records.decode, village.leaves)
+        if isinstance(record.body, Registration)
+    }
+    step = village.next_step
+    village.send(*other.step(step, 8))
+    whole = honest(village)
+    batch = device.batch(step, 8, registration=registered[whose])
+    close = device.close(step)
+    village.send(batch, close)
+    village.distribute(replace(whole, inputs=(replace(whole.inputs[0], close=close.identity),)))
+    assert reasons(village.block()) == [Reason.NO_SUCH_INPUT]
+    with refusing(Reason.UNKNOWN_REGISTRATION, "the registration of m0"):
+        shown(village, step)
+
+
+# --- Whom to trust. ------------------------------------------------------------------------------
+
+
+def test_what_a_gateway_sealed_before_it_was_revoked_is_shown(whole: Pieces) -> None:
+    village = whole.village
+    newer = village.authority.register(Role.GATEWAY, "gw2", signer(20).public)
+    revoked = village.authority.revoke(Role.GATEWAY, "gw")
+    village.govern(newer, revoked)
+    village.block()
+    village.gateway = signer(20)
+    village.block()
+    known = [village.gateway_registration, village.vpp_registration, newer, revoked]
+    community = trust(village.authority.genesis.raw, [record.raw for record in known])
+    assert Pieces(village, whole.step).verify(community).energy_uwh == 8 * PULSE_UWH
+
+
+def test_a_checkpoint_of_another_community_is_said_to_be_the_fault(whole: Pieces) -> None:
+    elsewhere = Village(name="Another street").community()
+    with refusing(Reason.UNKNOWN_KEY, "the checkpoint: "):
+        whole.verify(elsewhere)
+
+
+def test_a_file_of_another_kind_or_beyond_the_limit_is_not_looked_into(
+    whole: Pieces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = whole.encode()
+    monkeypatch.setattr(share_file, "SHARE_MAX", len(data))
+    decode_share(data)
+    for other in (b"", b"x" + data[1:], data + b"\0"):
+        with refusing(Reason.MALFORMED, "not a share of this version"):
+            decode_share(other)
+
+
+# --- Meters that are read, and chains that go on anew. -------------------------------------------
+
+
+@pytest.mark.parametrize("age_ms", [None, 60_000], ids=["no close", "a close set aside"])
+def test_behind_a_close_stand_the_readings_since_the_one_before_and_no_others(
+    age_ms: int | None,
+) -> None:
+    """An index that was read in a step, and not closed, or too early for its close."""
+    village = agreed()
+    device = village.add_meter("speaks", **MORE)
+    village.block()
+    village.send(device.run_start(village.next_step, register=5_000))
+    village.send(device.reading(village.next_step, 5_100), device.close(village.next_step))
+    village.share()
+    village.block()
+    between = village.next_step
+    village.send(device.reading(between, 5_150, age_ms or 1_000))
+    if age_ms is not None:
+        village.send(device.close(between))
+    village.block()
+    step = village.next_step
+    village.send(device.reading(step, 5_220), device.close(step))
+    village.share()
+    village.block()
+    [given] = shown(village, step).given
+    assert given.sources == (Source("speaks", "SPEAKS-1", 120 * WH, 2, 0, 120 * WH),)
+
+
+def test_what_stands_before_a_re_anchor_is_missed_as_well() -> None:
+    village = agreed()
+    device = village.device
+    step = village.next_step
+    village.send(device.batch(step, 8))
+    village.block()
+    anchor = village.authority.re_anchor("m0", device.sequence, device.register)
+    village.govern(anchor)
+    village.block()
+    device.go_on_from(anchor)
+    village.send(device.batch(step, 2), device.close(step))
+    village.share()
+    village.block()
+    pieces = Pieces(village, step)
+    [given] = pieces.verify().given
+    assert given.sources == (Source("m0", DETAILS.serial, 10 * PULSE_UWH, 2, 2, 10 * PULSE_UWH),)
+    place = anchor.body.at  # type: ignore[union-attr]
+    earlier = [
+        index
+        for index in pieces.places(ChainRecord, meter="m0")
+        if records.decode(pieces.leaves[index]).body.sequence < place  # type: ignore[union-attr]
+    ]
+    with refusing(Reason.WRONG_SUMS, "m0 brought 1000000 µWh, and has signed 200000"):
+        pieces.leave_out(*earlier).verify()
+
+
+def _with(village: Village, at: int, other: Record, step: int) -> Pieces:
+    """A file made from a ledger that holds another leaf in one place."""
+    leaves = village.leaves
+    return Pieces(village, step, [*leaves[:at], other.raw, *leaves[at + 1 :]])
 
 
 def _of(places: Container[int]) -> Callable[[Distribution], bool]:
