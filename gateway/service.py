@@ -1,6 +1,5 @@
 """The running gateway: gives the node its messages and time, and does its effects."""
 
-import gc
 import select
 import signal
 import sys
@@ -39,6 +38,7 @@ from gateway.vpp import Vpp
 from hal.broker import broker_settings
 from hal.drivers import open_clock
 from hal.files import DiskTree, hold
+from hal.memory import collect_seldom
 from hal.mqtt import Link
 from hal.notify import Notifier
 from hal.ports import Clock, Connected, Disconnected, Message
@@ -48,9 +48,6 @@ MESSAGES_MAX = 1_000  # judged in one commit: the more wait, the cheaper each of
 # 64 KiB, and between two commits blocks are sealed and the service manager hears of us.
 ROUND_BYTES = 2**20
 WAIT_MAX_S = 1.0
-# New objects before the collector looks for cycles; see `collect_seldom`. Python's own 700 and 10
-# have it walk all records that wait, again and again.
-COLLECT_EVERY, COLLECT_OLDER_EVERY = 50_000, 20
 IMPORTS_EVERY_S = 1.0
 PRIVATE_BUSY_MS = 500  # so long an import or an erasure may hold up a block
 SETTLE_MACHINE_MS = 500  # after connecting, for what the broker kept for us to come
@@ -76,13 +73,6 @@ def serve(folder: Folder) -> int:
         finally:
             store.close()
     return 0
-
-
-def collect_seldom() -> None:
-    """Spares the collector of cycles most of its work: records hold none and go when the last
-    reference does, while a look through a step's records of a thousand meters stops the gateway for
-    a third of a second."""
-    gc.set_threshold(COLLECT_EVERY, COLLECT_OLDER_EVERY, COLLECT_OLDER_EVERY)
 
 
 class Service:

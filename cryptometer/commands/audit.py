@@ -28,6 +28,7 @@ from cryptometer.settlement import Rule
 from cryptometer.steps import step_start_ms
 from cryptometer.tiles import Read
 from hal.files import put_file
+from hal.memory import collect_seldom
 
 JOBS_MAX = 256
 # Why a distribution moves nothing; for no other record is it one of these.
@@ -168,6 +169,7 @@ def _counts(counts: Mapping[str, int]) -> str:
 def _run(arguments: argparse.Namespace) -> int:
     if not 1 <= arguments.jobs <= JOBS_MAX:
         raise ConfigurationError(f"--jobs is from 1 to {JOBS_MAX}")
+    collect_seldom()
     community = read_community(arguments.community)
     since = None
     if arguments.since is not None:

@@ -21,9 +21,9 @@ from gateway.filing import file_block
 from gateway.folder import read_community
 from gateway.ledger import Ledger
 from gateway.prove import prove
-from gateway.service import collect_seldom
 from gateway.store import Changes
 from gateway.waiting import Waiting
+from hal.memory import collect_seldom
 from tests.bench.crowd import (
     crowd,
     deliver,

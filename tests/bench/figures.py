@@ -101,7 +101,16 @@ def process_cpu_s(pid: int) -> float:
 
 def process_memory_mb(pid: int) -> float:
     """Memory of a process that is in RAM now, MB (proc(5): VmRSS)."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+    return _status_mb(str(pid), "VmRSS")
+
+
+def own_memory_mb() -> float:
+    """The most memory that this process has had in RAM, MB (proc(5): VmHWM)."""
+    return _status_mb("self", "VmHWM")
+
+
+def _status_mb(process: str, field: str) -> float:
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024 / 1e6
-    raise LookupError(f"process {pid} has no memory")
+    raise LookupError(f"process {process} has no memory")

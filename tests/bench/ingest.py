@@ -14,9 +14,10 @@ from cryptometer import records
 from cryptometer.commands.demo.broker import HOST
 from cryptometer.records import Acknowledgement, Record
 from cryptometer.steps import step_start_ms
-from gateway.service import MESSAGES_MAX, collect_seldom
+from gateway.service import MESSAGES_MAX
 from gateway.store import Changes, Contact
 from hal.broker import BrokerSettings
+from hal.memory import collect_seldom
 from hal.ports import Message
 from tests.bench.crowd import START_MAX_S, at_once, bare, batches, crowd, deliver, mosquitto, served
 from tests.bench.figures import US_PER_S, Figure, Stopwatch, process_cpu_s

@@ -18,9 +18,9 @@ from cryptometer.commands.demo.broker import HOST
 from cryptometer.commands.demo.processes import Child
 from cryptometer.steps import NS_PER_MS, NS_PER_S, step_of, step_start_ms
 from gateway.folder import open_folder
-from gateway.service import collect_seldom
 from hal.broker import BrokerSettings
 from hal.drivers import open_clock
+from hal.memory import collect_seldom
 from hal.ports import Clock
 from tests.bench.crowd import at_once, crowd, deliver, mosquitto, served, timed, whole_step
 from tests.bench.figures import MS_PER_S, Figure, bare_verify_s, process_cpu_s

@@ -51,6 +51,12 @@ def two() -> Iterator[Verifiers]:
         yield verify
 
 
+@pytest.fixture(scope="module", params=[1, 2])
+def any_number(request: pytest.FixtureRequest) -> Iterator[Verifiers]:
+    with Verifiers(request.param) as verify:
+        yield verify
+
+
 def broken(raw: bytes) -> bytes:
     """The record with a false signature."""
     return flip(raw, 8 * len(raw) - 1)
@@ -66,9 +72,11 @@ def by_gateway(leaves: Sequence[bytes]) -> dict[str, bytes]:
     return lay_out(leaves, sign_head(leaves, COMMUNITY.origin, VILLAGE.gateway))
 
 
-def test_each_record_comes_in_its_order_with_what_its_signature_is_worth(two: Verifiers) -> None:
+def test_each_record_comes_in_its_order_with_what_its_signature_is_worth(
+    any_number: Verifiers,
+) -> None:
     raws = [LEAVES[0], *SENT[:4], broken(SENT[4]), *SENT[5:]]
-    given = list(two(named(raws)))
+    given = list(any_number(named(raws)))
     assert [record.raw for record, _ in given] == raws
     assert [verdict for _, verdict in given] == [at not in (0, 5) for at in range(len(raws))]
 
@@ -88,17 +96,17 @@ def test_what_the_stream_raises_comes_behind_all_that_came_before_it(
         next(given)
 
 
-def test_a_ledger_that_holds_is_found_the_same_by_many(two: Verifiers) -> None:
+def test_a_ledger_that_holds_is_found_the_same_by_many(any_number: Verifiers) -> None:
     files = VILLAGE.files()
-    assert audit(files.get, COMMUNITY, verify=two) == audit(files.get, COMMUNITY)
+    assert audit(files.get, COMMUNITY, verify=any_number) == audit(files.get, COMMUNITY)
 
 
 @pytest.mark.parametrize("at", range(len(LEAVES)))
-def test_a_breach_is_the_same_one_whoever_verifies(two: Verifiers, at: int) -> None:
+def test_a_breach_is_the_same_one_whoever_verifies(any_number: Verifiers, at: int) -> None:
     raw = LEAVES[at]
     for changed in (broken(raw), flip(raw, 8 * (len(raw) - 70)), LEAVES[at - 1]):
         files = by_gateway([*LEAVES[:at], changed, *LEAVES[at + 1 :]])
-        assert _breach(files, two) == _breach(files, verify_none)
+        assert _breach(files, any_number) == _breach(files, verify_none)
 
 
 def _breach(files: dict[str, bytes], verify: Verify) -> tuple[Reason, str]:
@@ -186,7 +194,24 @@ def test_few_records_of_many_bytes_are_a_task_of_their_own(
 def test_a_small_ledger_is_not_worth_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verifiers, "WORTHWHILE", len(SENT))
     with Verifiers(2) as verify:
-        assert [verdict for _, verdict in verify(named(SENT))] == [False] * len(SENT)
+        assert [verdict for _, verdict in verify(named(SENT))] == [True] * len(SENT)
+        assert verify._pool is None
+
+
+def test_one_process_verifies_task_by_task_and_reads_nothing_ahead() -> None:
+    read = 0
+
+    def counted() -> Iterator[Named]:
+        nonlocal read
+        for one in named([LEAVES[0], SENT[0], broken(SENT[1]), *SENT[2:]]):
+            read += 1
+            yield one
+
+    with Verifiers(1) as verify:
+        given = verify(counted())
+        assert [next(given)[1] for _ in range(3)] == [False, True, False]
+        assert read == 3
+        assert [verdict for _, verdict in given] == [True] * (len(SENT) - 2)
         assert verify._pool is None
 
 
