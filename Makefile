@@ -7,8 +7,8 @@ BIN = $(VENV)/bin
 JOBS = 4
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: demo test check test-captures test-deep simulate test-faults test-kernel year month hour week fuzz fuzz-keep mutation \
-	bench bench-year vectors clean
+.PHONY: demo test check test-captures test-browser test-deep simulate test-faults test-kernel year month hour week \
+	fuzz fuzz-keep mutation bench bench-year vectors clean
 
 demo:
 	@sh scripts/environment.sh demo
@@ -19,7 +19,7 @@ test:
 	@sh scripts/environment.sh test
 	@PYTHON=$(BIN)/python sh scripts/peers.sh
 	@$(MAKE) --no-print-directory check
-	$(PYTEST) --ignore tests/captures tests
+	$(PYTEST) --ignore tests/captures --ignore tests/browser tests
 
 # Format, rules of the house, types: seconds.
 check:
@@ -34,6 +34,13 @@ test-captures:
 	@sh scripts/environment.sh test
 	@PYTHON=$(BIN)/python sh scripts/peers.sh
 	$(PYTEST) tests/captures/test_*.py
+
+# Pages in a real browser without a window, light and dark, on a phone, a desk and paper: a minute.
+# The browser comes with the machine's own apt.
+test-browser:
+	@sh scripts/browser.sh
+	@sh scripts/environment.sh test
+	$(BIN)/python -m pytest tests/browser
 
 # Slower proofs: more seeds of the simulated community, a thousand kills of real processes, whole days
 # of meters on bad lines.

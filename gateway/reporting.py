@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptometer.community import Community, decode_community
 from cryptometer.errors import ConfigurationError
 from cryptometer.readable import utc
 from cryptometer.steps import NS_PER_MS, NS_PER_S
+from cryptometer.tiles import CHECKPOINT_PATH, Read
 from gateway.exporting import (
     add_common,
     community_of,
@@ -51,6 +53,18 @@ def add_commands(
         " same file, which names the checkpoint it was made from.",
     )
     add_common(accuracy, default)
+    accuracy.add_argument(
+        "--ledger", type=Path, metavar="DIR", help="a ledger's files, in place of a gateway's own"
+    )
+    accuracy.add_argument(
+        "--community", type=Path, metavar="PUB", help="with --ledger: whose it is, community.pub"
+    )
+    accuracy.add_argument(
+        "--readings",
+        type=Path,
+        metavar="CSV",
+        help="with --ledger: what displays showed, the gateway's readings.csv; default: none",
+    )
     accuracy.set_defaults(act=_accuracy)
 
     reading = reports.add_parser(
@@ -97,31 +111,52 @@ class Asked:
 
 
 def measure(folder: Folder, period: str, zone_name: str) -> Asked:
-    """Goes through the ledger for a period: every block of it, from the first on.
+    """Goes through a gateway's ledger for a period: every block of it, from the first on.
 
     Raises:
         ConfigurationError: there is no such period or zone, or no ledger; or the readings' file is
             damaged.
         Rejected: the ledger does not hold.
     """
+    read, seen = DiskTree(folder.ledger).read, read_seen(folder.readings)
+    return _measure(read, community_of(folder), seen, period, zone_name)
+
+
+def _measure(
+    read: Read, community: Community, seen: list[Seen], period: str, zone_name: str
+) -> Asked:
     days, zone = days_of(period), zone_named(zone_name)
-    community = community_of(folder)
     step_s = community.parameters.step_s
     steps = steps_of(days, step_s, zone)
-    seen = read_seen(folder)
-    found, measuring = go_through(
-        DiskTree(folder.ledger).read, community, lambda: Measuring(steps, step_s, seen)
-    )
+    found, measuring = go_through(read, community, lambda: Measuring(steps, step_s, seen))
     return Asked(
         measuring.finish(), source_of(community, found), Period(period, zone_name, zone, days)
     )
+
+
+def _measure_elsewhere(arguments: argparse.Namespace) -> Asked:
+    """A ledger that somebody has copied, against keys that he has from the authority."""
+    ledger: Path | None = arguments.ledger
+    if ledger is None or arguments.community is None:
+        raise ConfigurationError("--ledger, --community: one needs the other, --readings both")
+    if not (ledger / CHECKPOINT_PATH).is_file():
+        raise ConfigurationError(f"{ledger} is no ledger's folder: it has no {CHECKPOINT_PATH}")
+    try:
+        community = decode_community(read_file(arguments.community).decode())
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{arguments.community} is no community.pub") from None
+    seen = [] if arguments.readings is None else read_seen(arguments.readings)
+    return _measure(DiskTree(ledger).read, community, seen, arguments.period, arguments.zone)
 
 
 def _accuracy(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
     if out.suffix not in _SUFFIXES:
         raise ConfigurationError(f"{out} ends in none of {', '.join(_SUFFIXES)}")
-    asked = measure(open_folder(arguments.config), arguments.period, arguments.zone)
+    if (arguments.ledger, arguments.community, arguments.readings) == (None, None, None):
+        asked = measure(open_folder(arguments.config), arguments.period, arguments.zone)
+    else:
+        asked = _measure_elsewhere(arguments)
     make = {".html": asked.html, ".csv": asked.csv, ".json": asked.json}[out.suffix]
     text = make()
     put_file(out, text.encode(), mode=_PUBLIC)
@@ -147,7 +182,7 @@ def _reading(arguments: argparse.Namespace) -> int:
         raise ConfigurationError(
             f"{new.meter} tells what a member consumes: the ledger has nothing to compare it with"
         )
-    kept = {(one.meter, one.at_ms): one for one in read_seen(folder)}
+    kept = {(one.meter, one.at_ms): one for one in read_seen(folder.readings)}
     before = kept.get((new.meter, new.at_ms))
     kept[new.meter, new.at_ms] = new
     put_file(folder.readings, encode_seen(kept.values()).encode(), mode=_PUBLIC)
@@ -156,13 +191,12 @@ def _reading(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def read_seen(folder: Folder) -> list[Seen]:
+def read_seen(path: Path) -> list[Seen]:
     """What people read off displays.
 
     Raises:
         ConfigurationError: the file they are kept in is damaged.
     """
-    path = folder.readings
     if not path.exists():
         return []
     try:

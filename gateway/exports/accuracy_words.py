@@ -1,9 +1,11 @@
 """What an accuracy report says in sentences: for whoever reads nothing but these."""
 
 from collections.abc import Iterator
+from fractions import Fraction
 
-from cryptometer.accuracy import percent
-from cryptometer.metrology import kwh
+from cryptometer.accuracy import Comparison, percent
+from cryptometer.metrology import kwh, number
+from cryptometer.readable import utc
 from cryptometer.records import CountingSource
 from gateway.exports.measured import Measured, MeterReport, StepState, Summary
 
@@ -18,6 +20,7 @@ def is_good(measured: Measured) -> bool | None:
 def sentences(measured: Measured) -> Iterator[str]:
     """The verdict first, then what it rests on."""
     yield _verdict(measured)
+    yield from _widest(measured)
     yield from _beside(measured)
     yield _steps(measured.summary)
     summary = measured.summary
@@ -36,6 +39,53 @@ def sentences(measured: Measured) -> Iterator[str]:
             f"The period is not over: {measured.without_block} of its {len(measured.steps)} steps"
             " have no block yet."
         )
+
+
+def figures(measured: Measured) -> Iterator[tuple[str, str, bool]]:
+    """What is seen at a glance: of what, how much, and whether that is as it should be."""
+    summary = measured.summary
+    compared, states = summary.compared, summary.states
+    if compared is not None:
+        inside = compared.comparisons - compared.outside
+        yield (
+            "compared, within the MPE",
+            f"{inside} of {compared.comparisons}",
+            not compared.outside,
+        )
+    widest = _widest_of(measured)
+    if widest is not None:
+        yield "widest, of what is permitted", f"{_used(widest)} %", widest.is_within
+    closed, not_heard = (states.get(one, 0) for one in (StepState.CLOSED, StepState.NOT_HEARD))
+    yield "closed in their own block", f"{closed} of {summary.steps}", closed == summary.steps
+    yield "not heard", _count(not_heard, "step"), not not_heard
+    yield "set aside", kwh(summary.aside_uwh), not summary.aside
+
+
+def _widest_of(measured: Measured) -> Comparison | None:
+    """The comparison that takes most of what is permitted."""
+    found = [one for meter in measured.meters for one in meter.compared]
+    return max(found, key=_part_of_bound, default=None)
+
+
+def _part_of_bound(one: Comparison) -> Fraction:
+    return Fraction(abs(one.difference_uwh), max(1, one.allowed_uwh + one.bound_uwh))
+
+
+def _used(one: Comparison) -> str:
+    """Percent of what is permitted, rounded up: what is outside never reads as 100."""
+    return str(-(-100 * _part_of_bound(one) // 1))
+
+
+def _widest(measured: Measured) -> Iterator[str]:
+    widest = _widest_of(measured)
+    if widest is None:
+        return
+    yield (
+        f"The widest difference takes {_used(widest)} % of what is permitted: {widest.meter},"
+        f" {utc(widest.at_ms)[:16]}Z, {'+' if widest.difference_uwh > 0 else ''}"
+        f"{number(Fraction(widest.difference_uwh, 10**6))} Wh of"
+        f" ±{number(Fraction(widest.allowed_uwh + widest.bound_uwh, 10**6))} Wh."
+    )
 
 
 def _verdict(measured: Measured) -> str:

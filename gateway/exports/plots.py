@@ -101,9 +101,13 @@ def difference_plot(
         f"H{_t(span.x(band.since_step + 1))}z"
         for band in bands
     )
-    return _figure(
-        title, span, scale, [*_gaps(span, gaps), _path("band", boxes), *_dots(span, scale, dots)]
+    edges = "".join(
+        f"M{_t(span.x(band.since_step + 1))} {_t(scale.y(bound_uwh))}H{_t(span.x(band.step + 1))}"
+        for band in bands
+        for bound_uwh in (band.bound_uwh, -band.bound_uwh)
     )
+    band = [_path("band", boxes), _path("edge", edges)]
+    return _figure(title, span, scale, [*_gaps(span, gaps), *band, *_dots(span, scale, dots)])
 
 
 def wait_plot(title: str, span: Span, dots: Sequence[Dot], gaps: Iterable[int]) -> str:

@@ -5,15 +5,19 @@ import csv
 import json
 from contextlib import closing
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
+from cryptometer.community import encode_community
 from gateway.backup import backup, restore
+from gateway.exports.displays import encode_seen
+from gateway.folder import open_folder
 from gateway.reporting import read_seen
-from tests.core.community import DETAILS, FIRST_STEP
+from tests.core.community import DETAILS, FIRST_STEP, Village
 from tests.gateway.exports.shared import as_folder
 from tests.gateway.exports.test_accuracy_page import Page
-from tests.gateway.exports.watched import watched
+from tests.gateway.exports.watched import seen_at, watched
 from tests.gateway.kit import Premises
 from tests.gateway.test_exporting import PERIOD
 from tests.gateway.test_main import gateway, refused
@@ -62,6 +66,37 @@ def test_the_same_ledger_gives_the_same_page_table_and_json(ledger: Path, tmp_pa
     assert len(json.loads((tmp_path / "one.json").read_text())["rows"]) == 3 * (96 - 2 - 64)
 
 
+def test_an_outsider_makes_the_same_page_of_copied_files(ledger: Path, tmp_path: Path) -> None:
+    """With nothing but the ledger's files and the authority's word of whose they are."""
+    copied, pub = tmp_path / "ledger", tmp_path / "community.pub"
+    copytree(open_folder(ledger).ledger, copied)
+    pub.write_text(encode_community(watched()[0].community()))
+    report(ledger, tmp_path / "one.html")
+    words = ("--ledger", copied, "--community", pub, "--out")
+    done = gateway("report", "accuracy", *PERIOD, *words, tmp_path / "two.html")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
+    seen = seen_at(watched()[1].start, 10, "shed", DETAILS.index_wh + 13)
+    (tmp_path / "readings.csv").write_text(encode_seen([seen]))
+    more = ("--readings", tmp_path / "readings.csv")
+    said = gateway("report", "accuracy", *PERIOD, *words, tmp_path / "three.html", *more).stdout
+    assert "shed was compared with its display, 1 time" in said
+
+
+def test_copied_files_that_are_not_whole_are_told(ledger: Path, tmp_path: Path) -> None:
+    words = ("report", "accuracy", *PERIOD, "--out", tmp_path / "x.html", "--ledger")
+    assert "one needs the other" in refused(*words, tmp_path)
+    pub = tmp_path / "community.pub"
+    assert "is no ledger's folder" in refused(*words, tmp_path, "--community", pub)
+    pub.write_bytes(b"\xff")
+    at = open_folder(ledger).ledger
+    assert "is no community.pub" in refused(*words, at, "--community", pub)
+    other = Village(meters=0, name="another")
+    pub.write_text(encode_community(other.community()))
+    assert gateway(*words, at, "--community", pub).returncode != 0
+    assert not (tmp_path / "x.html").exists()
+
+
 def test_a_display_that_is_entered_is_compared_from_then_on(
     worked: Premises, tmp_path: Path
 ) -> None:
@@ -72,7 +107,7 @@ def test_a_display_that_is_entered_is_compared_from_then_on(
     assert said == "m1: 7 Wh at 2024-03-09T16:32Z kept\n"
     said = gateway(*words, "--wh", str(wh)).stdout
     assert said == f"m1: {wh} Wh at 2024-03-09T16:32Z kept, in place of 7 Wh\n"
-    assert [one.wh for one in read_seen(worked.folder)] == [wh]
+    assert [one.wh for one in read_seen(worked.folder.readings)] == [wh]
     assert worked.folder.readings.stat().st_mode & 0o777 == 0o644
     report(worked.path, tmp_path / "a.csv")
     lines = [line for line in (tmp_path / "a.csv").read_text().splitlines() if line[:1] != "#"]

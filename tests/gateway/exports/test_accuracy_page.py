@@ -53,6 +53,7 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
         self.rows: list[list[str]] = []
+        self.begins: list[int] = []
         self.feed(text)
         self.close()
         assert self.open == []
@@ -61,6 +62,8 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
         if tag not in _VOID:
             self.open.append(tag)
+        if tag == "table":
+            self.begins.append(len(self.rows))
         if tag == "tr":
             self.rows.append([])
         if tag in ("td", "th"):
@@ -79,14 +82,13 @@ class Page(HTMLParser):
 
     def table(self, first: str, which: int = 0) -> list[dict[str, str]]:
         """The rows of one of the tables whose headings begin with this column."""
-        start = [at for at, row in enumerate(self.rows) if row[0] == first][which]
-        header = self.rows[start]
-        found = []
-        for row in self.rows[start + 1 :]:
-            if len(row) != len(header) or row[0] == first:
-                break
-            found.append(dict(zip(header, row, strict=True)))
-        return found
+        ends = [*self.begins[1:], len(self.rows)]
+        header, *rows = [
+            self.rows[begin:end]
+            for begin, end in zip(self.begins, ends, strict=True)
+            if self.rows[begin][0] == first
+        ][which]
+        return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def rows_of(text: str) -> list[dict[str, str]]:
