@@ -13,8 +13,10 @@ from cryptometer import records, tiles
 from cryptometer.block import Checked, check_block
 from cryptometer.community import Community
 from cryptometer.errors import Reason, Rejected
+from cryptometer.judging import Rule
 from cryptometer.keys import PublicKey
 from cryptometer.merkle import HASH_BYTES, Frontier, leaf_hash
+from cryptometer.openings import Openings
 from cryptometer.records import (
     AuthorityRecord,
     Batch,
@@ -28,7 +30,6 @@ from cryptometer.records import (
     Registration,
     StepClose,
 )
-from cryptometer.settlement import Openings, Rule
 from cryptometer.state import State
 from cryptometer.tiles import CHECKPOINT_PATH, TILE_HEIGHT, TILE_WIDTH, Read, Tile
 

@@ -11,9 +11,9 @@ from cryptometer.energy_verdict import Verdict
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey
 from cryptometer.merkle import leaf_hash
+from cryptometer.openings import Openings
 from cryptometer.proposal import Applied, Slot, apply_leaves
 from cryptometer.records import ChainRecord, Distribution, Header, Record, Role
-from cryptometer.settlement import Openings
 from cryptometer.state import State
 from cryptometer.steps import step_start_ms
 

@@ -4,16 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from cryptometer.errors import Reason, Rejected
+from cryptometer.judging import Rule, is_recomputed, judge
+from cryptometer.openings import Openings, opened_needs
+from cryptometer.parts import join
 from cryptometer.records import Balance, Distribution, Record, Role
-from cryptometer.settlement import (
-    Openings,
-    Plant,
-    Rule,
-    is_recomputed,
-    join,
-    judge,
-    opened_needs,
-)
+from cryptometer.settlement import Plant
 from cryptometer.state import Party, State
 
 _NOTHING: Openings = {}

@@ -1,16 +1,56 @@
-"""What members consumed, with the salts of the commitments to it, as a file for whoever may know:
-lines of text, so that a person sees what is handed over.
+"""What members consumed, as a distribution commits to it, and what opens the commitments: also as a
+file for whoever may know, of lines of text, so that a person sees what is handed over.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TypeAlias
 
+from cryptometer import cbor
 from cryptometer.errors import Reason, Rejected
-from cryptometer.records import NAME, STEP
-from cryptometer.settlement import SALT_BYTES, Opening, Openings
-from cryptometer.wire import UINT_MAX
+from cryptometer.records import NAME, STEP, Distribution
+from cryptometer.wire import UINT_MAX, Bytes, Uint, wire
 
+SALT_BYTES = 32
 OPENINGS_MAX = 2**28  # bytes; some two million lines
 HEADER = "step,member,need_uwh,salt"
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What opens the commitment to what a member consumed in a step."""
+
+    need_uwh: int = wire(0, Uint())
+    salt: bytes = wire(1, Bytes(SALT_BYTES, SALT_BYTES))
+
+
+Openings: TypeAlias = Mapping[tuple[int, str], Opening]
+"""Openings by step and member."""
+
+
+def commitment(community: bytes, step: int, member: str, need_uwh: int, salt: bytes) -> bytes:
+    """What a distribution shows of a member's consumption: a hash that fits one amount only, and
+    tells nobody anything who is not given the salt (32 bytes, random, of this member and step)."""
+    if len(salt) != SALT_BYTES:
+        raise ValueError(f"a salt has {SALT_BYTES} bytes")
+    said: list[cbor.Value] = ["cryptometer consumption", community, step, member, need_uwh, salt]
+    return sha256(cbor.encode(said)).digest()
+
+
+def opened_needs(
+    openings: Openings, community: bytes, whole: Distribution
+) -> dict[str, int] | None:
+    """What members consumed in a step, if an opening fits each commitment of its distribution."""
+    needs: dict[str, int] = {}
+    for one in whole.commitments:
+        known = openings.get((whole.step, one.member))
+        if known is None or one.digest != commitment(
+            community, whole.step, one.member, known.need_uwh, known.salt
+        ):
+            return None
+        needs[one.member] = known.need_uwh
+    return needs
 
 
 def encode_openings(openings: Openings) -> Iterator[str]:

@@ -9,6 +9,7 @@ from cryptometer.distribution import continued, distribute
 from cryptometer.energy_verdict import MeterAccount, Verdict
 from cryptometer.errors import Reason, Rejected
 from cryptometer.merkle import leaf_hash
+from cryptometer.openings import Openings
 from cryptometer.records import (
     AuthorityRecord,
     ChainRecord,
@@ -19,7 +20,7 @@ from cryptometer.records import (
     Header,
     Record,
 )
-from cryptometer.settlement import Openings, Settlement, Waiting, opened
+from cryptometer.settlement import Settlement, Waiting, opened
 from cryptometer.state import State, act, govern
 
 _NONE: Mapping[int, Rejected] = {}

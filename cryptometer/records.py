@@ -512,7 +512,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Commitment:
-    """A salted hash of what a member consumed in the step: see `settlement.commitment`."""
+    """A salted hash of what a member consumed in the step: see `openings.commitment`."""
 
     member: str = wire(0, NAME)
     digest: bytes = wire(1, DIGEST)

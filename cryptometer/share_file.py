@@ -10,9 +10,12 @@ from dataclasses import dataclass, replace
 from cryptometer import cbor, cose, merkle, records
 from cryptometer.community import Community
 from cryptometer.errors import Reason, Rejected
+from cryptometer.judging import is_recomputed, judge
 from cryptometer.keys import PublicKey
 from cryptometer.merkle import HASH_BYTES, Node
 from cryptometer.metrology import register_uwh
+from cryptometer.openings import Opening, commitment
+from cryptometer.parts import join
 from cryptometer.records import (
     NAME,
     STEP,
@@ -31,17 +34,7 @@ from cryptometer.records import (
     Role,
     StepClose,
 )
-from cryptometer.settlement import (
-    Agreed,
-    Opening,
-    Settlement,
-    Waiting,
-    commitment,
-    is_recomputed,
-    join,
-    judge,
-    opened,
-)
+from cryptometer.settlement import Agreed, Settlement, Waiting, opened
 from cryptometer.state import check_authority
 from cryptometer.wire import Bytes, Many, Row, Uint, decode_map, encode_map, wire, wire_optional
 

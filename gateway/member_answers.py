@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from cryptometer.community import Community
 from cryptometer.explaining import explain_share
+from cryptometer.openings import Openings, opened_needs
 from cryptometer.readable import utc
-from cryptometer.settlement import Openings, opened_needs
 from cryptometer.share_file import Share
 from cryptometer.state import State
 from cryptometer.steps import step_start_ms

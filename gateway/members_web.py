@@ -23,8 +23,8 @@ from starlette.routing import Route
 
 from cryptometer.errors import ConfigurationError
 from cryptometer.local_calendar import steps_of_day
+from cryptometer.openings import Opening
 from cryptometer.records import Role
-from cryptometer.settlement import Opening
 from cryptometer.share_file import verify_share
 from cryptometer.state import State
 from cryptometer.steps import NS_PER_MS

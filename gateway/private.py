@@ -13,16 +13,9 @@ from dataclasses import astuple
 from pathlib import Path
 
 from cryptometer.errors import ConfigurationError
-from cryptometer.settlement import SALT_BYTES, Opening, commitment
+from cryptometer.openings import SALT_BYTES, Opening, commitment
 from gateway.access import Grant, Holder
-from gateway.consumption import (
-    Correction,
-    Erased,
-    Filed,
-    Known,
-    Person,
-    Value,
-)
+from gateway.consumption import Correction, Erased, Filed, Known, Person, Value
 from gateway.lacking import Facts
 from gateway.sqlite_store import connect
 from gateway.store import StoreFailed

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from cryptometer import cose, records
 from cryptometer.community import Community
 from cryptometer.errors import ConfigurationError, Reason, Rejected
+from cryptometer.openings import Opening
 from cryptometer.records import (
     Agreement,
     Batch,
@@ -19,14 +20,8 @@ from cryptometer.records import (
     Role,
     StepClose,
 )
-from cryptometer.settlement import Opening
 from cryptometer.share_file import encode_share
-from cryptometer.tiles import (
-    CHECKPOINT_PATH,
-    Entries,
-    Read,
-    node_from_tiles,
-)
+from cryptometer.tiles import CHECKPOINT_PATH, Entries, Read, node_from_tiles
 from gateway.store import BlockRow, Store
 
 _STEP_CLOSE = StepClose.KIND.value.encode()

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from cryptometer import records
+from cryptometer.drafting import draft
 from cryptometer.keys import Signer
+from cryptometer.openings import commitment
+from cryptometer.parts import split
 from cryptometer.records import Distribution, Record, Role
-from cryptometer.settlement import Plant, Settlement, commitment, draft, split
+from cryptometer.settlement import Plant, Settlement
 from cryptometer.state import State
 from gateway.lacking import Facts, lacks, look_up
 

@@ -20,6 +20,7 @@ from cryptometer.cbor import encode
 from cryptometer.community import decode_community
 from cryptometer.cose import HEADER_MAX
 from cryptometer.errors import Reason, Rejected
+from cryptometer.judging import judge
 from cryptometer.keys import from_cose
 from cryptometer.metrology import lot_limit, register_uwh
 from cryptometer.records import (
@@ -33,7 +34,6 @@ from cryptometer.records import (
     Registration,
     StepClose,
 )
-from cryptometer.settlement import judge
 from cryptometer.steps import step_of
 from cryptometer.wire import encode_map
 from tests.keys import p256_signer

@@ -20,11 +20,11 @@ from cryptometer.commands.sources import (
 from cryptometer.commands.verifiers import Verifiers, cores
 from cryptometer.community import Community
 from cryptometer.errors import ConfigurationError, Reason, Rejected
+from cryptometer.judging import Rule
 from cryptometer.metrology import kwh
 from cryptometer.openings import OPENINGS_MAX, decode_openings
 from cryptometer.readable import printable, utc
 from cryptometer.records import Distribution
-from cryptometer.settlement import Rule
 from cryptometer.steps import step_start_ms
 from cryptometer.tiles import Read
 from hal.files import put_file

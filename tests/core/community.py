@@ -12,10 +12,13 @@ from cryptometer import note, proof, records
 from cryptometer.block import Checked, check_block
 from cryptometer.chain import follow, open_record, register_after
 from cryptometer.community import Community, trust
+from cryptometer.drafting import draft
 from cryptometer.errors import Rejected
 from cryptometer.keys import PublicKey, Signer
 from cryptometer.merkle import Frontier, inclusion_proof, leaf_hash
 from cryptometer.metrology import Side
+from cryptometer.openings import commitment
+from cryptometer.parts import split
 from cryptometer.proposal import Proposal, Slot, propose
 from cryptometer.records import (
     Agreement,
@@ -44,7 +47,7 @@ from cryptometer.records import (
     StepClose,
     Use,
 )
-from cryptometer.settlement import Plant, Settlement, commitment, draft, split
+from cryptometer.settlement import Plant, Settlement
 from cryptometer.state import Head, State, found
 from cryptometer.steps import FUTURE_STEPS, ClockSource, ClockState, step_start_ms
 from cryptometer.tiles import (

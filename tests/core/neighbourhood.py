@@ -10,19 +10,13 @@ from fractions import Fraction
 from random import Random
 from typing import Any
 
+from cryptometer.drafting import draft
 from cryptometer.errors import Reason
+from cryptometer.openings import commitment
+from cryptometer.parts import split
 from cryptometer.proposal import Proposal
-from cryptometer.records import (
-    Claim,
-    Distribution,
-    Method,
-    Output,
-    Part,
-    Record,
-    Role,
-    Use,
-)
-from cryptometer.settlement import Settlement, commitment, draft, split
+from cryptometer.records import Claim, Distribution, Method, Output, Part, Record, Role, Use
+from cryptometer.settlement import Settlement
 from tests.core.community import LOT_PULSES, PULSE_UWH, Device, Village, due
 from tests.keys import signer
 

@@ -11,7 +11,11 @@ import pytest
 
 from cryptometer import records
 from cryptometer.distribution import Judged, continued, distribute, distributor, follow
+from cryptometer.drafting import draft
 from cryptometer.errors import Reason
+from cryptometer.judging import Rule
+from cryptometer.openings import Opening, commitment
+from cryptometer.parts import split
 from cryptometer.records import (
     Agreement,
     Balance,
@@ -22,18 +26,7 @@ from cryptometer.records import (
     Record,
     Role,
 )
-from cryptometer.settlement import (
-    Agreed,
-    Brought,
-    Opening,
-    Plant,
-    Rule,
-    Waiting,
-    commitment,
-    draft,
-    opened,
-    split,
-)
+from cryptometer.settlement import Agreed, Brought, Plant, Waiting, opened
 from cryptometer.state import Party, State
 from tests.core.community import Village
 from tests.core.refusing import refusing
@@ -104,7 +97,7 @@ def signed(*bodies: Distribution) -> list[Record]:
 
 
 def in_parts(monkeypatch: pytest.MonkeyPatch, step: int) -> list[Distribution]:
-    monkeypatch.setattr("cryptometer.settlement._PART_BYTES", 60)
+    monkeypatch.setattr("cryptometer.parts._PART_BYTES", 60)
     return split(whole(step), state().plant("plant"))
 
 

@@ -17,6 +17,9 @@ from cryptometer.audit import audit
 from cryptometer.block import Checked, check_block
 from cryptometer.energy_verdict import Verdict
 from cryptometer.errors import Reason
+from cryptometer.judging import is_recomputed, judge
+from cryptometer.openings import commitment
+from cryptometer.parts import split
 from cryptometer.proposal import propose
 from cryptometer.records import (
     Claim,
@@ -30,7 +33,6 @@ from cryptometer.records import (
     Role,
     Use,
 )
-from cryptometer.settlement import commitment, is_recomputed, judge, split
 from tests.core.community import PULSE_UWH, Village, due, flip, reseal
 from tests.core.refusing import refusing
 from tests.core.strategies import refusal_of
@@ -276,7 +278,7 @@ def test_an_account_ends_when_nothing_waits_and_nothing_may_come() -> None:
 
 
 def test_a_large_distribution_takes_several_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cryptometer.settlement._PART_BYTES", 60)
+    monkeypatch.setattr("cryptometer.parts._PART_BYTES", 60)
     village = agreed(losses=Fraction(1, 10))
     create(village, 15, 10)
     parts = village.share()
@@ -625,7 +627,7 @@ def test_parts_that_are_missing_mixed_or_swapped_are_set_aside(
     village: Village, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = honest(village)
-    monkeypatch.setattr("cryptometer.settlement._PART_BYTES", 60)
+    monkeypatch.setattr("cryptometer.parts._PART_BYTES", 60)
     parts = split(whole, village.state.plant("vpp"))
     first, second, third = parts
     aside = Reason.INCOMPLETE
@@ -645,7 +647,7 @@ def test_the_parts_of_one_distribution_do_not_come_in_two_blocks(
     village: Village, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = honest(village)
-    monkeypatch.setattr("cryptometer.settlement._PART_BYTES", 130)
+    monkeypatch.setattr("cryptometer.parts._PART_BYTES", 130)
     first, second = split(whole, village.state.plant("vpp"))
     assert told(village, first) == [Reason.INCOMPLETE]
     assert told(village, second) == [Reason.INCOMPLETE]

@@ -5,9 +5,8 @@ import pytest
 from cryptometer import audit
 from cryptometer.audit_state import decode_report, encode_report
 from cryptometer.errors import Reason
-from cryptometer.openings import HEADER, decode_openings, encode_openings
+from cryptometer.openings import HEADER, Opening, Openings, decode_openings, encode_openings
 from cryptometer.records import Distribution, Method
-from cryptometer.settlement import Opening, Openings
 from cryptometer.wire import UINT_MAX
 from tests.core.community import Village, reseal
 from tests.core.refusing import refusing

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from cryptometer import records, settlement, share_file
+from cryptometer import records, share_file
 from cryptometer.community import Community, trust
 from cryptometer.errors import Reason
+from cryptometer.parts import split
 from cryptometer.records import (
     Agreement,
     Batch,
@@ -24,7 +25,6 @@ from cryptometer.records import (
     Role,
     StepClose,
 )
-from cryptometer.settlement import split
 from cryptometer.share_file import (
     Share,
     Source,
@@ -169,7 +169,7 @@ def test_parts_of_two_distributions_are_not_one(monkeypatch: pytest.MonkeyPatch)
     village = agreed()
     create(village, 15, 10)
     step, whole = village.next_step, honest(village)
-    monkeypatch.setattr(settlement, "_PART_BYTES", 100)
+    monkeypatch.setattr("cryptometer.parts._PART_BYTES", 100)
     parts = split(whole, village.plant)
     assert len(parts) > 1
     # The first part once more, and the second behind another record of the plant.
@@ -292,7 +292,7 @@ def test_a_part_that_is_left_out_is_missed(
     village = agreed()
     create(village, 15, 10)
     step, whole = village.next_step, honest(village)
-    monkeypatch.setattr(settlement, "_PART_BYTES", 100)
+    monkeypatch.setattr("cryptometer.parts._PART_BYTES", 100)
     parts = split(whole, village.plant)
     assert len(parts) > 1
     village.distribute(*parts, *(replace(part, supplement=1) for part in parts))

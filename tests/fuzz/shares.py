@@ -6,9 +6,8 @@ from pathlib import Path
 
 from cryptometer.commands.agreements import read_agreement
 from cryptometer.errors import ConfigurationError
-from cryptometer.openings import decode_openings, encode_openings
+from cryptometer.openings import Opening, decode_openings, encode_openings
 from cryptometer.records import Claim, Method
-from cryptometer.settlement import Opening
 from cryptometer.share_file import Share, verify_share
 from cryptometer.step_table import read_coefficients, read_losses
 from gateway.exports.france import read_template

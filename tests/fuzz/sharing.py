@@ -6,8 +6,10 @@ from functools import lru_cache
 
 from cryptometer import cbor
 from cryptometer.errors import Reason, Rejected
+from cryptometer.judging import judge
+from cryptometer.parts import join
 from cryptometer.records import Agreement, Claim, Distribution, Method
-from cryptometer.settlement import Agreed, Settlement, join, judge
+from cryptometer.settlement import Agreed, Settlement
 from cryptometer.sharing import Outcome, share
 from cryptometer.snapshot import (
     Rows,
@@ -161,7 +163,7 @@ SHARING: tuple[Target, ...] = (
     ),
     Target(
         "distribution",
-        ("cryptometer.settlement.join", "cryptometer.settlement.judge"),
+        ("cryptometer.parts.join", "cryptometer.judging.judge"),
         _read_distribution,
         lambda: [cbor.encode([_payload(scene.whole)]) for scene in scenes()],
     ),

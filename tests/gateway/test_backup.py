@@ -19,7 +19,7 @@ import pytest
 from cryptometer import audit
 from cryptometer.commands.demo.community import SimulatedMeter
 from cryptometer.errors import ConfigurationError, Rejected
-from cryptometer.settlement import Opening
+from cryptometer.openings import Opening
 from cryptometer.tiles import CHECKPOINT_PATH
 from gateway.backup import backup, restore
 from gateway.folder import Folder, clear_left, open_folder, waiting_imports
@@ -33,15 +33,7 @@ from hal.files import DiskTree, hold
 from hal.ports import Message
 from tests.core.community import FIRST_STEP
 from tests.gateway.crash_child import METERS
-from tests.gateway.kit import (
-    EVERY_BLOCK,
-    POLICY,
-    Premises,
-    Site,
-    acknowledgements,
-    content,
-    sealed,
-)
+from tests.gateway.kit import EVERY_BLOCK, POLICY, Premises, Site, acknowledgements, content, sealed
 from tests.system.plant import Plant, kill
 
 ROOT = Path(__file__).parents[2]

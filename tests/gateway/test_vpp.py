@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from cryptometer import records
+from cryptometer.drafting import draft
 from cryptometer.equivocation import equivocation
+from cryptometer.openings import Opening, commitment
 from cryptometer.records import Claim, Distribution, Header, Method, Output, Record, Role
-from cryptometer.settlement import Opening, commitment, draft
 from gateway import vpp
 from gateway.lacking import Facts
 from gateway.private import PrivateStore, open_opening

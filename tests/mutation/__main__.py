@@ -43,8 +43,12 @@ TESTS = {
     "cryptometer.block": ["tests/core/test_block.py"],
     "cryptometer.settlement": [
         "tests/core/test_settlement.py",
-        "tests/core/test_distribution.py",
+        "tests/core/test_drafting.py",
+        "tests/core/test_judging.py",
     ],
+    "cryptometer.drafting": ["tests/core/test_drafting.py"],
+    "cryptometer.parts": ["tests/core/test_parts.py"],
+    "cryptometer.judging": ["tests/core/test_judging.py", "tests/core/test_drafting.py"],
     "cryptometer.distribution": [
         "tests/core/test_distributing.py",
         "tests/core/test_distribution.py",
@@ -52,7 +56,7 @@ TESTS = {
     "cryptometer.sharing": ["tests/core/test_sharing.py"],
     "cryptometer.share_file": ["tests/core/test_share_file.py"],
     "cryptometer.step_table": ["tests/core/test_step_table.py"],
-    "cryptometer.openings": ["tests/core/test_openings.py"],
+    "cryptometer.openings": ["tests/core/test_openings.py", "tests/core/test_commitments.py"],
     "cryptometer.equivocation": ["tests/core/test_equivocation.py"],
     "cryptometer.accuracy": ["tests/core/test_accuracy.py"],
     "cryptometer.local_calendar": ["tests/core/test_local_calendar.py"],

@@ -29,10 +29,10 @@ from zoneinfo import ZoneInfo
 from cryptometer import audit
 from cryptometer.block import Checked
 from cryptometer.community import trust
+from cryptometer.judging import Rule
 from cryptometer.load_curve import read_load_curve, read_template
 from cryptometer.local_calendar import steps_of_day
 from cryptometer.records import Claim, Distribution, Ending, Method, Record, Role
-from cryptometer.settlement import Rule
 from cryptometer.share_file import verify_share
 from cryptometer.steps import step_start_ms
 from gateway.exports.gathering import Gathered

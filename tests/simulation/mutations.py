@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
-from cryptometer import block, chain, cose, sharing
+from cryptometer import block, chain, cose, judging, sharing
 from cryptometer import settlement as settlement_module
+from cryptometer.drafting import draft
 from cryptometer.errors import Reason, Rejected
 from cryptometer.proposal import Applied, Proposal
 from cryptometer.records import Acknowledgement, Distribution, Mark, Output, Record
@@ -404,7 +405,7 @@ def _redraft(change: Callable[[Distribution, Settlement], Distribution | None]) 
     """The plant makes something else of each distribution that it drafts."""
 
     def wrong(agreed: Any, settlement: Settlement, **facts: Any) -> Distribution | None:
-        whole = settlement_module.draft(agreed, settlement, **facts)
+        whole = draft(agreed, settlement, **facts)
         return None if whole is None else change(whole, settlement)
 
     return [(vpp, "draft", wrong)]
@@ -416,7 +417,7 @@ def _unjudged(changed: list[Patch]) -> list[Patch]:
     def lenient(*_: Any) -> None:
         pass
 
-    return [*changed, (settlement_module, "_check_rule", lenient)]
+    return [*changed, (judging, "_check_rule", lenient)]
 
 
 def _with_outputs(whole: Distribution, outputs: Iterable[Output]) -> Distribution:
@@ -437,7 +438,7 @@ def input_given_twice() -> list[Patch]:
         more = replace(whole, inputs=whole.inputs * 2)
         return _with_outputs(more, doubled) if doubled else more
 
-    return [*_unjudged(_redraft(twice)), (settlement_module, "_spent", judged)]
+    return [*_unjudged(_redraft(twice)), (judging, "_spent", judged)]
 
 
 def given_outside_the_agreement() -> list[Patch]:

@@ -13,8 +13,8 @@ from typing import Any
 
 from cryptometer.energy_verdict import Verdict
 from cryptometer.errors import Reason
+from cryptometer.openings import Opening, commitment
 from cryptometer.records import Agreement, Claim, Distribution, Method
-from cryptometer.settlement import Opening, commitment
 from tests.peers import sharing_peer
 from tests.peers.sharing_peer import Account
 

@@ -30,9 +30,9 @@ from cryptometer.commands.demo.processes import COMMON, FIRMWARE, GATEWAY, Child
 from cryptometer.commands.folder import BrokerFile
 from cryptometer.commands.request import make_request
 from cryptometer.commands.sources import ledger_reader
+from cryptometer.judging import Rule
 from cryptometer.openings import decode_openings
 from cryptometer.records import Distribution, Role, StepClose
-from cryptometer.settlement import Rule
 from cryptometer.steps import MS_PER_S, step_of, step_start_ms
 from tests.captures.place import CAPTURES
 from tests.system.plant import Plant

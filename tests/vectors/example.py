@@ -11,6 +11,9 @@ from fractions import Fraction
 
 from cryptometer import metrology
 from cryptometer.community import trust
+from cryptometer.drafting import draft
+from cryptometer.openings import commitment
+from cryptometer.parts import split
 from cryptometer.proposal import Proposal
 from cryptometer.records import (
     Agreement,
@@ -31,7 +34,7 @@ from cryptometer.records import (
     StepClose,
     Use,
 )
-from cryptometer.settlement import Plant, Settlement, commitment, draft, split
+from cryptometer.settlement import Plant, Settlement
 from cryptometer.steps import ClockSource, ClockState, step_start_ms
 from tests.keys import signer
 from tests.vectors.ledgers import Ledger
