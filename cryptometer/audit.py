@@ -6,7 +6,7 @@ energy, total and hash is computed anew from the leaves.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TypeAlias
 
 from cryptometer import records, tiles
@@ -19,6 +19,7 @@ from cryptometer.merkle import HASH_BYTES, Frontier, leaf_hash
 from cryptometer.openings import Openings
 from cryptometer.records import (
     AuthorityRecord,
+    Balance,
     Batch,
     ChainRecord,
     Checkpoint,
@@ -40,6 +41,8 @@ Verify: TypeAlias = Callable[
 ]
 """Gives the records of a stream in their order, each with whether its signature has been verified
 with the key beside it; it may read ahead. What the stream raises, it raises in its place."""
+
+_PLACES = tuple(one.name for one in fields(Balance))
 
 
 def verify_none(stream: Iterator[tuple[Record, PublicKey | None]]) -> Iterator[tuple[Record, bool]]:
@@ -373,10 +376,9 @@ def _note_distribution(report: Report, part: Distribution, rule: Rule | None) ->
 
 def _check_conservation(report: Report, checked: Checked, step: int) -> None:
     """Promise F, from two sides: the leaves' sum against the balance, and the balance in itself."""
-    stated = asdict(checked.state.balance)
-    registered = stated.pop("registered")
-    moved = {name: report.energy_uwh[name] for name in stated}
-    if registered != report.energy_uwh["registered"] or stated != moved:
+    moved = {name: report.energy_uwh[name] for name in _PLACES}
+    if Balance(**moved) != checked.state.balance:
         raise Rejected(Reason.WRONG_TOTALS, f"the leaves do not give the balance of step {step}")
+    registered = moved.pop("registered")
     if sum(moved.values()) != registered:
         raise Rejected(Reason.WRONG_TOTALS, f"energy is not conserved at step {step}")

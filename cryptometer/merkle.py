@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from itertools import pairwise
 from typing import TypeAlias
@@ -26,7 +27,7 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return sha256(b"\x01" + left + right).digest()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=False)  # a place for what is worked out once
 class Frontier:
     """What must be known of a tree to append to it: its size and the roots of its perfect
     subtrees, largest first (one for each bit that is set in the size)."""
@@ -56,7 +57,7 @@ class Frontier:
             if low <= height < high
         ]
 
-    @property
+    @cached_property
     def root(self) -> bytes:
         """The tree's root hash, 32 bytes."""
         if not self.peaks:
