@@ -133,7 +133,7 @@ def _check_header(applied: Applied, record: Record, header: Header) -> None:
     if header != expected:
         wrong = [
             name
-            for name in ("leaves", "flow", "balance", "late", "meters")
+            for name in ("leaves", "flow", "balance", "late", "meters", "aside")
             if getattr(header, name) != getattr(expected, name)
         ]
         raise Rejected(

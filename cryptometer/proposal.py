@@ -51,7 +51,7 @@ class Applied:
         before: the state after the block before.
         leaves: without the header.
         after: the state after them, its frontier not yet extended.
-        flow, late: as in `Header`.
+        flow, late, aside: as in `Header`.
         leaf_hashes: of the leaves, in the ledger's tree.
     """
 
@@ -62,6 +62,7 @@ class Applied:
     verdicts: tuple[Verdict, ...]
     flow: Flow
     late: tuple[int, ...]
+    aside: tuple[int, ...] | None
     leaf_hashes: tuple[bytes, ...]
 
     def header(self, slot: Slot) -> Header:
@@ -84,6 +85,7 @@ class Applied:
             late=self.late,
             meters=(len(expected), heard),
             caught_up=slot.caught_up,
+            aside=self.aside,
         )
 
     def is_of(self, before: State, step: int, leaves: Sequence[Record]) -> bool:
@@ -231,6 +233,7 @@ class Proposal:
                 sum(one.late for one in accounts),
                 max((one.late_steps for one in accounts), default=0),
             ),
+            _runs(at for at, one in enumerate(judged, first) if one.reason is not None),
             tuple(hashes),
         )
 
@@ -315,6 +318,17 @@ def apply_leaves(
         except Rejected as refused:
             raise _of_leaf(state, index, refused) from None
     return block.finish(authority, distributions)
+
+
+def _runs(places: Iterable[int]) -> tuple[int, ...] | None:
+    """Ascending numbers as runs, flat: the first of each, and how many; None of none."""
+    runs: list[int] = []
+    for place in places:
+        if runs and place == runs[-2] + runs[-1]:
+            runs[-1] += 1
+        else:
+            runs += [place, 1]
+    return tuple(runs) or None
 
 
 def _of_leaf(state: State, index: int, refused: Rejected) -> Rejected:

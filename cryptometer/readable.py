@@ -21,7 +21,7 @@ from cryptometer.records import (
 from cryptometer.steps import MS_PER_S, step_start_ms
 
 _COLUMN = 20
-_FLAT = {"marks", "lots", "watched", "late", "meters"}  # printed as what their pairs say
+_FLAT = {"marks", "lots", "watched", "late", "meters", "aside"}  # printed as what their pairs say
 _MOMENTS = {"created_ms", "at_ms", "unwatched_ms", "sealed_ms"}
 _IN_UWH = {"flow.", "balance."}  # share one unit, and do not repeat it in their fields' names
 _LISTS = {"claims", "inputs", "outputs", "commitments"}
@@ -154,6 +154,9 @@ def _flat(name: str, kind: str, flat: tuple[int, ...]) -> Iterator[str]:
         yield _line(name, f"{flat[0]} expected, {flat[1]} heard")
     elif not pairs:
         yield _line(name, "none")
+    elif kind == "aside":
+        runs = ", ".join(f"{count} from leaf {first} of the block on" for first, count in pairs)
+        yield _line(name, f"distributions that move nothing: {runs}")
     elif kind == "lots":
         yield _line(name, f"{len(pairs)} lots, {sum(flat[::2])} pulses")
         yield from (f"{'':{_COLUMN}}  {pulses} pulses by {ms} ms" for pulses, ms in pairs)

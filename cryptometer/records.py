@@ -41,6 +41,7 @@ BLOCK_LEAVES_MAX = 2**24
 CLAIMS_MAX = 2_500  # keeps an agreement below RECORD_MAX, if names are not all of the longest
 INPUTS_MAX = 1_500  # likewise of a part of a distribution
 PARTS_MAX = 1_000
+ASIDE_MAX = 4_096  # runs of distributions that move nothing in one block: none is of honest plants
 
 DIGEST = Bytes(32, 32)
 NAME = Text(63, "[a-z0-9]([a-z0-9-]*[a-z0-9])?")  # fits a DNS label, an MQTT level, a file name
@@ -614,6 +615,9 @@ class Header:
         late: flat: records of earlier steps, and the most steps one of them is late.
         meters: flat: meters registered as generating for the step, and those that closed it.
         caught_up: made after a restart, later than its time.
+        aside: flat: runs of records of distributions that move nothing, by the place of the first
+            among the block's leaves, counted from 0, and how many; absent where there is none. So
+            whoever has a block's header and one of its distributions knows whether it had effect.
     """
 
     KIND: ClassVar[Kind] = Kind.HEADER
@@ -628,6 +632,11 @@ class Header:
     late: tuple[int, ...] = wire(7, Flat(2, 1))
     meters: tuple[int, ...] = wire(8, Flat(2, 1))
     caught_up: bool = wire(9, Flag())
+    aside: tuple[int, ...] | None = wire_optional(13, Flat(2, ASIDE_MAX))
+
+    def is_aside(self, place: int) -> bool:
+        """Whether the leaf at this place of the block is a distribution that moves nothing."""
+        return any(first <= place < first + count for first, count in _pairs(self.aside or ()))
 
 
 # --- Not in the ledger. --------------------------------------------------------------------------

@@ -1,9 +1,8 @@
 """A file that proves one member's share of one step offline, back to the signed lots: the
-distributions, the step closes they spend, the records behind these, and that all of it stands in
-the ledger.
+distributions, that their blocks did not set them aside, the step closes they spend, the records
+behind these, and that all of it stands in the ledger.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -216,7 +215,6 @@ def _follow(file: ShareFile, ledger: "_Ledger") -> tuple[tuple[Given, ...], Sett
     settlement = opened(file.step)
     given: list[Given] = []
     meters: set[str] = set()
-    allocated_uwh: Counter[int] = Counter()  # by block
     for index, parts in ledger.distributions(file.step):
         whole = join(parts)
         traced = [ledger.trace(one, file.step) for one in whole.inputs]
@@ -236,12 +234,7 @@ def _follow(file: ShareFile, ledger: "_Ledger") -> tuple[tuple[Given, ...], Sett
             settlement = judge(agreed, replace(settlement, waiting=waiting), whole)
         except Rejected as refused:
             raise Rejected(refused.reason, f"leaf {index}: {refused.detail}") from None
-        before, header = ledger.headers_around(index)
-        allocated_uwh[header.step] += sum(output.energy_uwh for output in whole.outputs)
-        if header.balance.allocated - before.balance.allocated < allocated_uwh[header.step]:
-            raise Rejected(
-                Reason.WRONG_TOTALS, f"by the headers, what leaf {index} says had no effect"
-            )
+        header = ledger.header_of(range(index, index + len(parts)))
         mine = [output for output in whole.outputs if output.member == file.member]
         given.append(
             Given(
@@ -388,16 +381,22 @@ class _Ledger:
         if parts:
             raise Rejected(Reason.INCOMPLETE, f"leaf {first}: some of its parts are missing")
 
-    def headers_around(self, index: int) -> tuple[Header, Header]:
-        """Those of the block before the one that holds a leaf, and of that one: they say how much
-        was allocated in between."""
-        before = max((at for at in self._headers if at < index), default=None)
-        after = min((at for at in self._headers if at > index), default=None)
-        if before is None or after is None:
-            raise Rejected(Reason.INCOMPLETE, f"leaf {index}: the headers around it are missing")
-        if self._headers[after].leaves != after - before - 1:
-            raise Rejected(Reason.INCOMPLETE, f"leaves {before} and {after} enclose no block")
-        return self._headers[before], self._headers[after]
+    def header_of(self, parts: range) -> Header:
+        """That of the block that holds these leaves, which are the parts of one distribution, and
+        by which it had its effect: the maker signs for it, and every audit recomputes it."""
+        end = min((at for at in self._headers if at > parts[-1]), default=0)
+        first = end - self._headers[end].leaves if end else 0
+        if not end or first > parts[0]:
+            raise Rejected(Reason.INCOMPLETE, f"leaf {parts[0]}: its block's header is missing")
+        header = self._headers[end]
+        for index in parts:
+            if header.is_aside(index - first):
+                raise Rejected(
+                    Reason.BAD_PROOF,
+                    f"leaf {index} was set aside by the block of step {header.step}: it moved"
+                    " nothing",
+                )
+        return header
 
     def trace(self, spent: Input, step: int) -> Source:
         """The records behind an input, back to the meter's signed counts."""

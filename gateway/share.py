@@ -60,7 +60,7 @@ def make_share(
         assert isinstance(body, Distribution)  # noqa: S101 - what the store calls so
         bodies.append(body)
         row = store.block_of(leaf)
-        for at in (leaf, row.first - 1, row.size - 1):
+        for at in (leaf, row.size - 1):
             leaves[at] = entries.raw(at)
         for index in _behind(body.inputs, step, row, store, entries, anchors):
             leaves[index] = entries.raw(index)

@@ -1,5 +1,5 @@
 """A share file made by whoever likes to look richer: what the ledger set aside is not taken for
-energy that was given, as far as a file without the rest of the ledger can tell."""
+energy that was given."""
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
@@ -19,6 +19,7 @@ from cryptometer.records import (
     Distribution,
     Header,
     Input,
+    Method,
     ReAnchor,
     Record,
     Registration,
@@ -124,8 +125,7 @@ def test_a_close_that_was_spent_is_not_shown_as_energy_again() -> None:
 
 
 def test_a_meter_that_closed_its_step_twice_has_brought_its_energy_once() -> None:
-    """The second close moved nothing; behind it stand the same lots. Another meter's energy keeps
-    the headers from telling."""
+    """The second close moved nothing; behind it stand the same lots."""
     village = agreed()
     step = village.next_step
     create(village, 8, 8)
@@ -142,8 +142,8 @@ def test_a_meter_that_closed_its_step_twice_has_brought_its_energy_once() -> Non
         shown(village, step, _of([1]))
 
 
-def test_distributions_of_one_block_gave_no_more_together_than_its_headers_say() -> None:
-    """Signed lots that the ledger set aside, in a supplement that moved nothing."""
+def test_a_supplement_that_moved_nothing_is_not_shown_as_more() -> None:
+    """Behind it stand signed lots that the ledger set aside."""
     village = agreed()
     create(village, 15)
     village.share()
@@ -160,9 +160,58 @@ def test_distributions_of_one_block_gave_no_more_together_than_its_headers_say()
     )
     village.distribute(whole, more)
     assert reasons(village.block()) == [None, Reason.NO_SUCH_INPUT]
-    with refusing(Reason.WRONG_TOTALS, "had no effect"):
+    with refusing(Reason.BAD_PROOF, "set aside"):
         shown(village, step)
     assert shown(village, step, _of([1])).energy_uwh == _given(village) - given_before
+
+
+def test_of_two_distributions_by_hidden_consumption_only_the_one_that_moved_energy_is_shown() -> (
+    None
+):
+    """Each of them would hold in the other's place: a plant may not show one to ana, and the other
+    to bob."""
+    village = agreed(method=Method.PRO_RATA)
+    create(village, 15, 10)
+    step = village.next_step
+    [whole] = village.drafts({step: {"ana": 500_000, "bob": 9_000_000}})
+    richer = replace(whole, outputs=(replace(whole.outputs[0], energy_uwh=2_500_000, tokens=2),))
+    village.distribute(whole, richer)
+    assert reasons(village.block()) == [None, Reason.REPEAT]
+    assert shown(village, step, _of([0])).energy_uwh == _given(village) < 500_000
+    with refusing(Reason.BAD_PROOF, "set aside"):
+        shown(village, step, _of([1]))
+
+
+def test_a_distribution_by_an_agreement_that_holds_no_more_is_not_shown() -> None:
+    village = agreed(Claim("ana", 17, 0), Claim("bob", 8, 0))
+    replaced = village.state.agreements[-1].identity
+    newer = village.agree("ana", "bob").identity
+    village.run(())
+    create(village, 15, 10)
+    step, whole = village.next_step, honest(village)
+    outputs = zip(whole.outputs, (1_700_000, 800_000), strict=True)
+    by_the_old_one = replace(
+        whole,
+        agreement=replaced,
+        outputs=tuple(replace(one, energy_uwh=energy) for one, energy in outputs),
+    )
+    village.distribute(by_the_old_one, whole)
+    assert reasons(village.block()) == [Reason.WRONG_AGREEMENT, None]
+    assert _given(village) == 1_250_000
+    for number, by in enumerate((replaced, newer)):
+        pieces = Pieces(village, step)
+        [other] = pieces.places(Distribution, sequence=1 - number)
+        pieces.leave_out(other).authority = [
+            raw
+            for raw in pieces.authority
+            if not isinstance((known := records.decode(raw)).body, Agreement)
+            or known.identity == by
+        ]
+        if by == newer:
+            assert pieces.verify().energy_uwh == _given(village)
+        else:
+            with refusing(Reason.BAD_PROOF, "set aside"):
+                pieces.verify()
 
 
 def test_parts_of_two_distributions_are_not_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,20 +304,17 @@ def test_records_and_closes_that_are_left_out_are_missed(whole: Pieces) -> None:
         whole.leave_out(close).verify()
 
 
-def test_headers_that_are_left_out_are_missed(whole: Pieces) -> None:
+def test_the_header_of_each_distribution_s_block_is_missed_and_no_other(whole: Pieces) -> None:
     [place] = whole.places(Distribution)
     headers = whole.places(Header)
-    before = max(at for at in headers if at < place)
-    after = min(at for at in headers if at > place)
+    own = min(at for at in headers if at > place)
     kept = dict(whole.leaves)
-    for gone, words in (
-        ([before], "enclose no block"),
-        ([after], "enclose no block"),
-        ([at for at in headers if at < place], "the headers around it are missing"),
-        ([at for at in headers if at > place], "the headers around it are missing"),
-    ):
+    assert max(headers) > own
+    assert whole.leave_out(*[at for at in headers if at != own]).verify().energy_uwh == 800_000
+    # The header of the block behind it does not stand for it.
+    for gone in ([own], [at for at in headers if at >= own]):
         whole.leaves = dict(kept)
-        with refusing(Reason.INCOMPLETE, words):
+        with refusing(Reason.INCOMPLETE, "its block's header is missing"):
             whole.leave_out(*gone).verify()
 
 

@@ -521,6 +521,7 @@ class Block:
     verdicts: list[str | None] = field(default_factory=list)
     given: list[int] = field(default_factory=lambda: [0] * 5)  # waiting, allocated, losses, ...
     brought: list[tuple[int, bytes, str, int, int]] = field(default_factory=list)
+    aside: list[int] = field(default_factory=list)
 
 
 class Ledger:
@@ -729,7 +730,12 @@ class Ledger:
         for whole in wholes:
             verdict = self.judge([record.says for _, record in whole], block)
             for at, _ in whole:
-                block.verdicts[at - len(self.hashes)] = verdict
+                place = at - len(self.hashes)
+                block.verdicts[place] = verdict
+                if verdict is not None:
+                    adjoins = block.aside and sum(block.aside[-2:]) == place
+                    block.aside += [] if adjoins else [place, 0]
+                    block.aside[-1] += 1
 
     def judge(self, parts: list[dict[int, Any]], block: Block) -> str | None:
         """A distribution's verdict; it moves what it says if that is None."""
@@ -1024,6 +1030,7 @@ class Ledger:
         recomputed = [leaves, block.flow, self.balance, block.late, [len(expected), heard]]
         for entry, value in enumerate(recomputed, 4):
             need(says[entry] == value, f"entry {entry} is {says[entry]}, recomputed {value}")
+        need(says.get(13) == (block.aside or None), f"entry 13, recomputed {block.aside}")
 
 
 def compare(ledger: Ledger, leaves: list[Record]) -> list[list[Any]]:
