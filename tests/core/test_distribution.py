@@ -416,6 +416,23 @@ def test_a_block_that_hides_what_a_distribution_moved_is_refused(village: Villag
         check_block(before.state, [*block[:-1], reseal(header, village.gateway, balance=balance)])
 
 
+@pytest.mark.parametrize("aside", [None, (), (4, 1), (5, 2), (6, 1), (5, 1, 6, 1)])
+def test_a_header_names_just_the_distributions_that_move_nothing(
+    village: Village, aside: tuple[int, ...] | None
+) -> None:
+    whole = honest(village)
+    village.distribute(replace(whole, outputs=()), whole, whole)
+    leaves, _ = due(village.state, village.next_step, village.pending)
+    header = propose(village.state, leaves, village.slot())
+    kinds = [one.body.KIND for one in leaves]
+    assert kinds == ["batch", "step-close"] * 2 + ["distribution"] * 3
+    assert header.aside == (4, 1, 6, 1)
+    check_block(village.state, village.seal(leaves, header))
+    lie = replace(header, aside=aside)
+    with refusing(Reason.WRONG_TOTALS, "aside"):
+        check_block(village.state, village.seal(leaves, lie))
+
+
 # --- A leaf that moves nothing. ------------------------------------------------------------------
 
 
