@@ -16,7 +16,7 @@ from firmware.events import Compared, Event, Noticed
 from hal.index.choice import split_settings
 from hal.index.plausible import Limits, Plausible
 from hal.index.reading import Reading, Refusal, Refused, Register
-from hal.ports import IndexSource, LineLost, PulseSource, Recalling, Taken, Timed
+from hal.ports import Clock, IndexSource, LineLost, PulseSource, Recalling, Taken, Timed
 
 # Between two looks at it: at 115,200 baud so long fills half of a serial port's buffer, and it is
 # when pulses are gathered by default, so that a board does not wake twice.
@@ -252,3 +252,14 @@ class Comparing:
             if looked_ns <= at_ns:
                 return register
         return None
+
+
+def comparing_with(second: Second, clock: Clock, keep_ns: int) -> Comparing:
+    """Compares with a second source. Readings have machine times; in those, a clock that runs
+    faster makes the meter stronger.
+
+    Args:
+        keep_ns: as for `Comparing`.
+    """
+    speed = clock.community_ns(1) - clock.community_ns(0)
+    return Comparing(replace(second, power_w=second.power_w * speed), keep_ns)

@@ -4,17 +4,18 @@ end tells all that one each second would.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from cryptometer.records import REGISTER, Mark
 from cryptometer.steps import MS_PER_S, NS_PER_MS
+from firmware.counter import Counter
 from firmware.enrolment import Enrolment
 from firmware.events import Event, Excused, Noticed, Read, Rebased, Recalled
 from hal.index.choice import split_settings
 from hal.index.plausible import Before, Limits, Plausible
 from hal.index.reading import Index, Past, Reading, Refusal, Refused, Register
-from hal.ports import IndexSource, Taken
+from hal.ports import Clock, IndexSource, Taken
 
 # Bytes come a few at a time; a look costs more than they do.
 REST_NS = 100 * NS_PER_MS
@@ -248,6 +249,26 @@ class Listening:
         index = reading.index_of(self._spoken.register)
         assert index is not None  # noqa: S101 - `Plausible` refuses those without
         return int(index.uwh / self._spoken.unit_uwh)
+
+
+def listening_on(spoken: Spoken, counter: Counter, clock: Clock, keep_ns: int) -> Listening:
+    """Goes on from the newest index that an earlier run has believed.
+
+    Args:
+        keep_ns: as for `Listening`.
+    """
+    now_ns = clock.machine_ns()
+    since_ns = now_ns - YEARS_NS
+    if counter.has_begun_in(clock.boot_id) and counter.last_ns is not None:
+        since_ns = now_ns - max(0, clock.now().mono_ns - counter.last_ns)
+    if counter.told_ms is not None:
+        age_ns = clock.now().utc_ns - counter.told_ms * NS_PER_MS
+        since_ns = min(since_ns, now_ns - age_ns)
+    before = index_before(spoken, counter.register, counter.base, since_ns)
+    # Readings have machine times; in those, a clock that runs faster makes the meter stronger.
+    speed = clock.community_ns(1) - clock.community_ns(0)
+    spoken = replace(spoken, power_w=spoken.power_w * speed)
+    return Listening(spoken, counter.base, before, keep_ns, is_excused=counter.is_excused)
 
 
 def spoken_of(table: Mapping[str, object], enrolment: Enrolment) -> Spoken:

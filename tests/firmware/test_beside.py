@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer.records import Ending, Mark
-from firmware.device import LINE_RETRY_NS
+from firmware.watching import LINE_RETRY_NS
 from hal.ports import BESIDE_MODULUS
 from tests.core.strategies import examples
 from tests.firmware.test_device import Ledger, settle

@@ -29,13 +29,15 @@ from cryptometer.records import (
     StepClose,
 )
 from cryptometer.steps import NS_PER_MS, NS_PER_S, ClockState, step_of, step_start_ms
-from firmware import device as device_module
+from firmware import conversing
 from firmware import journal as journalling
 from firmware import outbox as keeping
+from firmware.anchoring import Anchoring
 from firmware.config import JournalSettings
-from firmware.device import ALERT_NS, Device, Wake
+from firmware.device import Wake
 from firmware.journal import Journal
 from firmware.outbox import RESEND_MAX_NS
+from firmware.watching import ALERT_NS
 from hal import faults
 from hal.faults import Point
 from hal.files import SimulatedDirectory
@@ -712,14 +714,14 @@ def test_a_death_while_coming_back_does_not_leave_the_chain_in_the_far_future(
 ) -> None:
     re_anchor_far_ahead(world, board)
     board.start()
-    act = Device._re_anchor
+    act = Anchoring._re_anchor
 
-    def act_and_die(device: Device, anchors: tuple[Record, ...]) -> None:
+    def act_and_die(anchoring: Anchoring) -> None:
         faults._armed[point] = passage
-        act(device, anchors)
+        act(anchoring)
 
     with dying(monkeypatch) as patch:
-        patch.setattr(Device, "_re_anchor", act_and_die)
+        patch.setattr(Anchoring, "_re_anchor", act_and_die)
         with pytest.raises(Crash):
             world.run(60, TICK_S)
     die(board, is_cut)
@@ -1283,7 +1285,7 @@ def test_what_a_re_anchor_took_back_is_signed_anew(
     assert world.node.take_authority([anchor.raw]) == 1
     world.clock.state = ClockState.SYNCHRONISED
     if is_told_late:  # it hears of the re-anchor, starts over, and hears then that it acts
-        monkeypatch.setattr(device_module, "MESSAGES_MAX", 1)
+        monkeypatch.setattr(conversing, "MESSAGES_MAX", 1)
         board.stop()
         world.run(60, TICK_S, pulses=0)
         board.start()
@@ -1393,7 +1395,7 @@ def test_drafts_that_wait_for_what_is_signed_anew_outlive_a_death(
     re_anchor(world)
     assert board.device is not None
     waited = 0
-    while not board.device._is_signing_anew:
+    while not board.device._signing.is_signing_anew:
         waited += TICK_S
         assert waited < STEP_S
         world.run(TICK_S, TICK_S)

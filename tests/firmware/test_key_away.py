@@ -13,7 +13,8 @@ from cryptometer.records import LOTS_MAX, Mark
 from cryptometer.steps import NS_PER_S
 from firmware import journal as journalling
 from firmware.config import BatchSettings
-from firmware.device import KEY_RETRY_FIRST_NS, KEY_RETRY_MAX_NS, Device
+from firmware.device import Device
+from firmware.signing import KEY_RETRY_FIRST_NS, KEY_RETRY_MAX_NS
 from tests.core.community import LOT_PULSES, STEP_S
 from tests.firmware.test_device import TICK_S, re_anchor, read_ledger, registers_of, settle
 from tests.firmware.test_tape import Deck, check_same, deck
@@ -122,7 +123,7 @@ def test_a_device_without_its_key_sleeps_until_it_is_asked_for_again(
     token(board).is_away = True
     world.run(STEP_S + 300, TICK_S)
     assert board.device is not None
-    assert board.device._unsigned
+    assert board.device._signing.waiting
     assert board.device.wake().due_ns > board.clock.machine_ns()
 
 
@@ -134,11 +135,11 @@ def test_what_was_signed_before_the_token_was_pulled_out_stays_signed(
     token(board).is_away = True
     world.run(2 * STEP_S, TICK_S)
     assert board.device is not None
-    waiting = len(board.device._unsigned)
+    waiting = board.device._signing.waiting
     assert waiting > 3
     token(board).is_away, token(board).left = False, 2
     world.run(120, TICK_S, pulses=0)
-    assert len(board.device._unsigned) == waiting - 2
+    assert board.device._signing.waiting == waiting - 2
     token(board).is_away, token(board).left = False, None
     check_nothing_is_missing(world, board)
 
@@ -280,7 +281,7 @@ def test_a_token_of_five_signatures_a_second_keeps_up_with_fourteen_lots(
         board.work()
         turn_ns = max(turn_ns, board.clock.mono_ns - before_ns)
         world.gateway_work()
-        behind = max(behind, len(device._unsigned))
+        behind = max(behind, device._signing.waiting)
     assert turn_ns <= 2 * SIGNATURE_NS  # the line never waits longer
     assert behind <= 4 * LOTS_A_SECOND
     _, signed = registers_of(board)
@@ -299,10 +300,10 @@ def test_batches_are_small_again_once_signatures_have_caught_up(
     token(board).is_away = True
     world.run(300, 1, pulses=LOT_PULSES)
     assert board.device is not None
-    assert board.device._limits.lots == LOTS_MAX
+    assert board.device._stretching.limits.lots == LOTS_MAX
     token(board).is_away = False
     world.run(200, 1, pulses=LOT_PULSES)
-    assert board.device._limits.lots == 1
+    assert board.device._stretching.limits.lots == 1
     sizes = [len(batch.pulses) for batch in settle(world).batches]
     assert max(sizes) > 100
     assert sizes[-5:] == [1] * 5

@@ -35,6 +35,7 @@ from cryptometer.records import (
 from cryptometer.steps import NS_PER_S, ClockState
 from firmware import journal, outbox
 from firmware.config import Config, read_config
+from firmware.device import Device
 from gateway.node import Behind
 from gateway.sqlite_store import create_store
 from hal.ports import Message
@@ -507,14 +508,14 @@ class Days:
         if device is None or wire is None or wire.inbox:
             return
         for topic, payload in self._forged_words(board):
-            before, refused = self._board_state(board), device._refused
+            before, refused = self._board_state(board), _refused_by(device)
             wire.inbox.append(_message(topic, payload))
             board.work()
             if board.device is not device:
                 return
             if self._board_state(board) != before:
                 raise Broken("H", f"a message that was refused changed something at {board.name}")
-            if device._refused != refused + 1:
+            if _refused_by(device) != refused + 1:
                 raise Broken("H", f"{board.name} does not count what it refuses")
         self._check_old_word(board)
 
@@ -543,7 +544,7 @@ class Days:
             device._outbox.end,
             device._outbox.stop,
             device._outbox.waiting,
-            device._checkpoint,
+            device._signing.checkpoint,
             device._counter.register,
             len(board.updates),
             {name: board.outbox.size(name) for name in board.outbox.names()},
@@ -736,6 +737,10 @@ class Days:
 
 def _message(topic: str, payload: bytes) -> Message:
     return Message(topic, payload, False, (0, 0))
+
+
+def _refused_by(device: Device) -> int:
+    return 0 if device._conversing is None else device._conversing.refused
 
 
 def _flipped(raw: bytes, draw: random.Random) -> bytes:

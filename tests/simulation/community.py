@@ -422,7 +422,7 @@ class Board:
         steps = range(true_step(since_ns - LIE_NS) - 1, true_step(now_ns + LIE_NS) + 2)
         truth.doubtful.update(steps)
         is_right = self.clock.state is ClockState.SYNCHRONISED and not self.clock.lie_ns
-        if is_right and self.device is not None and self.device._line is not None:
+        if is_right and self.device is not None and self.device._watching.is_on:
             self.is_misled = False
 
     def _open_line(self) -> PulseSource:
@@ -448,7 +448,7 @@ class Board:
 
     def _note_look(self) -> None:
         device, runs = self.device, self.truth.runs
-        if device is not None and device._line is not None and not self.line.is_unplugged:
+        if device is not None and device._watching.is_on and not self.line.is_unplugged:
             runs[-1].look_ns = self.site.now_ns
         if self.is_misled:
             self._doubt()

@@ -18,7 +18,17 @@ from cryptometer.settlement import Settlement, Waiting
 from cryptometer.sharing import Outcome
 from cryptometer.state import Head, Meter
 from cryptometer.steps import NS_PER_MS, ClockState, Instant
-from firmware import counter, device, journal, lots, outbox, segments, timekeeping
+from firmware import (
+    believing,
+    conversing,
+    counter,
+    device,
+    journal,
+    lots,
+    outbox,
+    segments,
+    timekeeping,
+)
 from gateway import door, ledger, memory_store, node, vpp, waiting
 from gateway.memory_store import MemoryStore
 from gateway.store import Changes
@@ -106,7 +116,7 @@ def snapshot_before_drafts() -> list[Patch]:
 
     def late(self: Any) -> None:
         if self._counter._lots is not None and self._counter._lots.drafts:
-            self._begin_segment(self._counter)
+            self._logs.begin_segment(self._counter)
         sign(self)
 
     return [(device.Device, "_sign", late)]
@@ -174,7 +184,7 @@ def any_clock_believed() -> list[Patch]:
     def trusting(current: Any, instant: Instant) -> Any:
         return timekeeping.adopt(current, replace(instant, state=ClockState.SYNCHRONISED))
 
-    return [(device, "adopt", trusting)]
+    return [(believing, "adopt", trusting)]
 
 
 def signed_again_after_a_crash() -> list[Patch]:
@@ -214,7 +224,7 @@ def unsigned_words_believed() -> list[Patch]:
             raise Rejected(Reason.UNKNOWN_KIND, "no word")
         return body
 
-    return [(device, "open_acknowledgement", gullible)]
+    return [(conversing, "open_acknowledgement", gullible)]
 
 
 def older_words_believed() -> list[Patch]:
