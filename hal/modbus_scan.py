@@ -1,4 +1,8 @@
-"""What is on a Modbus bus: which addresses answer, at which speed, and which meters they are."""
+"""What is on a Modbus bus: which addresses answer, at which speed, and which meters they are.
+
+On RTU an answer may come after its question was given up, and would be taken for that of the next
+one: then others are asked first, until nothing else is left to come (`hal.index.modbus_owed`).
+"""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +19,7 @@ from hal.index.modbus_map import (
     decode_name,
     is_expected,
 )
+from hal.index.modbus_owed import Owed
 from hal.index.reading import Index, Parity, Reading, Refused
 from hal.modbus_line import Answer, BusLine, Framing, ModbusLine
 
@@ -153,11 +158,9 @@ async def _scan(
         bus = ModbusLine(line)
         await bus.open()
         try:
-            found = [
-                await _examine(_Asker(bus, line, address, patience_s), maps)
-                for address in addresses
-                if await _is_there(_Asker(bus, line, address, patience_s), unclear)
-            ]
+            probes = probes_beside(maps)
+            askers = [_Asker(bus, line, address, patience_s, probes) for address in addresses]
+            found = [await _examine(one, maps) for one in askers if await _is_there(one, unclear)]
         finally:
             bus.close()
         if found:
@@ -165,30 +168,75 @@ async def _scan(
     return unclear
 
 
-@dataclass(frozen=True, slots=True)
+def probes_beside(maps: Sequence[MeterMap]) -> tuple[Question, Question]:
+    """Two questions, of either kind of register, whose answers can be taken for that of no other
+    question of a scan."""
+    taken = {(one.function, one.count) for one in _PRESENCE}
+    for one in maps:
+        names = [name.question for name in (one.serial, one.model) if name is not None]
+        taken |= {(each.function, each.count) for each in (*one.index, *names)}
+    first, second = (
+        next(Question(kind, 0, count) for count in range(1, 126) if (kind, count) not in taken)
+        for kind in (3, 4)
+    )
+    return first, second
+
+
+@dataclass(slots=True)
 class _Asker:
-    """One address of an open bus."""
+    """One address of an open bus, and what it has not surely answered."""
 
     bus: ModbusLine
     line: BusLine
     address: int
     patience_s: float
+    probes: tuple[Question, Question]
+    owed: Owed = Owed()  # noqa: RUF009 - it is frozen
 
     async def ask(self, question: Question) -> Answer:
-        return await self.bus.ask(self.address, question, self.patience_s)
+        """Asks at once: only whether anything answers can be told from it."""
+        self.owed = self.owed.with_asked(question)
+        answer = await self.bus.ask(self.address, question, self.patience_s)
+        is_error = answer.refusal is not None
+        if answer.refusal is None or answer.refusal.reason is Refused.METER_ERROR:
+            self.owed = self.owed.without_answered(is_error=is_error)
+        if answer.is_unknown and self._may_owe:
+            # It may be the probe that asked for what the meter does not have.
+            return replace(answer, is_unknown=False)
+        return answer
 
-    async def ask_twice(self, question: Question) -> Answer:
+    async def ask_surely(self, question: Question) -> Answer:
+        """Asks so that the answer is this question's own."""
         for _ in range(_TRIES):
-            answer = await self.ask(question)
-            if answer.refusal is None or answer.refusal.reason is Refused.METER_ERROR:
+            answer = await self._settle() or await self.ask(question)
+            if answer.refusal is None:
+                break
+            if answer.refusal.reason is Refused.METER_ERROR and not self._may_owe:
                 break
         return answer
+
+    @property
+    def _may_owe(self) -> bool:
+        return self.line.is_rtu and bool(self.owed.questions)
+
+    async def _settle(self) -> Answer | None:
+        """Has the meter answer what it may still owe, but for probes; why not."""
+        silent = 0
+        # Each answer takes at least one question from what is owed, and adds none but probes.
+        while self.line.is_rtu and not self.owed.is_at_most(self.probes):
+            answer = await self.ask(self.owed.next_of(self.probes))
+            if answer.refusal is not None and answer.refusal.reason is not Refused.METER_ERROR:
+                # A meter may have no registers of the one kind, and be silent for those.
+                silent += 1
+                if silent >= len(self.probes):
+                    return answer
+        return None
 
     async def name(self, name: Name | None) -> str:
         """The number or model; empty: there is none."""
         if name is None:
             return ""
-        answer = await self.ask_twice(name.question)
+        answer = await self.ask_surely(name.question)
         return decode_name(name, answer.registers) or "" if answer.refusal is None else ""
 
 
@@ -233,7 +281,7 @@ async def _read(asker: _Asker, meter_map: MeterMap, model: str) -> Found:
     registers: list[int | None] = []
     asked: list[Asked] = []
     for question in meter_map.index:
-        answer = await asker.ask_twice(question)
+        answer = await asker.ask_surely(question)
         if answer.is_unknown and meter_map.can_lack(question):
             registers += [None] * question.count
         elif answer.refusal is not None:

@@ -3,9 +3,11 @@
 import sys
 import termios
 import tomllib
+from collections.abc import Callable
 from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -16,7 +18,15 @@ from hal.index.reading import Parity
 from hal.modbus_line import BusLine, Framing
 from hal.modbus_maps import load_map, shipped_maps
 from hal.modbus_meter import SimulatedBus, SimulatedMeter
-from hal.modbus_scan import LINE_FORMS, Found, addresses_in, as_lines, bus_lines, scan
+from hal.modbus_scan import (
+    LINE_FORMS,
+    Found,
+    addresses_in,
+    as_lines,
+    bus_lines,
+    probes_beside,
+    scan,
+)
 from hal.ports import LineLost
 from tests.hal.modbus_end import Request, answer, error, far_end
 from tests.hal.test_modbus_bus import first_reading, free_port
@@ -152,3 +162,63 @@ def test_the_usual_ways_to_set_a_line_are_narrowed_by_what_is_known() -> None:
     assert (tcp.host, tcp.port, tcp.framing) == ("h", 503, Framing.RTU)
     with pytest.raises(ConfigurationError, match="--baud"):
         bus_lines("d", "", 502, baud=1, parity=None, is_rtu=False)
+
+
+class Lagging:
+    """A meter that answers every question, in order, and some only as later ones come."""
+
+    def __init__(
+        self, registers: dict[tuple[int, int], list[int]], owes: Callable[[Request], int]
+    ) -> None:
+        self._registers = registers
+        self._owes = owes
+        self._held: list[bytes] = []
+
+    def behave(self, request: Request) -> bytes | None:
+        if request.address != 3:
+            return None
+        known = self._registers.get(request.shape, [])
+        is_known = len(known) >= request.count
+        self._held.append(answer(request, known) if is_known else error(request, 2))
+        due = max(len(self._held) - self._owes(request), 0)
+        said, self._held = b"".join(self._held[:due]), self._held[due:]
+        return said
+
+
+def found_on(meter: Lagging) -> list[Found]:
+    with far_end(meter.behave) as end:
+        return scan([BusLine(end.device)], [3], MAPS, PATIENCE_S, lambda _: None)
+
+
+def test_a_late_word_on_another_maps_question_does_not_hide_the_meter() -> None:
+    """It is slow to say that it has no such register, and quick to say what it has."""
+    text = b"iEM3255".ljust(40, b"\0")
+    model = [int.from_bytes(text[at : at + 2], "big") for at in range(0, 40, 2)]
+    iem = {(3, 49): model, (3, 129): [0, 55], (3, 3203): [0, 0, 1, 0] * 2}
+    others = {one.model.question.address for one in MAPS if one.model} - {49}
+    meter = Lagging(iem, lambda request: int(request.register in others))
+    [found] = found_on(meter)
+    assert (found.serial, found.model, found.is_certain) == ("55", "iEM3255", True)
+    assert found.reading is not None
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_meter_that_falls_behind_is_found_rightly_or_not_at_all(seed: int) -> None:
+    draw = Random(seed)
+    # What it shows at first has the form of a model's code, and of a number.
+    deceiving = {**SDM, (3, 0): [132] * 4, (4, 0): [71] * 6, (3, 0x4000): [0x4242, 0x4242]}
+    for found in found_on(Lagging(deceiving, lambda _: draw.choice([0, 0, 0, 0, 1, 2]))):
+        assert found.serial in ("", "99")
+        assert found.model in ("", "43")
+        assert found.map is None or found.map.id == "eastron-sdm"
+        if found.reading is not None and found.reading.imported is not None:
+            assert found.reading.imported.uwh == 100 * 10**9
+
+
+def test_probes_are_mistaken_for_no_question_of_a_map() -> None:
+    probes = probes_beside(MAPS)
+    forms = {(one.function, one.count) for one in probes}
+    asked = [one for each in MAPS for one in each.index]
+    asked += [one.question for each in MAPS for one in (each.serial, each.model) if one]
+    assert len(forms) == 2
+    assert not forms & {(one.function, one.count) for one in asked}
