@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from fractions import Fraction
+from functools import cached_property
 from typing import ClassVar, TypeAlias
 
 from cryptometer import cbor, cose
@@ -310,7 +311,7 @@ class Claim:
     producer: str | None = wire_optional(3, NAME)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=False)  # a place for what is worked out once
 class Agreement(AuthorityRecord):
     """How energy is shared from a step on, until the next agreement. Nothing is retroactive:
     `from_step` lies after the step of the block that holds it.
@@ -340,7 +341,7 @@ class Agreement(AuthorityRecord):
     fee: Fraction | None = wire_optional(11, Rational())
     fee_to: str | None = wire_optional(12, NAME)
 
-    @property
+    @cached_property
     def members(self) -> tuple[str, ...]:
         """Everyone with a claim, once, in the order of names."""
         return tuple(sorted({claim.member for claim in self.claims}))
@@ -350,7 +351,7 @@ class Agreement(AuthorityRecord):
         """Whether its rule asks what members consumed, which no ledger shows."""
         return self.capped or self.method is Method.PRO_RATA
 
-    @property
+    @cached_property
     def asks_who_produced(self) -> bool:
         """Whether energy of different meters is shared differently."""
         return any(claim.producer is not None for claim in self.claims)

@@ -3,7 +3,7 @@ whom; and what a distribution moves of it by the agreement, for who drafts one a
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from struct import unpack
 
 from cryptometer.records import CLAIMS_MAX, DIGEST, NAME, STEP, Agreement, Input, Output
@@ -167,4 +167,7 @@ def outputs_of(
 def with_tokens(outputs: Sequence[Output], spent: Sequence[Waiting]) -> tuple[Output, ...]:
     """Tokens go with the energy (paper A table IV). Where nobody gets any, they lapse."""
     tokens = apportion(sum(one.tokens for one in spent), [one.energy_uwh for one in outputs])
-    return tuple(replace(one, tokens=number) for one, number in zip(outputs, tokens, strict=True))
+    return tuple(
+        Output(one.member, one.energy_uwh, number)
+        for one, number in zip(outputs, tokens, strict=True)
+    )
