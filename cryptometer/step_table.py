@@ -85,25 +85,40 @@ def _cells(lines: Sequence[str], separator: str) -> Iterator[tuple[int, list[str
         raise _wrong(reader.line_num, "a value is too long") from None
 
 
-def _step(line: int, text: str, step_s: int) -> int:
+def step_named(text: str, step_s: int) -> int:
+    """A step by its number, or by the moment when it begins (ISO 8601 with its zone).
+
+    Raises:
+        Rejected: MALFORMED, it is neither.
+    """
     if text.isascii() and text.isdecimal() and len(text) <= 13:
         step, rest = int(text), 0
     else:
         try:
             moment = datetime.fromisoformat(text)
         except ValueError:
-            raise _wrong(line, f"{text!r:.40} is neither a step nor a moment") from None
+            raise _malformed(
+                f"{text!r:.40} is neither a step nor a moment at which one begins, like"
+                " 2026-10-25T14:00Z"
+            ) from None
         offset = moment.utcoffset()
         if offset is None:
-            raise _wrong(line, f"{text} does not say of which zone it is: append Z for UTC")
+            raise _malformed(f"{text} does not say of which zone it is: append Z for UTC")
         # As a span: in UTC, a moment of the first or the last year may have no date.
         since = moment.replace(tzinfo=None) - datetime(1970, 1, 1) - offset  # noqa: DTZ001
         whole, part = divmod(since, timedelta(seconds=1))
         step, rest = divmod(whole, step_s)
         rest = rest or int(bool(part))
     if rest or not 0 <= step <= STEP.high:
-        raise _wrong(line, f"no step of {step_s} s begins at {text}")
+        raise _malformed(f"no step of {step_s} s begins at {text}")
     return step
+
+
+def _step(line: int, text: str, step_s: int) -> int:
+    try:
+        return step_named(text, step_s)
+    except Rejected as refused:
+        raise _wrong(line, refused.detail) from None
 
 
 def _name(line: int, text: str) -> str:
@@ -121,4 +136,8 @@ def _number(line: int, text: str) -> int:
 
 
 def _wrong(line: int, said: str) -> Rejected:
-    return Rejected(Reason.MALFORMED, f"line {line}: {said}")
+    return _malformed(f"line {line}: {said}")
+
+
+def _malformed(said: str) -> Rejected:
+    return Rejected(Reason.MALFORMED, said)

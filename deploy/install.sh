@@ -30,6 +30,12 @@ python3 -c 'import ensurepip' 2>/dev/null || sh scripts/packages.sh python3-venv
 [ -x /opt/cryptometer/bin/python ] || python3 -m venv /opt/cryptometer
 PIP_CONSTRAINT=constraints.txt /opt/cryptometer/bin/python -m pip install \
     --quiet --disable-pip-version-check --upgrade ".[$extra]"
+# sudo looks there and not in /opt.
+install -d /usr/local/bin
+for program in cryptometer cryptometer-firmware cryptometer-gateway; do
+    [ ! -x "/opt/cryptometer/bin/$program" ] ||
+        ln -sfn "/opt/cryptometer/bin/$program" "/usr/local/bin/$program"
+done
 
 # The unit names both groups, and a missing one would keep it from starting.
 for group in dialout gpio; do
@@ -43,6 +49,8 @@ as_user() { # with the service's own rights, so that nothing there belongs to ro
     setpriv --reuid "$user" --regid "$user" --init-groups "$@"
 }
 if [ "$1" = meter ]; then
+    # So that a command run as this user reaches the line as the service does.
+    usermod --append --groups dialout,gpio "$user"
     install -D -m 0644 deploy/udev/60-cryptometer-gpio.rules \
         /etc/udev/rules.d/60-cryptometer-gpio.rules
     [ -e /etc/cryptometer/meter.toml ] ||

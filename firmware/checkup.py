@@ -239,6 +239,15 @@ def judge_register(
     return _silent(number(Fraction(elapsed_ms, MS_PER_S)))
 
 
+def judge_lost_line(status: str) -> Finding | None:
+    """The line as the running program's own status has it; None where it is open."""
+    _, is_away, why = status.partition("no line: ")
+    if not is_away:
+        return None
+    do = f"mend it, or name another one in [source] and restart the service: {_NAMED} 1 and 7"
+    return wrong("line", f"the running program has none: {why}", do)
+
+
 def _silent(seconds: str) -> Finding:
     return note(
         "line",

@@ -167,6 +167,8 @@ class Device:
         text = f"{self._watching.shown}, {signed} records, {self._outbox.waiting} waiting"
         if self._watching.is_muted:
             text += ", muted until a re-anchor"
+        elif self._watching.away:
+            text += f", no line: {self._watching.away}"
         if self._outbox.stop is not None:
             text += f", stopped: {self._outbox.stop.reason}"
         if self._signing.away:

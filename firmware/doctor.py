@@ -36,6 +36,7 @@ from firmware.checkup import (
     judge_line,
     judge_liveliness,
     judge_log,
+    judge_lost_line,
     judge_program,
     judge_register,
     note,
@@ -75,7 +76,7 @@ _MESSAGES_MAX = 1_000
 _LOCK = "device.lock"
 _UNIT = "cryptometer-firmware.service"
 _SETTINGS = "see docs/operations.md, section 7"
-_AS_SERVICE = "run it as the service's user and group: sudo -u cryptometer -g dialout (or gpio)"
+_AS_SERVICE = "run it as the service's user: sudo -u cryptometer"
 _KEY_STORE = "see docs/operations.md, section 7, a key in a token"
 _LINE = "see docs/operations.md, sections 1 and 13"
 _BUSY = (
@@ -113,6 +114,7 @@ class _Look:
     state: Path
     running: bool
     seconds: float
+    status: str = ""  # what the running program says of this meter
     key: StoredKey | None = None
     enrolment: Enrolment | None = None
     end: End | None = None
@@ -168,8 +170,8 @@ class _Look:
         name = "" if self.enrolment is None else f"{self.enrolment.meter}: "
         # Of several meters each has its part, behind its name.
         mine = [part for part in status.split("; ") if name and part.startswith(name)]
-        status = mine[0].removeprefix(name) if mine else status
-        return [judge_program(running=self.running, status=status)]
+        self.status = mine[0].removeprefix(name) if mine else status
+        return [judge_program(running=self.running, status=self.status)]
 
     # --- The line. ---
 
@@ -178,6 +180,9 @@ class _Look:
         speaks = is_index_source(self.config.source)
         if not self.running:
             return self._listen() if speaks else judge_line(self._watch(), details)
+        away = judge_lost_line(self.status)
+        if away is not None:
+            return [away]
         clock = open_clock(self.config.clock)
         began_ns, before = clock.machine_ns(), self._register()
         time.sleep(self.seconds)

@@ -82,6 +82,7 @@ class Watching:
         self._pace = Pace(settings.gather_machine_ms * NS_PER_MS)
         self._line: PulseSource | None = None
         self._retry_ns = 0  # machine time
+        self.away = ""  # why the line cannot be watched now
         self._slept_ns = 0  # suspended in all, as of the beginning of the run
         self._looked_ns = 0  # before it every pulse has been taken
         self._watched_at_ns = 0  # machine time of the newest journalled event
@@ -202,9 +203,11 @@ class Watching:
                 raise LineLost(MUTED)
             self._line = self._open()
         except LineLost as lost:
-            self._say(str(lost))
+            self.away = str(lost)
+            self._say(self.away)
             self._retry_ns = self._clock.machine_ns() + LINE_RETRY_NS
             return
+        self.away = ""
         self._say("watching")
         self._begin_run(now)
         self._look(is_first=True)
@@ -219,6 +222,7 @@ class Watching:
         self._give(self._dated(now))
 
     def _lose_line(self, why: str) -> None:
+        self.away = why
         self._say(why)
         self.abandon()
         self._give([Ended(self._looked_ns, Ending.LINE_LOST)])

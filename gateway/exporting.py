@@ -31,7 +31,8 @@ from gateway.exports.storage import Needs, StorageBook, storage_csv
 from gateway.exports.virtual_meter import virtual_meter_csv, virtual_meter_json
 from gateway.folder import Folder, open_folder, read_community
 from gateway.private import PrivateStore
-from hal.files import MISPLACED, DiskTree, put_file
+from hal.files import MISPLACED, DiskTree
+from hal.handing import OUT_HELP, STDOUT, hand_out
 from hal.keyfile import create_key, load_key
 from hal.zone import zone_named
 
@@ -186,7 +187,9 @@ def add_common(parser: argparse.ArgumentParser, default: Path, zone: str | None 
         default=zone,
         help="time zone of the local days, " + (f"default: {zone}" if zone else "Europe/Brussels"),
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help=f"the file, {OUT_HELP}"
+    )
     parser.add_argument(
         "--config", type=Path, default=default, help="gateway.toml, or the folder that holds it"
     )
@@ -256,7 +259,7 @@ def _spain(arguments: argparse.Namespace) -> int:
         missing=list(made.missing),
     )
     # The file beside comes first: no file stands there that nothing says the source of.
-    _write(arguments.out.with_name(arguments.out.name + SIDECAR_SUFFIX), beside, _OURS)
+    _write(_beside(arguments.out), beside, _OURS)
     return _write(arguments.out, made.text, _OURS)
 
 
@@ -277,7 +280,7 @@ def _france(arguments: argparse.Namespace) -> int:
     )
     if not template.comments:
         beside = sidecar(asked.source, arguments.out.name, zone=arguments.zone)
-        _write(arguments.out.with_name(arguments.out.name + SIDECAR_SUFFIX), beside, _OURS)
+        _write(_beside(arguments.out), beside, _OURS)
     return _write(arguments.out, text, _OURS)
 
 
@@ -518,7 +521,11 @@ def read_toml(path: Path) -> dict[str, object]:
         raise ConfigurationError(f"{path} is not TOML: {error}") from None
 
 
+def _beside(out: Path) -> Path:
+    if out == STDOUT:
+        raise ConfigurationError("two files are made: --out names the first")
+    return out.with_name(out.name + SIDECAR_SUFFIX)
+
+
 def _write(out: Path, text: str, mode: int) -> int:
-    put_file(out, text.encode(), mode=mode)
-    print(f"{out}: {len(text.splitlines())} lines")
-    return 0
+    return hand_out(out, text.encode(), f"{out}: {len(text.splitlines())} lines", mode)

@@ -6,12 +6,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
-from cryptometer.errors import Reason, Rejected
+from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.metrology import kwh
 from cryptometer.step_table import read_coefficients, read_losses
 from gateway.folder import Folder, open_folder, read_community
 from gateway.private import PrivateStore
-from hal.files import read_file
+from hal.files import MISPLACED
+from hal.handing import IN_HELP, open_given
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ def add_commands(
             description=f"Columns: {columns}. A step is its number, or the moment when it begins"
             " (ISO 8601, UTC). Of an agreement that has them from outside.",
         )
-        parser.add_argument("file", type=Path)
+        parser.add_argument("file", type=Path, help=IN_HELP)
         add_config(parser)
         parser.set_defaults(act=act)
 
@@ -63,7 +64,10 @@ def _read(folder: Folder, path: Path, read: Callable[[str, int], dict[int, T]]) 
     with closing(folder.open_store(read_only=True)) as store:
         step_s = read_community(store).parameters.step_s
     try:
-        return read(read_file(path).decode(), step_s)
+        with open_given(path) as file:
+            return read(file.read().decode(), step_s)
+    except MISPLACED as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise Rejected(Reason.MALFORMED, f"{path} is no UTF-8 text") from None
     except Rejected as refused:

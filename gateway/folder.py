@@ -21,6 +21,7 @@ from hal.files import MISPLACED, clear_unfinished, hold, put_file, read_file
 from hal.keyfile import FileKey, create_key, load_key
 
 SOFTWARE = f"cryptometer-gateway {__version__}"
+_AS_SERVICE = "run the command as the gateway's user: sudo -u cryptometer-gateway"
 
 _TOML = """\
 # cryptometer-gateway: every setting has a default; see docs/operations.md.
@@ -122,6 +123,8 @@ def open_folder(config: Path) -> Folder:
     path = config if config.suffix == ".toml" or config.is_file() else config / "gateway.toml"
     try:
         return Folder(path.parent, path, read_config(tomllib.loads(path.read_text())))
+    except PermissionError:
+        raise ConfigurationError(f"{path} is closed to this user: {_AS_SERVICE}") from None
     except MISPLACED as error:
         raise ConfigurationError(
             f"cannot read {path}: {error.strerror}; run cryptometer-gateway init {path.parent}"

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from cryptometer.errors import ConfigurationError
+from cryptometer.step_table import step_named
 from gateway import exporting, reporting
 from gateway.access_commands import add_commands as add_access_commands
 from gateway.fact_commands import add_commands as add_fact_commands
@@ -24,10 +25,12 @@ from gateway.folder import (
 )
 from gateway.member_commands import add_commands as add_member_commands
 from hal import faults, screen
-from hal.files import DiskTree, put_file
+from hal.files import DiskTree
+from hal.handing import OUT_HELP, hand_out
 from hal.program import EXIT_FAILED, run
 
 DEFAULT = Path("/var/lib/cryptometer-gateway")
+STEP_HELP = "its number, or the moment when it begins, like 2026-10-25T14:00Z"
 EXIT_BEHIND = 3  # there is a newer ledger than ours: starting again mends nothing
 
 
@@ -89,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
     prove = commands.add_parser("prove", help="write the proof that a record or block stands")
     prove.add_argument("what", help="METER/SEQUENCE, a record's identity in hex, or a step")
-    prove.add_argument("--out", type=Path, required=True, help="the .tlog-proof file to write")
+    prove.add_argument("--out", type=Path, required=True, help=f"the .tlog-proof file, {OUT_HELP}")
     _add_config(prove)
     prove.set_defaults(act=_prove)
 
@@ -98,14 +101,14 @@ def _parser() -> argparse.ArgumentParser:
 
     share = commands.add_parser("share", help="write the proof of a member's share of a step")
     share.add_argument("member")
-    share.add_argument("step", type=int)
-    share.add_argument("--out", type=Path, required=True, help="the .share file to write")
+    share.add_argument("step", help=STEP_HELP)
+    share.add_argument("--out", type=Path, required=True, help=f"the .share file, {OUT_HELP}")
     _add_config(share)
     share.set_defaults(act=_share)
 
     asked = commands.add_parser("why", help="say why a member got what he got in a step")
     asked.add_argument("member")
-    asked.add_argument("step", type=int)
+    asked.add_argument("step", help=STEP_HELP)
     _add_config(asked)
     asked.set_defaults(act=_why)
 
@@ -190,22 +193,23 @@ def _prove(arguments: argparse.Namespace) -> int:
     with closing(folder.open_store(read_only=True)) as store:
         community = read_community(store)
         text = prove(arguments.what, store, DiskTree(folder.ledger).read, community)
-    put_file(arguments.out, text.encode(), mode=0o644)
-    return _print(f"{arguments.out}: check it with cryptometer verify")
+    return hand_out(
+        arguments.out, text.encode(), f"{arguments.out}: check it with cryptometer verify", 0o644
+    )
 
 
 def _share(arguments: argparse.Namespace) -> int:
     from gateway.private import open_opening  # noqa: PLC0415
     from gateway.share import make_share  # noqa: PLC0415
 
-    folder, member, step = _folder(arguments), arguments.member, arguments.step
+    folder, member = _folder(arguments), arguments.member
     with closing(folder.open_store(read_only=True)) as store:
         community = read_community(store)
+        step = step_named(arguments.step, community.parameters.step_s)
         opens = partial(open_opening, folder.private, community.id, member, step)
         data = make_share(member, step, store, DiskTree(folder.ledger).read, community, opens)
     # It may open what the member consumed: for his eyes, and those he shows it to.
-    put_file(arguments.out, data, mode=0o600)
-    return _print(f"{arguments.out}: check it with cryptometer verify")
+    return hand_out(arguments.out, data, f"{arguments.out}: check it with cryptometer verify")
 
 
 def _why(arguments: argparse.Namespace) -> int:
@@ -220,7 +224,8 @@ def _why(arguments: argparse.Namespace) -> int:
     ):
         community = read_community(store)
         read = DiskTree(folder.ledger).read
-        lines = why(arguments.member, arguments.step, store, read, community, facts)
+        step = step_named(arguments.step, community.parameters.step_s)
+        lines = why(arguments.member, step, store, read, community, facts)
     return _print("\n".join(lines))
 
 

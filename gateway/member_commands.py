@@ -22,12 +22,14 @@ from cryptometer.metrology import kwh
 from cryptometer.openings import encode_openings
 from cryptometer.readable import utc
 from cryptometer.records import NAME, Registration, Role, Use
+from cryptometer.step_table import step_named
 from cryptometer.steps import NS_PER_MS, step_start_ms
 from gateway.consumption import Filed, Known, Person, Value
 from gateway.folder import Folder, open_folder, read_community
 from gateway.private import PrivateStore
 from gateway.private_chains import Binding, Metered, PrivateChains
-from hal.files import MISPLACED, put_file, read_file
+from hal.files import MISPLACED, read_file
+from hal.handing import IN_HELP, OUT_HELP, hand_out, open_given
 from hal.zone import zone_named
 
 TEXT_MAX = 2_000  # characters of a person's address
@@ -51,7 +53,7 @@ def add_commands(
         description="Takes a load curve as CSV, whole or not at all. Without a template: a column"
         " `time` (UTC, begin of a quarter of an hour) and one of kWh for each member.",
     )
-    imported.add_argument("file", type=Path)
+    imported.add_argument("file", type=Path, help=IN_HELP)
     imported.add_argument(
         "--template", type=Path, metavar="TOML", help="how the file is to be read"
     )
@@ -76,7 +78,7 @@ def add_commands(
     whose.add_argument("member", nargs="?")
     whose.add_argument("--nobody", action="store_true", help="nobody's any more")
     bound.add_argument(
-        "--from", dest="first", type=int, metavar="STEP", help="the first step of which that is so"
+        "--from", dest="first", metavar="STEP", help="the first step of which that is so"
     )
     add_config(bound)
     bound.set_defaults(act=_bind)
@@ -88,7 +90,7 @@ def add_commands(
     openings = consumption.add_parser(
         "openings", help="write what opens the commitments to all members' consumption"
     )
-    openings.add_argument("--out", type=Path, required=True, help="the file to write")
+    openings.add_argument("--out", type=Path, required=True, help=f"the file, {OUT_HELP}")
     _add_bounds(openings)
     add_config(openings)
     openings.set_defaults(act=_openings)
@@ -115,8 +117,13 @@ def add_commands(
 
 
 def _add_bounds(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--from", dest="first", type=int, metavar="STEP", help="the first step")
-    parser.add_argument("--to", dest="last", type=int, metavar="STEP", help="the last step")
+    said = "its number, or the moment when it begins, like 2026-10-25T14:00Z"
+    parser.add_argument("--from", dest="first", metavar="STEP", help=f"the first step: {said}")
+    parser.add_argument("--to", dest="last", metavar="STEP", help="the last step, likewise")
+
+
+def _bound(text: str | None, step_s: int) -> int | None:
+    return None if text is None else step_named(text, step_s)
 
 
 def _import(arguments: argparse.Namespace) -> int:
@@ -168,7 +175,7 @@ def _community(folder: Folder) -> tuple[int, set[str]]:
 def _chunks(path: Path, see: Callable[[bytes], None]) -> Iterator[bytes]:
     """A file's bytes, piece by piece; each is shown to `see`."""
     try:
-        with path.open("rb") as file:
+        with open_given(path) as file:
             while chunk := file.read(_CHUNK):
                 see(chunk)
                 yield chunk
@@ -209,13 +216,14 @@ def _show(arguments: argparse.Namespace) -> int:
     folder = open_folder(arguments.config)
     member = _member(arguments.member)
     step_s, _ = _community(folder)
+    asked_first, asked_last = _bound(arguments.first, step_s), _bound(arguments.last, step_s)
     with closing(PrivateStore(folder.private)) as store:
-        known = list(store.curve(member, arguments.first, arguments.last))
+        known = list(store.curve(member, asked_first, asked_last))
     if not known:
         print(f"nothing is known of the consumption of {member} there")
         return 0
-    first = known[0].step if arguments.first is None else arguments.first
-    last = known[-1].step if arguments.last is None else arguments.last
+    first = known[0].step if asked_first is None else asked_first
+    last = known[-1].step if asked_last is None else asked_last
     missing = gaps([one.step for one in known], first, last)
     lines = [(one.step, _shown(one, step_s)) for one in known]
     lines += [(begin, _gap(begin, end, step_s)) for begin, end in missing]
@@ -247,7 +255,7 @@ def _bind(arguments: argparse.Namespace) -> int:
             raise ConfigurationError(
                 f"{meter} is {whose}'s from step {known[-1].from_step} on: say --from STEP"
             )
-        first = arguments.first or 0
+        first = _bound(arguments.first, _community(folder)[0]) or 0
         store.bind(meter, member, first, time.time_ns() // NS_PER_MS)
     print(f"{meter}: {member or 'nobody'}'s from step {first} on")
     return 0
@@ -304,14 +312,16 @@ def _told(metered: Metered | None) -> Iterator[str]:
 
 def _openings(arguments: argparse.Namespace) -> int:
     folder = open_folder(arguments.config)
+    step_s, _ = _community(folder)
+    first, last = _bound(arguments.first, step_s), _bound(arguments.last, step_s)
     with closing(PrivateStore(folder.private)) as store:
-        openings = store.openings(arguments.first, arguments.last)
-    put_file(arguments.out, "".join(encode_openings(openings)).encode(), mode=0o600)
-    print(
+        openings = store.openings(first, last)
+    return hand_out(
+        arguments.out,
+        "".join(encode_openings(openings)).encode(),
         f"{arguments.out}: {len(openings)} openings. They tell what members consumed: for whoever"
-        " may know; cryptometer audit --openings recomputes the rule with them"
+        " may know; cryptometer audit --openings recomputes the rule with them",
     )
-    return 0
 
 
 def _shown(known: Known, step_s: int) -> str:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from cryptometer import records
 from cryptometer.accuracy import Comparison, Total, compare, known_of, percent, total
 from cryptometer.metrology import kwh
+from cryptometer.readable import utc
 from cryptometer.state import State
+from cryptometer.steps import step_start_ms
 from gateway.lacking import Facts
 from gateway.shares_report import (
     AgreementReport,
@@ -192,7 +194,7 @@ def describe(report: Report) -> list[str]:
     """The report as lines for people."""
     lines = [
         f"{report.name}  {report.community[:16]}…",
-        f"newest block   step {report.step}, {report.size} leaves, root {report.root[:16]}…",
+        _newest(report),
         f"blocks         {report.blocks}; {report.caught_up} of the last {BLOCKS_SHOWN} caught up",
         f"punctuality    {_punctuality(report.punctuality_ms)}",
         f"energy         registered {kwh(report.registered_uwh)}: at the VPP"
@@ -212,6 +214,17 @@ def describe(report: Report) -> list[str]:
     for meter in report.meters:
         lines += ["", *_describe_meter(meter)]
     return lines
+
+
+def _newest(report: Report) -> str:
+    if not report.size:
+        ends = utc(step_start_ms(report.step + 2, report.step_s))[:16]
+        return f"newest block   none yet; the first one is due at {ends}Z"
+    begins = utc(step_start_ms(report.step, report.step_s))[:16]
+    return (
+        f"newest block   step {report.step} ({begins}Z), {report.size} leaves,"
+        f" root {report.root[:16]}…"
+    )
 
 
 def _describe_meter(meter: MeterReport) -> list[str]:

@@ -30,6 +30,7 @@ from gateway.exports.measured import Measured, Measuring
 from gateway.exports.source import Source
 from gateway.folder import Folder, open_folder
 from hal.files import DiskTree, put_file, read_file
+from hal.handing import STDOUT, hand_out
 from hal.zone import zone_named
 
 _PUBLIC = 0o644  # the ledger shows it to everybody, a meter's register and what it should show
@@ -151,19 +152,16 @@ def _measure_elsewhere(arguments: argparse.Namespace) -> Asked:
 
 def _accuracy(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
-    if out.suffix not in _SUFFIXES:
+    if out != STDOUT and out.suffix not in _SUFFIXES:
         raise ConfigurationError(f"{out} ends in none of {', '.join(_SUFFIXES)}")
     if (arguments.ledger, arguments.community, arguments.readings) == (None, None, None):
         asked = measure(open_folder(arguments.config), arguments.period, arguments.zone)
     else:
         asked = _measure_elsewhere(arguments)
-    make = {".html": asked.html, ".csv": asked.csv, ".json": asked.json}[out.suffix]
+    make = {".csv": asked.csv, ".json": asked.json}.get(out.suffix, asked.html)
     text = make()
-    put_file(out, text.encode(), mode=_PUBLIC)
-    for line in sentences(asked.measured):
-        print(line)
-    print(f"{out}: {len(text)} characters")
-    return 0
+    said = [*sentences(asked.measured), f"{out}: {len(text)} characters"]
+    return hand_out(out, text.encode(), "\n".join(said), _PUBLIC)
 
 
 def _reading(arguments: argparse.Namespace) -> int:

@@ -169,6 +169,9 @@ def _typed(document: Path) -> Iterator[list[str]]:
                     command = command[1:]
                     while command[0] in ("-u", "-g"):
                         command = command[2:]
+                # What the shell does with its input and output is not the program's.
+                ends = [at for at, word in enumerate(command) if word in ("<", ">")]
+                command = command[: min(ends, default=len(command))]
                 program = Path(command[0]).name
                 if re.fullmatch(_PROGRAM, program):
                     yield [program, *command[1:]]

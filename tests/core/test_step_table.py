@@ -4,7 +4,7 @@ import pytest
 
 from cryptometer.errors import Reason, Rejected
 from cryptometer.records import STEP
-from cryptometer.step_table import read_coefficients, read_losses
+from cryptometer.step_table import read_coefficients, read_losses, step_named
 from tests.core.refusing import refusing
 
 STEP_S = 900
@@ -29,6 +29,15 @@ def test_a_step_may_be_said_by_the_moment_it_begins() -> None:
     step = 1_983_712
     for moment in ("2026-07-29T16:00:00Z", "2026-07-29T18:00:00+02:00"):
         assert read_losses(f"step;kwh\n{moment};0.5\n", STEP_S) == {step: 500_000_000}
+
+
+def test_a_step_is_named_by_its_number_or_the_moment_it_begins() -> None:
+    assert [step_named(text, STEP_S) for text in ("1983712", "2026-07-29T18:00+02:00")] == [
+        1983712,
+        1983712,
+    ]
+    with pytest.raises(Rejected, match="neither a step nor a moment"):
+        step_named("yesterday", STEP_S)
 
 
 def test_what_stands_around_and_between_the_values_does_not_matter() -> None:

@@ -46,6 +46,15 @@ def test_what_the_running_program_says_of_itself_is_told(status: str, verdict: V
     assert checkup.judge_program(running=False, status="").verdict is Verdict.NOTE
 
 
+def test_a_line_that_the_running_program_cannot_open_is_wrong_and_not_idle() -> None:
+    status = "0 pulses, 0 records, 0 waiting, no line: cannot open /dev/ttyUSB0"
+    found = checkup.judge_lost_line(status)
+    assert found is not None
+    assert found.verdict is Verdict.WRONG
+    assert "cannot open /dev/ttyUSB0" in said([found])
+    assert checkup.judge_lost_line("12 pulses, 1 records, 0 waiting") is None
+
+
 def test_the_rate_of_pulses_is_told_as_power() -> None:
     found = checkup.judge_line(replace(QUIET, pulses=25), DETAILS)  # 10,000 pulses/kWh
     assert checkup.worst(found) is Verdict.OK

@@ -326,8 +326,11 @@ def test_a_line_that_is_missing_at_the_start_is_waited_for(world: World) -> None
     board.is_unplugged = True
     board.start()
     world.run(60, TICK_S)
+    assert board.device is not None
+    assert ", no line: " in board.device.status
     board.is_unplugged = False
     world.run(600, TICK_S)
+    assert "no line" not in board.device.status
     ledger = settle(world)
     check_whole(world, board, ledger)
     assert ledger.pulses == board.emitted - board.missed

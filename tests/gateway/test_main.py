@@ -190,7 +190,7 @@ def test_status_is_watched_while_blocks_are_made_until_it_is_told_to_end(
 
         def seen(step: int) -> None:
             for line in watching.stdout or []:
-                if line.startswith(f"newest block   step {step},"):
+                if line.startswith(f"newest block   step {step} ("):
                     return
             pytest.fail(f"step {step} is not shown")
 

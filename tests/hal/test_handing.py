@@ -1,0 +1,52 @@
+"""What commands take and hand out: files of whoever asks, or standard streams."""
+
+import io
+from pathlib import Path
+
+import pytest
+
+from cryptometer.errors import ConfigurationError
+from hal.handing import STDIN, STDOUT, hand_out, open_given
+
+
+class _Stream:
+    """Standard input or output, as bytes."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        self.buffer = io.BytesIO(data)
+
+
+def test_a_file_is_written_whole_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hand_out(tmp_path / "a", b"data", "written", 0o644) == 0
+    assert (tmp_path / "a").read_bytes() == b"data"
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
+    assert capsys.readouterr() == ("written\n", "")
+
+
+def test_standard_output_holds_the_data_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream = _Stream()
+    monkeypatch.setattr("sys.stdout", stream)
+    assert hand_out(STDOUT, b"\x00data", "written") == 0
+    assert stream.buffer.getvalue() == b"\x00data"
+    assert capsys.readouterr().err == "written\n"
+
+
+def test_a_place_that_cannot_be_written_to_is_told_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"cannot write .*: No such file.*--out - > FILE"):
+        hand_out(tmp_path / "none" / "a", b"data", "written")
+
+
+def test_what_is_given_is_a_file_or_standard_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"file")
+    monkeypatch.setattr("sys.stdin", _Stream(b"stream"))
+    read = []
+    for path in (tmp_path / "a", STDIN):
+        with open_given(path) as file:
+            read.append(file.read())
+    assert read == [b"file", b"stream"]
