@@ -17,7 +17,9 @@ from cryptometer.judging import Rule
 from cryptometer.keys import PublicKey
 from cryptometer.merkle import HASH_BYTES, Frontier, leaf_hash
 from cryptometer.openings import Openings
+from cryptometer.readable import utc
 from cryptometer.records import (
+    Agreement,
     AuthorityRecord,
     Balance,
     Batch,
@@ -32,6 +34,7 @@ from cryptometer.records import (
     StepClose,
 )
 from cryptometer.state import State
+from cryptometer.steps import step_start_ms
 from cryptometer.tiles import CHECKPOINT_PATH, TILE_HEIGHT, TILE_WIDTH, Read, Tile
 
 Watch = Callable[[Checked], None]
@@ -65,7 +68,8 @@ class Report:
         rules: number of distributions by what is known of their rule: see `Rule`. The sums of all
             of them are proven.
         energy_uwh: where all energy is, summed leaf by leaf (promise F).
-        shown: what devices were shown that is not this ledger, one sentence each.
+        shown: what devices were shown that is not this ledger, and agreements of steps that were
+            over when they came into it; one sentence each.
         kept_back: sequence numbers of authority records known from outside that no block holds.
         heads: the root after each block, by the size of the tree.
         authority: identities of the authority's records in the ledger, by sequence number.
@@ -352,6 +356,8 @@ def _note_block(report: Report, checked: Checked, header: Header) -> None:
             report.energy_uwh["waiting"] += verdict.energy_uwh
         elif isinstance(body, Distribution) and verdict.reason is None:
             _note_distribution(report, body, verdict.rule)
+        elif isinstance(body, Agreement) and verdict.reason is None:
+            _note_agreement(report, body, header)
         if isinstance(body, StepClose) and body.checkpoint is not None:
             seen = body.checkpoint
             if report.heads.get(seen.size) != seen.root:
@@ -362,6 +368,17 @@ def _note_block(report: Report, checked: Checked, header: Header) -> None:
     _check_conservation(report, checked, header.step)
     head = checked.state.checkpoint
     report.heads[head.size] = head.root
+
+
+def _note_agreement(report: Report, agreement: Agreement, header: Header) -> None:
+    """By steps an agreement is of steps to come. But a gateway that had stopped makes its blocks
+    later, and what the authority signed meanwhile stands in the first of them."""
+    step = agreement.from_step
+    if header.sealed_ms >= step_start_ms(step + 1, report.state.genesis.step_s):
+        report.shown.append(
+            f"the agreement from step {step} on came into the ledger when that step was over: the"
+            f" block of step {header.step} was sealed {utc(header.sealed_ms)}"
+        )
 
 
 def _note_distribution(report: Report, part: Distribution, rule: Rule | None) -> None:

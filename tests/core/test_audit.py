@@ -16,6 +16,7 @@ from cryptometer.block import Checked
 from cryptometer.community import encode_community, trust
 from cryptometer.errors import Reason, Rejected
 from cryptometer.merkle import Frontier, leaf_hash
+from cryptometer.readable import utc
 from cryptometer.records import (
     Balance,
     Checkpoint,
@@ -27,10 +28,11 @@ from cryptometer.records import (
     Registration,
     Role,
 )
-from cryptometer.steps import ClockSource, ClockState
+from cryptometer.steps import ClockSource, ClockState, step_start_ms
 from cryptometer.tiles import CHECKPOINT_PATH, encode_bundle
 from tests.core.community import (
     FIRST_STEP,
+    STEP_S,
     Authority,
     Village,
     flip,
@@ -164,6 +166,26 @@ def test_what_a_device_was_shown_elsewhere_is_a_finding_and_no_breach() -> None:
         f"m0 was shown a ledger of {true.size} leaves that is not this one (step {step + 1})",
         f"m0 was shown a ledger of 1000000000 leaves that is not this one (step {step + 2})",
     ]
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+def test_an_agreement_of_a_step_that_was_over_when_it_came_is_a_finding(is_over: bool) -> None:
+    """Authority and gateway together could let a gateway stand still, and have what was produced
+    meanwhile shared by an agreement of afterwards."""
+    village = Village()
+    village.add_members("ana")
+    village.block()
+    village.agree("ana")
+    first = village.next_step + 1
+    over_ms = step_start_ms(first + 1, STEP_S)
+    village.block(sealed_ms=over_ms - (not is_over), caught_up=True)
+    assert village.state.agreed(first) is not None
+    report = audit(village.files().get, village.community())
+    found = (
+        f"the agreement from step {first} on came into the ledger when that step was over: the"
+        f" block of step {first - 1} was sealed {utc(over_ms)}"
+    )
+    assert report.findings == ([found] if is_over else [])
 
 
 def test_an_authority_that_told_another_story_outside_is_found_and_the_place_named() -> None:
