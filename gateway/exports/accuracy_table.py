@@ -10,7 +10,7 @@ from cryptometer.steps import step_start_ms
 from gateway.exports.accuracy_words import sentences
 from gateway.exports.displays import Shown
 from gateway.exports.measured import Measured, MeterReport, MeterStep
-from gateway.exports.source import Source, kwh_text, to_csv, to_json, uwh_text
+from gateway.exports.source import Source, kwh_text, no_formula, to_csv, to_json, uwh_text
 
 
 def accuracy_csv(measured: Measured, source: Source) -> str:
@@ -18,7 +18,11 @@ def accuracy_csv(measured: Measured, source: Source) -> str:
     was counted minus what the index says; `bound_uwh` is how far apart the two may be: the MPE of
     the index's energy, and what the last digits alone explain. A field is empty where nothing is
     known; a 0 was measured."""
-    rows = list(_values(measured, source.step_s))
+    rows = [
+        # The one text that a device chooses.
+        row | {"compared_source": no_formula(str(row.get("compared_source", "")))}
+        for row in _values(measured, source.step_s)
+    ]
     header = list(_FIELDS)
     lines = [[_text(row.get(name)) for name in header] for row in rows]
     return to_csv(source.comments("accuracy", *sentences(measured)), header, lines)

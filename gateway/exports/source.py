@@ -78,6 +78,11 @@ def quoted(text: str, delimiter: str = ",") -> str:
     return text
 
 
+def no_formula(text: str) -> str:
+    """What a stranger called something, as a field that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
 def one_line(text: str) -> str:
     """What people called something, without what would end a line of comments."""
     return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -143,6 +143,27 @@ def test_page_and_table_name_the_checkpoint_and_say_the_verdict(
         assert f"# {said}\n" in table
 
 
+def test_what_a_device_calls_its_source_is_no_formula_of_a_spreadsheet(
+    measured: Measured, source: Source
+) -> None:
+    said = '=HYPERLINK("http://x","+1"),1'
+    meters = tuple(
+        replace(
+            meter,
+            steps=tuple(
+                replace(step, compared=tuple(replace(one, source=said) for one in step.compared))
+                for step in meter.steps
+            ),
+        )
+        for meter in measured.meters
+    )
+    table = accuracy_csv(replace(measured, meters=meters), source)
+    rows = csv.DictReader(line for line in table.splitlines() if not line.startswith("#"))
+    found = {row["compared_source"] for row in rows}
+    assert f"'{said}" in found
+    assert not any(text.startswith(("=", "+", "-", "@")) for text in found)
+
+
 def test_the_table_adds_up_to_what_the_page_says(measured: Measured, source: Source) -> None:
     rows = rows_of(accuracy_csv(measured, source))
     page = Page(accuracy_html(measured, source, PERIOD))
