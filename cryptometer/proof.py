@@ -74,6 +74,20 @@ def verify_proof(text: str, community: Community) -> Proven:
     return Proven(record, index, checkpoint)
 
 
+def is_proof(data: bytes) -> bool:
+    """Whether a file says that it is a proof, of whatever version."""
+    return data.startswith(_MAGIC.partition("@")[0].encode())
+
+
+def signed_head(text: str) -> str:
+    """The checkpoint that a proof carries, a signed note. Nothing is verified.
+
+    Raises:
+        Rejected: it is no proof file.
+    """
+    return _split(text)[1]
+
+
 def carried_records(text: str) -> list[Record]:
     """The record a proof carries and, for a meter's, the registration. Nothing is verified.
 
