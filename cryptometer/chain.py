@@ -4,6 +4,7 @@ again, by the same functions, whenever a block is checked. It says nothing about
 
 from cryptometer import cose, records
 from cryptometer.errors import Reason, Rejected
+from cryptometer.meter import Head, Meter
 from cryptometer.records import (
     REGISTER,
     Batch,
@@ -13,7 +14,7 @@ from cryptometer.records import (
     RunStart,
     StepClose,
 )
-from cryptometer.state import Head, Meter, State
+from cryptometer.state import State
 
 _CHAIN_KINDS = {body.KIND.value for body in (RunStart, Batch, Reading, StepClose)}
 _SAY_WHERE_IT_ENDS = (Batch, Reading, StepClose)

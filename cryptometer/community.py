@@ -11,6 +11,7 @@ from textwrap import wrap
 
 from cryptometer import cbor, note, records
 from cryptometer.errors import Reason, Rejected
+from cryptometer.governing import check_authority, found
 from cryptometer.keys import Algorithm, PublicKey
 from cryptometer.records import (
     AuthorityRecord,
@@ -21,7 +22,7 @@ from cryptometer.records import (
     Revocation,
     Role,
 )
-from cryptometer.state import State, check_authority, found
+from cryptometer.state import State
 
 _BEGIN = "-----BEGIN CRYPTOMETER COMMUNITY-----"
 _END = "-----END CRYPTOMETER COMMUNITY-----"

@@ -9,9 +9,10 @@ from cryptometer.chain import follow
 from cryptometer.errors import Reason, Rejected
 from cryptometer.judging import Rule
 from cryptometer.merkle import leaf_hash
+from cryptometer.meter import Meter
 from cryptometer.records import Batch, ChainRecord, Mark, Reading, Record, StepClose, Use
 from cryptometer.settlement import Waiting
-from cryptometer.state import Meter, State
+from cryptometer.state import State
 from cryptometer.steps import FUTURE_STEPS, MS_PER_S, step_start_ms
 
 

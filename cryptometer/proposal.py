@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from cryptometer.distribution import continued, distribute
 from cryptometer.energy_verdict import MeterAccount, Verdict
 from cryptometer.errors import Reason, Rejected
+from cryptometer.governing import act, govern
 from cryptometer.merkle import leaf_hash
 from cryptometer.openings import Openings
 from cryptometer.records import (
@@ -21,7 +22,7 @@ from cryptometer.records import (
     Record,
 )
 from cryptometer.settlement import Settlement, Waiting, opened
-from cryptometer.state import State, act, govern
+from cryptometer.state import State
 
 _NONE: Mapping[int, Rejected] = {}
 _FIRST = (-1, "", 0)

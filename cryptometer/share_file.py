@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from cryptometer import cbor, cose, merkle, records
 from cryptometer.community import Community
 from cryptometer.errors import Reason, Rejected
+from cryptometer.governing import check_authority
 from cryptometer.judging import is_recomputed, judge
 from cryptometer.keys import PublicKey
 from cryptometer.merkle import HASH_BYTES, Node
@@ -34,7 +35,6 @@ from cryptometer.records import (
     StepClose,
 )
 from cryptometer.settlement import Agreed, Settlement, Waiting, opened
-from cryptometer.state import check_authority
 from cryptometer.wire import Bytes, Many, Row, Uint, decode_map, encode_map, wire, wire_optional
 
 MAGIC = b"cryptometer-share 1\n"

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 from cryptometer import cbor, records
 from cryptometer.errors import Reason, Rejected
+from cryptometer.governing import found
 from cryptometer.merkle import Frontier
+from cryptometer.meter import Meter
 from cryptometer.records import DIGEST, NAME, STEP, Balance, Role
 from cryptometer.settlement import Agreed, Plant, Settlement
-from cryptometer.state import Meter, Party, Place, State, found
+from cryptometer.state import Party, Place, State
 from cryptometer.wire import (
     Choice,
     Many,

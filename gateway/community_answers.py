@@ -4,9 +4,10 @@ in the public ledger. Reads only; energies are texts of decimal digits, in µWh.
 from dataclasses import asdict
 
 from cryptometer.agreed_terms import describe_terms
+from cryptometer.meter import Meter
 from cryptometer.readable import utc
 from cryptometer.settlement import Agreed
-from cryptometer.state import Meter, State
+from cryptometer.state import State
 from cryptometer.steps import step_start_ms
 from gateway.answers import Absent, Json, Site
 from gateway.lacking import Cause, asked

@@ -9,8 +9,9 @@ from typing import TypeAlias
 from cryptometer.chain import follow, open_envelope, read_statement, verify
 from cryptometer.cose import Envelope
 from cryptometer.errors import Reason, Rejected
+from cryptometer.meter import Meter
 from cryptometer.records import ChainRecord, Record, Stop
-from cryptometer.state import Meter, State
+from cryptometer.state import State
 from gateway.store import Contact, Refusal
 from gateway.waiting import Waiting
 from hal.ports import Message

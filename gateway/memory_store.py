@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from cryptometer.accuracy import Pair
 from cryptometer.errors import Reason
+from cryptometer.governing import found
 from cryptometer.records import ChainRecord, Genesis, Record
-from cryptometer.state import State, found
+from cryptometer.state import State
 from gateway.store import (
     EVIDENCE_MAX,
     EVIDENCE_OF_ONE_MAX,

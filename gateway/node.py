@@ -12,7 +12,9 @@ from cryptometer.block import check_block
 from cryptometer.chain import follow, open_record
 from cryptometer.community import Community, trust
 from cryptometer.errors import Reason, Rejected
+from cryptometer.governing import found, govern
 from cryptometer.keys import Signer
+from cryptometer.meter import Meter
 from cryptometer.proposal import Proposal, Slot
 from cryptometer.readable import utc
 from cryptometer.records import (
@@ -27,7 +29,7 @@ from cryptometer.records import (
     StepClose,
     Stop,
 )
-from cryptometer.state import Meter, State, found, govern
+from cryptometer.state import State
 from cryptometer.steps import NS_PER_MS, ClockState, Instant, step_of, step_start_ms
 from cryptometer.tiles import TILE_WIDTH
 from gateway.door import Door, Verdicts, Verify, verify_each

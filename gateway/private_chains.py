@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cryptometer.errors import Reason
+from cryptometer.meter import Meter
 from cryptometer.records import ChainRecord, Record
 from cryptometer.snapshot import decode_meter, encode_meter
-from cryptometer.state import Meter
 from gateway.private import PrivateStore
 from gateway.private_path import Advance, Governed
 from gateway.store import EVIDENCE_MAX, EVIDENCE_OF_ONE_MAX, Refusal

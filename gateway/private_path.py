@@ -13,9 +13,11 @@ from typing import Protocol
 
 from cryptometer.chain import follow, open_record
 from cryptometer.errors import Reason, Rejected
+from cryptometer.governing import act
+from cryptometer.meter import Meter
 from cryptometer.proposal import Proposal
 from cryptometer.records import AuthorityRecord, ChainRecord, Record, StepClose, decode
-from cryptometer.state import Meter, State, act
+from cryptometer.state import State
 from gateway.filing import meter_of
 from gateway.store import Refusal
 from gateway.waiting import Waiting

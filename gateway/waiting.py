@@ -8,9 +8,9 @@ from itertools import islice, pairwise
 
 from cryptometer.chain import follow
 from cryptometer.errors import Reason, Rejected
+from cryptometer.meter import Head, Meter
 from cryptometer.proposal import Proposal
 from cryptometer.records import ChainRecord, Record, StepClose
-from cryptometer.state import Head, Meter
 from cryptometer.steps import FUTURE_STEPS
 
 # Records that wait for their block live in memory, decoded: some eight times their bytes.

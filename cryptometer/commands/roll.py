@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from cryptometer import records
 from cryptometer.errors import ConfigurationError, Rejected
+from cryptometer.governing import act, found, govern
 from cryptometer.keys import Algorithm, PublicKey, Signer
 from cryptometer.records import (
     AUTHORITY_RECORDS_MAX,
@@ -24,7 +25,7 @@ from cryptometer.records import (
     Revocation,
     Role,
 )
-from cryptometer.state import State, act, found, govern
+from cryptometer.state import State
 
 SIGNS_NOTES = (Role.GATEWAY, Role.NODE)  # checkpoints, and C2SP notes know Ed25519 only
 NAMES_ITS_KEY = (Role.GATEWAY, Role.VPP)  # stands in every bundle and in community.pub

@@ -11,6 +11,7 @@ from enum import StrEnum
 from cryptometer.accuracy import PPM, Comparison, Pair, Total, compare, known_of, pair_of, total
 from cryptometer.block import Checked
 from cryptometer.energy_verdict import Verdict
+from cryptometer.meter import Meter, Terms
 from cryptometer.metrology import MPE_AT_I_MIN
 from cryptometer.records import (
     Batch,
@@ -26,7 +27,7 @@ from cryptometer.records import (
     RunStart,
     StepClose,
 )
-from cryptometer.state import Meter, State, Terms
+from cryptometer.state import State
 from cryptometer.steps import ClockState, step_of, step_start_ms
 from gateway.exports.displays import Dial, Seen, Shown, device_of, shown, unanswered
 

@@ -14,8 +14,10 @@ from cryptometer.chain import follow, open_record, register_after
 from cryptometer.community import Community, trust
 from cryptometer.drafting import draft
 from cryptometer.errors import Rejected
+from cryptometer.governing import found
 from cryptometer.keys import PublicKey, Signer
 from cryptometer.merkle import Frontier, inclusion_proof, leaf_hash
+from cryptometer.meter import Head
 from cryptometer.metrology import Side
 from cryptometer.openings import commitment
 from cryptometer.parts import split
@@ -48,7 +50,7 @@ from cryptometer.records import (
     Use,
 )
 from cryptometer.settlement import Plant, Settlement
-from cryptometer.state import Head, State, found
+from cryptometer.state import State
 from cryptometer.steps import FUTURE_STEPS, ClockSource, ClockState, step_start_ms
 from cryptometer.tiles import (
     CHECKPOINT_PATH,

@@ -8,6 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cryptometer.errors import ConfigurationError
+from cryptometer.meter import Terms
 from cryptometer.metrology import (
     MPE_AT_I_MIN,
     UWH_PER_KWH,
@@ -20,7 +21,6 @@ from cryptometer.metrology import (
     wh,
 )
 from cryptometer.records import Use
-from cryptometer.state import Terms
 from tests.core.strategies import examples
 from tests.keys import signer
 

@@ -11,8 +11,8 @@ import pytest
 from cryptometer import cbor, merkle, note, tiles
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey
+from cryptometer.meter import Meter
 from cryptometer.records import Record
-from cryptometer.state import Meter
 from firmware import outbox
 from firmware.outbox import Outbox
 from gateway.door import Door, Verdicts

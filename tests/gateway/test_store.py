@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from cryptometer.accuracy import pair_of
 from cryptometer.errors import ConfigurationError, Reason
+from cryptometer.governing import found
 from cryptometer.records import AuthorityRecord, ChainRecord, Genesis, Record
-from cryptometer.state import State, found
+from cryptometer.state import State
 from gateway.filing import file_block
 from gateway.memory_store import MemoryStore
 from gateway.sqlite_store import (

@@ -37,8 +37,10 @@ TESTS = {
     "cryptometer.tiles": ["tests/core/test_tiles.py"],
     "cryptometer.proof": ["tests/core/test_proof.py"],
     "cryptometer.community": ["tests/core/test_community.py"],
-    "cryptometer.state": ["tests/core/test_state.py", "tests/core/test_energy_verdict.py"],
-    "cryptometer.energy_verdict": ["tests/core/test_energy_verdict.py", "tests/core/test_state.py"],
+    "cryptometer.state": ["tests/core/test_governing.py", "tests/core/test_block.py"],
+    "cryptometer.meter": ["tests/core/test_governing.py", "tests/core/test_energy_verdict.py"],
+    "cryptometer.governing": ["tests/core/test_governing.py"],
+    "cryptometer.energy_verdict": ["tests/core/test_energy_verdict.py"],
     "cryptometer.proposal": ["tests/core/test_block.py", "tests/core/test_energy_verdict.py"],
     "cryptometer.block": ["tests/core/test_block.py"],
     "cryptometer.settlement": [

@@ -12,11 +12,11 @@ from cryptometer import block, chain, cose, judging, sharing
 from cryptometer import settlement as settlement_module
 from cryptometer.drafting import draft
 from cryptometer.errors import Reason, Rejected
+from cryptometer.meter import Head, Meter
 from cryptometer.proposal import Applied, Proposal
 from cryptometer.records import Acknowledgement, Distribution, Mark, Output, Record
 from cryptometer.settlement import Settlement, Waiting
 from cryptometer.sharing import Outcome
-from cryptometer.state import Head, Meter
 from cryptometer.steps import NS_PER_MS, ClockState, Instant
 from firmware import (
     believing,

@@ -8,19 +8,11 @@ import pytest
 
 from cryptometer import records
 from cryptometer.errors import Reason
+from cryptometer.governing import act, found, govern
+from cryptometer.meter import LIFETIME_H, REGISTRATIONS_MAX, Head, Meter
 from cryptometer.metrology import Side
 from cryptometer.records import ChainPlace, Record, Revocation, Role, Use
-from cryptometer.state import (
-    LIFETIME_H,
-    REGISTRATIONS_MAX,
-    Head,
-    Meter,
-    Party,
-    State,
-    act,
-    found,
-    govern,
-)
+from cryptometer.state import Party, State
 from cryptometer.wire import UINT_MAX
 from tests.core.community import DETAILS, FIRST_STEP, Authority, Village, flip, reseal
 from tests.core.refusing import refusing
