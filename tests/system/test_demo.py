@@ -13,7 +13,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from cryptometer.commands.demo.command import Audited, missing
-from cryptometer.commands.demo.processes import COMMON, FIRMWARE, GATEWAY, program, run
+from cryptometer.commands.demo.processes import COMMON, ENDINGS, FIRMWARE, GATEWAY, program, run
 from tests.commands.outsider import process
 
 ROOT = Path(__file__).parents[2]
@@ -249,6 +249,20 @@ def test_a_ledger_tampered_with_is_named(tmp_path: Path) -> None:
 # --- Interrupted. --------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """Children heed signals, though the tests may run in the background, or under nohup(1)."""
+    before = {number: signal.signal(number, _unheard) for number in ENDINGS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def _unheard(_number: int, _frame: object) -> None:
+    raise AssertionError("meant for the demonstration")
+
+
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize(
     ("number", "moment"),
     [

@@ -39,6 +39,7 @@ from cryptometer.commands.demo.processes import (
     Tail,
     program,
     run,
+    signals_behind,
 )
 from cryptometer.commands.demo.screen import Screen, open_screen, step_time
 from cryptometer.commands.demo.watch import Watch, read_emitted
@@ -84,15 +85,17 @@ def demonstrate(arguments: argparse.Namespace) -> int:
                 meters = simulated_meters(arguments.meters)
                 return demonstration.run(meters, arguments.blocks, arguments.speed)
             finally:
-                # A second Ctrl-C while the children end would leave some of them running.
-                for number in ENDINGS:
-                    signal.signal(number, signal.SIG_IGN)
+                _heed_no_more()
     except ProgramError as error:
         print(f"cryptometer demo: {error}\nall of it lies in {folder}", file=sys.stderr)
         return EXIT_FAILED
     except Interrupted as interrupted:
         print(f"interrupted; what there is lies in {folder}", file=sys.stderr)
         return 128 + interrupted.number
+    finally:
+        # Python's own end takes handlers back, and whoever asks still would end it otherwise.
+        for number in ENDINGS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 class Interrupted(BaseException):
@@ -104,7 +107,15 @@ class Interrupted(BaseException):
 
 
 def _interrupt(number: int, _frame: object) -> None:
+    _heed_no_more()
     raise Interrupted(number)
+
+
+def _heed_no_more() -> None:
+    """A second Ctrl-C while the children end would leave some of them running. Not SIG_IGN: Python
+    complains of a signal that it has seen and not handled yet."""
+    for number in ENDINGS:
+        signal.signal(number, lambda _number, _frame: None)
 
 
 class Demonstration:
@@ -120,7 +131,7 @@ class Demonstration:
     def run(self, meters: list[SimulatedMeter], blocks: int, speed: int) -> int:
         """Returns the exit code."""
         port = free_port()
-        broker = self._watched(start_broker(self._folder / "broker", port, self._broker))
+        broker = self._watched(lambda: start_broker(self._folder / "broker", port, self._broker))
         self._wait(lambda: listens(port), START_MAX_S, "the broker to listen")
         self._screen.say(f"broker     {broker.name} on {HOST}:{port}")
         url = f"mqtt://{HOST}:{port}"
@@ -199,14 +210,17 @@ class Demonstration:
         words = ("--tty", layout.line(meter), "--constant", str(meter.constant))
         load = ("--watts", str(meter.watts), "--speed", str(speed))
         command = program(FIRMWARE, "simulate", *words, *load, "--log", device / PULSES_LOG)
-        return self._watched(Child(f"meter {meter.name}", command, device / "simulate.log"))
+        log = device / "simulate.log"
+        return self._watched(lambda: Child(f"meter {meter.name}", command, log))
 
     def _program(self, name: str, module: str, config: Path) -> Child:
         command = program(module, "run", "--config", config)
-        return self._watched(Child(name, command, config.parent / RUN_LOG))
+        return self._watched(lambda: Child(name, command, config.parent / RUN_LOG))
 
-    def _watched(self, child: Child) -> Child:
-        self._stack.callback(child.end)
+    def _watched(self, start: Callable[[], Child]) -> Child:
+        with signals_behind():  # between the two nobody would know the child
+            child = start()
+            self._stack.callback(child.end)
         self._children.append(child)
         return child
 

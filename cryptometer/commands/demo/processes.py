@@ -52,7 +52,7 @@ def _started(command: Sequence[str], **how: Any) -> Iterator["subprocess.Popen[A
     """A program that is killed if anything goes wrong inside."""
     process = None
     try:
-        with _signals_behind():
+        with signals_behind():
             process = subprocess.Popen(command, **how)
         yield process
     except BaseException:
@@ -63,7 +63,7 @@ def _started(command: Sequence[str], **how: Any) -> Iterator["subprocess.Popen[A
 
 
 @contextmanager
-def _signals_behind() -> Iterator[None]:
+def signals_behind() -> Iterator[None]:
     """Lets signals whose handlers may raise come behind what is done inside: in the middle of a
     start, one would leave a process that nobody knows."""
     if threading.current_thread() is not threading.main_thread():
