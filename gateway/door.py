@@ -49,14 +49,14 @@ class Door:
         waiting: Waiting,
         verify: Verify,
         *,
-        is_private_kept: bool = False,
+        is_private_kept: Callable[[], bool] = lambda: False,
     ) -> None:
         """
         Args:
             topic: the community's, which every topic here begins with.
             identity_at: the identity of a stored record by meter and sequence.
             verify: `verify_each`, or what comes to the same in less time.
-            is_private_kept: whether there is a place for the records of meters for consumption.
+            is_private_kept: says whether there is a place for what meters for consumption send.
         """
         self._topic = topic
         self._stored_at = identity_at
@@ -90,7 +90,7 @@ class Door:
             if isinstance(opened, Rejected):
                 raise _anew(opened)
             envelope, meter = opened
-            if meter.is_private and not self._is_private_kept:
+            if meter.is_private and not self._is_private_kept():
                 raise Rejected(Reason.PRIVATE, f"no private store to keep what {meter.name} says")
             record, body = read_statement(envelope, meter)
         except Rejected as refused:

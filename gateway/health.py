@@ -9,6 +9,11 @@ from cryptometer.steps import MS_PER_S, NS_PER_MS, ClockState, Instant, step_sta
 # A block that is due comes within seconds, unless the machine is too slow or the gateway is down.
 OVERDUE_PART = 10  # of a step: at quarter hours a block may be 90 s late
 PUBLISH_MAX_MS = 10_000  # of community time, from a block's sealing to its files
+# What everyone may read of it: which page, and of whom, stands in the gateway's log.
+PRIVATE_DAMAGED = (
+    "blocks go on; meters for consumption are not heard, and what asks for consumption waits: stop"
+    " cryptometer-gateway and restore, from a backup"
+)
 ROOM_MIN_BYTES = 2**28  # a year of ten meters takes less; a full disk stops everything
 
 
@@ -27,6 +32,7 @@ class Facts:
         sealed_clock: the state of the gateway's clock in the newest published header.
         accept_unsynchronised: the gateway is configured to seal without a synchronised clock.
         free_bytes: room on the disk of each folder.
+        is_private_damaged: the gateway works without its private store.
     """
 
     now: Instant
@@ -39,6 +45,7 @@ class Facts:
     sealed_clock: ClockState | None
     accept_unsynchronised: bool
     free_bytes: Mapping[str, int]
+    is_private_damaged: bool = False
 
     @property
     def now_ms(self) -> int:
@@ -89,6 +96,8 @@ def reasons(facts: Facts) -> list[str]:
             f"the ledger's files are {behind} leaves behind the store: restart"
             " cryptometer-gateway, which writes them again"
         )
+    if facts.is_private_damaged:
+        found.append(f"the private store is damaged: {PRIVATE_DAMAGED}")
     found += [
         f"only {free // 2**20} MiB are free for {name}: make room"
         for name, free in facts.free_bytes.items()

@@ -44,6 +44,7 @@ class MemoryStore:
         self._compared: dict[str, list[Pair]] = {}
         self._set_aside: dict[int, Reason] = {}
         self._distributions: dict[int, list[int]] = {}
+        self._is_private_damaged = False
 
     def commit(self, changes: Changes) -> None:
         # All that can refuse it is asked before the first write: all or none, and no copy.
@@ -87,6 +88,8 @@ class MemoryStore:
 
     def _write(self, changes: Changes) -> None:
         self._authority += [record.raw for record in changes.authority]
+        if changes.is_private_damaged is not None:
+            self._is_private_damaged = changes.is_private_damaged
         self.epoch += changes.takes_back or bool(changes.dropped)
         for record in changes.dropped:
             self._pending.pop(_place(record), None)
@@ -104,6 +107,9 @@ class MemoryStore:
         for step, punctuality_ms in changes.measured:
             if step in self._blocks:
                 self._blocks[step] = replace(self._blocks[step], punctuality_ms=punctuality_ms)
+
+    def is_private_damaged(self) -> bool:
+        return self._is_private_damaged
 
     def state(self) -> State | None:
         return self._state

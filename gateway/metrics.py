@@ -74,6 +74,11 @@ def _service(figures: Figures) -> Iterable[Metric]:
     facts = figures.facts
     yield _gauge("healthy", "1 when /healthz has no reason against it.", not reasons(facts))
     yield _gauge(
+        "private_store_damaged",
+        "1 when the gateway works without its private store.",
+        facts.is_private_damaged,
+    )
+    yield _gauge(
         "clock_synchronised",
         "1 when this machine's clock is synchronised within 1 s.",
         facts.now.state is ClockState.SYNCHRONISED,

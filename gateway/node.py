@@ -38,7 +38,7 @@ from gateway.filing import file_block, meter_of
 from gateway.ledger import Ledger
 from gateway.present import Present
 from gateway.private_path import Chains, NoChains, PrivatePath, masked
-from gateway.store import Changes, Refusal, Store
+from gateway.store import Changes, Refusal, Store, StoreDamaged
 from gateway.vpp import Vpp
 from gateway.waiting import Waiting
 from hal.ports import Message
@@ -123,12 +123,14 @@ class Node:
         self._topic = f"cryptometer/1/{state.community.hex()}"
         self._waiting = Waiting()
         self._private = PrivatePath(chains or NoChains(), self._waiting, state)
+        self._said_of_facts = ""
+        self._noted_damage = store.is_private_damaged()
         self._door = Door(
             self._topic,
             self._identity_at,
             self._waiting,
             verify,
-            is_private_kept=self._private.is_kept,
+            is_private_kept=lambda: self._private.is_kept,
         )
         self._proposal = Proposal(state, state.step + 1)  # applied ahead, while records come in
         self._unanswered: dict[str, Stop | None] = {}
@@ -165,6 +167,14 @@ class Node:
         if self._private.owns(meter):
             return self._private.identity_at(meter, sequence)
         return self._store.identity_at(meter, sequence)
+
+    @property
+    def private_damage(self) -> str | None:
+        """What is wrong with the private store, if this run works without it or a part of it."""
+        if self._private.why:
+            return self._private.why
+        failure = None if self._vpp is None else self._vpp.failure
+        return str(failure) if isinstance(failure, StoreDamaged) else None
 
     @property
     def pending_count(self) -> int:
@@ -248,7 +258,7 @@ class Node:
         effects = self._tell_checkpoint(now)
         for meter in self._everyone.meters.values():
             effects.append(self._tell_registration(meter.name))
-            effects.append(self._acknowledge(meter, self._door.stops.get(meter.name)))
+            effects += self._acknowledge(meter, self._door.stops.get(meter.name))
         return effects
 
     def receive(self, messages: Sequence[Message], now: Instant) -> list[Effect]:
@@ -291,6 +301,11 @@ class Node:
             [one for one in verdicts.accepted if owns(meter_of(one))],
             [one for one in verdicts.refusals if owns(one.meter)],
         )
+        if not self._private.is_kept:
+            # Nothing of it is durable, and nobody is told so; `_acknowledge` says nothing, too.
+            verdicts.contacts = {
+                name: one for name, one in verdicts.contacts.items() if not owns(name)
+            }
         private = masked(one for one in verdicts.refusals if owns(one.meter))
         return [one for one in verdicts.refusals if not owns(one.meter)] + private
 
@@ -299,8 +314,9 @@ class Node:
         block that is due: an answer is for one, the block's checkpoint for all."""
         # Stored before it is acknowledged: the word is the device's leave to forget.
         effects: list[Effect] = [
-            self._acknowledge(self._everyone.meters[name], stop)
+            word
             for name, stop in self._unanswered.items()
+            for word in self._acknowledge(self._everyone.meters[name], stop)
         ]
         effects += map(Confirm, self._unconfirmed)
         self._unanswered, self._unconfirmed, self._spent = {}, [], None
@@ -417,7 +433,11 @@ class Node:
     def _is_vouched(self, steps: range) -> bool:
         """Whether half of the meters date what came last by a clock that says the same, and that
         was as slow to be believed as ours: one that leapt may have been believed at a boot."""
-        meters = [m for m in self._everyone.meters.values() if m.terms[-1].valid_to is None]
+        meters = [
+            meter
+            for meter in self._everyone.meters.values()
+            if meter.terms[-1].valid_to is None and self._private.speaks_of(meter)
+        ]
         vouching = sum(self._waiting.leads_to(meter, steps) for meter in meters)
         return 0 < len(meters) <= 2 * vouching
 
@@ -511,7 +531,7 @@ class Node:
             self._hand_over()
             for meter in self._everyone.meters.values():
                 stop = self._door.stops.get(meter.name)
-                effects += [self._tell_registration(meter.name), self._acknowledge(meter, stop)]
+                effects += [self._tell_registration(meter.name), *self._acknowledge(meter, stop)]
         return effects + self._say_refusals(list(changes.refusals)) + said
 
     def _share(self) -> tuple[list[Record], list[Effect]]:
@@ -519,10 +539,12 @@ class Node:
         no block from being sealed: the energy waits."""
         if self._vpp is None:
             return [], []
-        try:
-            return self._vpp.distribute(self._state, self._proposal.settlements()), []
-        except OSError as error:
-            return [], [Say(f"nothing is distributed now: {error}")]
+        made = self._vpp.distribute(self._state, self._proposal.settlements())
+        failure = "" if self._vpp.failure is None else str(self._vpp.failure)
+        is_new = failure not in ("", self._said_of_facts)
+        self._said_of_facts = failure
+        what = "what asks for consumption, coefficients or losses is not distributed now"
+        return made, [Say(f"{what}: {failure}")] if is_new else []
 
     # --- What is sent ----------------------------------------------------------------------------
 
@@ -548,7 +570,7 @@ class Node:
         self._door.stops.pop(meter.name, None)
         self._unanswered.pop(meter.name, None)  # said of the chain as it was; this word is newer
         self._waiting.stand(meter)
-        return [self._tell_registration(meter.name), self._acknowledge(meter, None)]
+        return [self._tell_registration(meter.name), *self._acknowledge(meter, None)]
 
     def _tell_checkpoint(self, now: Instant) -> list[Effect]:
         # Not before what the broker keeps has come: a newer one there must stop us, and the next
@@ -563,16 +585,24 @@ class Node:
         topic = f"{self._topic}/meter/{name}/registration"
         return Publish(topic, cbor.encode([*self._told_all, *self._told.get(name, [])]))
 
-    def _acknowledge(self, meter: Meter, stop: Stop | None) -> Publish:
+    def _acknowledge(self, meter: Meter, stop: Stop | None) -> list[Publish]:
+        """What is said to a meter; nothing where what was kept of it cannot be asked: another word
+        in the same epoch would contradict the last one."""
+        if not self._private.speaks_of(meter):
+            return []
         head = self._waiting.head(meter)
         word = Acknowledgement(
             meter.name, self._store.epoch, head.sequence, head.previous, head.register or 0, stop
         )
         raw = records.sign(word, self._state.community, self._signer)
-        return Publish(f"{self._topic}/meter/{meter.name}/ack/{self._policy.name}", raw)
+        return [Publish(f"{self._topic}/meter/{meter.name}/ack/{self._policy.name}", raw)]
 
     def _commit(self, changes: Changes) -> None:
         """One durable step; what waited to be noted goes with it."""
+        is_damaged = self.private_damage is not None
+        if is_damaged is not self._noted_damage:
+            changes = replace(changes, is_private_damaged=is_damaged)
+            self._noted_damage = is_damaged
         if changes.is_empty:
             return
         self._store.commit(

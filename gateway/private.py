@@ -18,7 +18,7 @@ from gateway.access import Grant, Holder
 from gateway.consumption import Correction, Erased, Filed, Known, Person, Value
 from gateway.lacking import Facts
 from gateway.sqlite_store import connect
-from gateway.store import StoreFailed
+from gateway.store import StoreDamaged, StoreFailed
 from gateway.vpp import NoFacts
 from hal.faults import Point, passing
 from hal.files import sync_folder
@@ -30,6 +30,20 @@ BUSY_MS = 10_000  # an import and the gateway write in turns
 _TOGETHER = 10_000  # values per transaction: others wait for some milliseconds only
 _STEPS_AHEAD = 200  # whose salts are made with those of one that is asked for
 END = 2**62  # behind all steps
+# Primary result codes (sqlite.org/rescode.html) of what is no fault of the file: whoever starts
+# again may find it mended. A read that failed (IOERR) is one of the disk below it, and comes again.
+_PASSING = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+    }
+)
 _COMMANDS = "cryptometer-gateway member-data and consumption"
 
 # Since format 2: who may read by the API.
@@ -125,7 +139,7 @@ class PrivateStore:
                 _create(path)
             self._connection = _open(path, busy_ms, read_only=read_only)
         except (OSError, sqlite3.Error) as error:
-            raise StoreFailed(f"the private store {path} cannot be opened: {error}") from error
+            raise _failed(f"the private store {path} cannot be opened", error) from error
 
     def close(self) -> None:
         self._connection.close()
@@ -238,7 +252,7 @@ class PrivateStore:
             return None
         (salt,) = row
         if not isinstance(salt, bytes) or len(salt) != SALT_BYTES:
-            raise StoreFailed(f"the private store is damaged: no salt of {member} in step {step}")
+            raise StoreDamaged(f"the private store is damaged: no salt of {member} in step {step}")
         return salt
 
     def openings(self, first: int | None, last: int | None) -> dict[tuple[int, str], Opening]:
@@ -480,7 +494,7 @@ class PrivateStore:
         try:
             yield
         except sqlite3.Error as error:
-            raise StoreFailed(f"the private store fails: {error}") from error
+            raise _failed("the private store fails", error) from error
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -496,18 +510,25 @@ class PrivateStore:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
         except sqlite3.Error as error:
-            raise StoreFailed(f"the private store cannot be written: {error}") from error
+            raise _failed("the private store cannot be written", error) from error
+
+
+def _failed(what: str, error: Exception) -> StoreFailed:
+    """What is said of a failure: whether the file itself is at fault."""
+    code = getattr(error, "sqlite_errorcode", None)
+    is_passing = code is None or code & 0xFF in _PASSING
+    return (StoreFailed if is_passing else StoreDamaged)(f"{what}: {error}")
 
 
 def _check_numbers(numbers: Iterable[object]) -> None:
     """Refuses what no command has written: it must stop no block from being sealed.
 
     Raises:
-        StoreFailed: one is no number, or below zero.
+        StoreDamaged: one is no number, or below zero.
     """
     for number in numbers:
         if not isinstance(number, int) or number < 0:
-            raise StoreFailed(f"the private store is damaged: {number!r:.40} where an amount was")
+            raise StoreDamaged(f"the private store is damaged: {number!r:.40} where an amount was")
 
 
 def _bounds(first: int | None, last: int | None) -> tuple[int, int]:
@@ -536,17 +557,13 @@ def open_opening(
 
 @contextmanager
 def open_facts(path: Path) -> Iterator[Facts | None]:
-    """What is known of members, to be read; None where this user may not.
-
-    Raises:
-        ConfigurationError: as `PrivateStore`.
-    """
+    """What is known of members, to be read; None where this user may not, or it is damaged."""
     if not path.exists():
         yield NoFacts()
         return
     try:
         store = PrivateStore(path)
-    except StoreFailed:
+    except (StoreFailed, ConfigurationError):
         yield None
         return
     with closing(store):

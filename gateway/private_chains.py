@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cryptometer.errors import Reason
+from cryptometer.errors import Reason, Rejected
 from cryptometer.meter import Meter
 from cryptometer.records import ChainRecord, Record
 from cryptometer.snapshot import decode_meter, encode_meter
 from gateway.private import PrivateStore
 from gateway.private_path import Advance, Governed
-from gateway.store import EVIDENCE_MAX, EVIDENCE_OF_ONE_MAX, Refusal
+from gateway.store import EVIDENCE_MAX, EVIDENCE_OF_ONE_MAX, Refusal, StoreDamaged
 
 # What a meter has signed is kept for so long, for whoever disputes a bill, and what it said of each
 # step, for a member who is named later: the default late window. Some 3 MB of a meter.
@@ -56,7 +56,10 @@ class PrivateChains(PrivateStore):
     def accounts(self) -> dict[str, Meter]:
         with self._reading():
             rows = self._connection.execute("SELECT state FROM accounts ORDER BY meter").fetchall()
-        meters = [decode_meter(raw) for (raw,) in rows]
+        try:
+            meters = [decode_meter(raw) for (raw,) in rows]
+        except (Rejected, ValueError, TypeError) as error:
+            raise StoreDamaged(f"the private store is damaged: an account: {error}") from error
         return {meter.name: meter for meter in meters}
 
     def governed(self) -> int:
@@ -71,6 +74,8 @@ class PrivateChains(PrivateStore):
             rows = self._connection.execute(
                 "SELECT raw FROM records WHERE is_waiting ORDER BY meter, sequence"
             ).fetchall()
+        if not all(isinstance(raw, bytes) for (raw,) in rows):
+            raise StoreDamaged("the private store is damaged: no record where one was")
         return [raw for (raw,) in rows]
 
     def identity_at(self, meter: str, sequence: int) -> bytes | None:

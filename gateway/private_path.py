@@ -7,7 +7,8 @@ where its chain really stands is an account of the private store. Put together t
 in which the door, `follow` and `Proposal` judge everybody alike.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -19,7 +20,7 @@ from cryptometer.proposal import Proposal
 from cryptometer.records import AuthorityRecord, ChainRecord, Record, StepClose, decode
 from cryptometer.state import State
 from gateway.filing import meter_of
-from gateway.store import Refusal
+from gateway.store import Refusal, StoreDamaged
 from gateway.waiting import Waiting
 
 
@@ -59,7 +60,8 @@ class Governed:
 
 class Chains(Protocol):
     """Where chains for consumption are kept. What a method was given is durable once it returns,
-    all of it or, where it raises StoreFailed, perhaps none: the program stops then."""
+    all of it or, where it raises StoreFailed, perhaps none: the program stops then. StoreDamaged
+    stops nothing: what is damaged is left as it is, and the ledger goes on without it."""
 
     @property
     def is_kept(self) -> bool:
@@ -104,6 +106,10 @@ class NoChains:
 
     is_kept = False
 
+    def __init__(self, why: str = "") -> None:
+        """`why`: what is wrong with the store that there is."""
+        self.why = why
+
     def accounts(self) -> dict[str, Meter]:
         return {}
 
@@ -141,13 +147,37 @@ class PrivatePath:
         """
         self._chains = chains
         self._waiting = waiting
-        self._accounts: dict[str, Meter] = chains.accounts()
-        self._governed = chains.governed()
+        self.why = chains.why if isinstance(chains, NoChains) else ""
+        self._accounts: dict[str, Meter] = {}
+        self._governed = 0
+        self._everyone = state
+        with self._leaving_damage():
+            self._accounts = chains.accounts()
+            self._governed = chains.governed()
         self._stand(state)
 
     @property
     def is_kept(self) -> bool:
         return self._chains.is_kept
+
+    def speaks_of(self, meter: Meter) -> bool:
+        """Whether anything is known of where the meter's chain stands: what was acknowledged is
+        never taken back because a file is damaged."""
+        return self.is_kept or not meter.is_private
+
+    @contextmanager
+    def _leaving_damage(self) -> Iterator[None]:
+        """Where the store proves damaged it is not asked any more: blocks go on, and what was kept
+        in it stays there for whoever restores it."""
+        try:
+            yield
+        except StoreDamaged as error:
+            self.why = str(error)
+            self._chains = NoChains(self.why)
+            for name, meter in self._everyone.meters.items():
+                if meter.is_private:
+                    self._waiting.forget(name)
+            self._stand(self._everyone)
 
     @property
     def everyone(self) -> State:
@@ -162,10 +192,13 @@ class PrivatePath:
 
         Returns:
             What waited and has no place any more; for `let_go`, once a new epoch has begun.
-
-        Raises:
-            Rejected: the store holds something it cannot have accepted: it is damaged.
         """
+        outlived: list[tuple[Record, Rejected]] = []
+        with self._leaving_damage():
+            outlived = self._recover(authority)
+        return outlived if self.is_kept else []
+
+    def _recover(self, authority: Sequence[Record]) -> list[tuple[Record, Rejected]]:
         # A run that ended between the block's commit and its own of `govern` had not acted on them.
         accounts = self._acted(self._everyone, authority)
         if accounts:
@@ -184,10 +217,14 @@ class PrivatePath:
     def let_go(self, outlived: Sequence[tuple[Record, Rejected]]) -> None:
         """Forgets what waited and has no place any more."""
         if outlived:
-            self._chains.govern(Governed(dropped=tuple(outlived)))
+            with self._leaving_damage():
+                self._chains.govern(Governed(dropped=tuple(outlived)))
 
     def identity_at(self, meter: str, sequence: int) -> bytes | None:
-        return self._chains.identity_at(meter, sequence)
+        known: list[bytes | None] = []
+        with self._leaving_damage():
+            known.append(self._chains.identity_at(meter, sequence))
+        return known[0] if known else None
 
     def owns(self, name: str) -> bool:
         """Whether a meter of this name is for consumption."""
@@ -195,12 +232,16 @@ class PrivatePath:
         return meter is not None and meter.is_private
 
     def accept(self, accepted: Sequence[Record], refusals: Sequence[Refusal]) -> None:
-        """Keeps what the door let through, and what it refused that is evidence."""
-        if accepted:
-            self._chains.accept(accepted)
+        """Keeps what the door let through, and what it refused that is evidence; all of it, or
+        nothing is kept any more."""
         signed = [one for one in refusals if one.raw is not None]
-        if signed:
-            self._chains.keep_evidence(signed)
+        with self._leaving_damage():
+            if accepted:
+                self._chains.accept(accepted)
+            if signed:
+                self._chains.keep_evidence(signed)
+        if not self.is_kept:
+            return
         names = {one.body.meter for one in accepted if isinstance(one.body, ChainRecord)}
         self._waiting.offer(self._proposal, names=sorted(names))
 
@@ -212,6 +253,10 @@ class PrivatePath:
             present: the step of now.
             at_ms: the time, ms since the Unix epoch.
         """
+        with self._leaving_damage():
+            self._advance(present, at_ms)
+
+    def _advance(self, present: int, at_ms: int) -> None:
         names = [meter.name for meter in self._everyone.meters.values() if meter.is_private]
         self._waiting.offer(self._proposal, present, names)
         moved = [name for name in names if self._proposal.count(name)]
@@ -240,6 +285,8 @@ class PrivatePath:
         Args:
             after: the community after that block.
         """
+        if not self.is_kept:
+            return Governed()
         accounts = self._acted(after, records)
         dropped: list[tuple[Record, Rejected]] = []
         for meter in accounts.values():
@@ -249,7 +296,8 @@ class PrivatePath:
     def govern(self, governed: Governed, after: State) -> None:
         """Goes on in the community after a block, whose authority records act."""
         if governed.accounts:
-            self._chains.govern(governed)
+            with self._leaving_damage():
+                self._chains.govern(governed)
             self._accounts |= governed.accounts
             self._governed = max(self._governed, governed.authority)
         self._stand(after)
@@ -289,10 +337,10 @@ def _reopened(raw: bytes, refused: Rejected) -> Record:
     """A record that waited and is refused now, if it is at least a record.
 
     Raises:
-        Rejected: it is none, or its key never signed it: the store is damaged.
+        StoreDamaged: it is none, or its key never signed it.
     """
     if refused.reason in (Reason.MALFORMED, Reason.NOT_CANONICAL, Reason.BAD_SIGNATURE):
-        raise refused
+        raise StoreDamaged(f"the private store holds what it cannot have accepted: {refused}")
     return decode(raw)
 
 

@@ -8,6 +8,7 @@ from cryptometer.metrology import kwh
 from cryptometer.readable import utc
 from cryptometer.state import State
 from cryptometer.steps import step_start_ms
+from gateway.health import PRIVATE_DAMAGED
 from gateway.lacking import Facts
 from gateway.shares_report import (
     AgreementReport,
@@ -96,6 +97,7 @@ class Report:
     shared: SharedReport | None
     members: list[MemberReport]
     meters: list[MeterReport]
+    is_private_damaged: bool = False
 
 
 def make_report(store: Store, state: State, facts: Facts | None = None) -> Report:
@@ -139,6 +141,7 @@ def make_report(store: Store, state: State, facts: Facts | None = None) -> Repor
         shared=newest_shared(state),
         members=member_reports(state),
         meters=_meter_reports(store, state, refused),
+        is_private_damaged=store.is_private_damaged(),
     )
 
 
@@ -209,6 +212,8 @@ def describe(report: Report) -> list[str]:
     lines += describe_sharing(
         report.agreements, report.waiting, report.shared, report.members, report.step_s
     )
+    if report.is_private_damaged:
+        lines.append(f"private store  DAMAGED: {PRIVATE_DAMAGED}")
     if report.strangers:
         lines.append(f"refused        from the unregistered: {_counts(report.strangers)}")
     for meter in report.meters:

@@ -18,6 +18,7 @@ from gateway.folder import (
     settle_successor,
     waiting_imports,
 )
+from gateway.lacking import Facts
 from gateway.ledger import Ledger
 from gateway.node import (
     Confirm,
@@ -32,9 +33,11 @@ from gateway.node import (
 )
 from gateway.private import PrivateStore
 from gateway.private_chains import PrivateChains
+from gateway.private_path import NoChains
 from gateway.sqlite_store import SqliteStore
+from gateway.store import StoreDamaged
 from gateway.verifying import Verifiers
-from gateway.vpp import Vpp
+from gateway.vpp import LostFacts, Vpp
 from hal.broker import broker_settings
 from hal.drivers import open_clock
 from hal.files import DiskTree, hold
@@ -101,7 +104,7 @@ class Service:
         policy = Policy(name, folder.config.accept_unsynchronised, settle_ms)
         self._verifiers = Verifiers()
         # Another connection than the plant's: it waits for its turn, since it cannot do without.
-        self._chains = PrivateChains(folder.private)
+        self._chains = _open_chains(folder)
         self._node = Node(
             store,
             Ledger(DiskTree(folder.ledger)),
@@ -134,12 +137,14 @@ class Service:
                 self._take_messages(stopping)
                 self._take_imports()
                 self._go_on(stopping)
+                self._say_private()
                 self._say("sealing", self._node.why_not(self._clock.now()) or "sealing blocks")
         finally:
             self._notifier.stopping()
             self._link.stop()
             self._verifiers.close()
-            self._chains.close()
+            if isinstance(self._chains, PrivateChains):
+                self._chains.close()
         _log(f"ended: {self._status()}")
 
     def _go_on(self, stopping: list[int]) -> None:
@@ -246,6 +251,16 @@ class Service:
             text += ", its clock far ahead and not believed yet"
         return text
 
+    def _say_private(self) -> None:
+        damage = self._node.private_damage
+        if damage is not None:
+            self._say(
+                "private",
+                f"THE PRIVATE STORE IS DAMAGED, and left as it is: {damage}. Blocks go on; what"
+                " meters for consumption send is refused until then, and what asks for consumption"
+                " waits. Stop this service and restore: cryptometer-gateway restore",
+            )
+
     def _say(self, about: str, what: str) -> None:
         """Logs a change once, not each of its repetitions."""
         if self._said.get(about) != what:
@@ -256,7 +271,21 @@ class Service:
 def _open_vpp(folder: Folder) -> Vpp | None:
     if not folder.vpp_key.exists():
         return None
-    return Vpp(folder.load_vpp_key(), PrivateStore(folder.private, busy_ms=PRIVATE_BUSY_MS))
+    facts: Facts
+    try:
+        facts = PrivateStore(folder.private, busy_ms=PRIVATE_BUSY_MS)
+    except (StoreDamaged, ConfigurationError) as error:
+        facts = LostFacts(StoreDamaged(str(error)))
+    return Vpp(folder.load_vpp_key(), facts)
+
+
+def _open_chains(folder: Folder) -> PrivateChains | NoChains:
+    """What members consume must not keep blocks from being made: a file that is damaged, or none of
+    ours, is left as it is."""
+    try:
+        return PrivateChains(folder.private)
+    except (StoreDamaged, ConfigurationError) as error:
+        return NoChains(str(error))
 
 
 def rounds(messages: Sequence[Message]) -> Iterator[list[Message]]:

@@ -13,6 +13,7 @@ from cryptometer.settlement import Settlement
 from cryptometer.state import State
 from cryptometer.steps import step_start_ms
 from gateway.lacking import Cause, Facts, Lack, asked, describe, lacks, look_up
+from gateway.store import StoreDamaged
 
 MEMBERS_SHOWN = 50
 WAITING_SHOWN = 10  # runs of steps that wait for one reason
@@ -95,7 +96,10 @@ def _lacks(state: State, settlement: Settlement, facts: Facts | None) -> tuple[L
     if facts is None:
         found = asked(agreement)
     else:
-        found = lacks(agreement, look_up(agreement, settlement.step, facts), settlement)
+        try:
+            found = lacks(agreement, look_up(agreement, settlement.step, facts), settlement)
+        except StoreDamaged:  # which the report says on a line of its own
+            found = asked(agreement)
     return tuple(found) or (Lack(Cause.NEXT_BLOCK),)
 
 

@@ -165,6 +165,9 @@ class SqliteStore:
             raise StoreFailed(f"the store cannot be written: {error}") from error
         self.epoch += changes.takes_back or bool(changes.dropped)
 
+    def is_private_damaged(self) -> bool:
+        return bool(self._meta("private_damaged"))
+
     def state(self) -> State | None:
         genesis = self._meta("genesis")
         if genesis is None:
@@ -355,6 +358,8 @@ class SqliteStore:
 
     def _write(self, changes: Changes) -> None:
         self._add_authority(changes.authority)
+        if changes.is_private_damaged is not None:
+            self._set_meta("private_damaged", b"1" if changes.is_private_damaged else b"")
         if changes.takes_back or changes.dropped:
             set_epoch(self._connection, self.epoch + 1)
         self._connection.executemany(

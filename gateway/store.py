@@ -28,6 +28,10 @@ class StoreFailed(OSError):  # noqa: N818 - the machine failed; said as every fa
     """A commit failed: all of it or nothing is stored, and the next start will know. Stop."""
 
 
+class StoreDamaged(StoreFailed):
+    """What a file holds is not what was written there: starting again mends nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Bytes that were refused: counted by meter and reason, the newest detail kept.
@@ -171,6 +175,8 @@ class Changes:
         published: size of the tree whose static files are durable: older staged leaves may go.
         measured: punctuality of blocks, by step, in ms.
         takes_back: as for `dropped`, of records that wait in the private store.
+        is_private_damaged: whether the gateway works without its private store; None where that
+            is as before.
     """
 
     accepted: tuple[Record, ...] = ()
@@ -182,6 +188,7 @@ class Changes:
     published: int | None = None
     measured: tuple[tuple[int, int], ...] = ()
     takes_back: bool = False
+    is_private_damaged: bool | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -215,6 +222,10 @@ class Store(Protocol):
         Raises:
             StoreFailed: the program stops; all of it or nothing is stored.
         """
+        ...
+
+    def is_private_damaged(self) -> bool:
+        """Whether the gateway works without its private store, which is damaged."""
         ...
 
     def state(self) -> State | None:

@@ -13,7 +13,8 @@ from cryptometer.parts import split
 from cryptometer.records import Distribution, Record, Role
 from cryptometer.settlement import Plant, Settlement
 from cryptometer.state import State
-from gateway.lacking import Facts, lacks, look_up
+from gateway.lacking import Facts, asked, lacks, look_up
+from gateway.store import StoreDamaged
 
 # In one block: a month of consumption that came at once must not keep a block from being sealed.
 DISTRIBUTIONS_MAX = 200
@@ -36,6 +37,7 @@ class Vpp:
         self._mark = 0
         self._again: set[int] = set()  # steps of which something was learnt
         self._done: dict[int, Settlement] = {}  # with what was known, no more could be moved
+        self.failure: OSError | None = None  # what kept facts from the newest `distribute`
 
     def distribute(self, state: State, settlements: Mapping[int, Settlement]) -> list[Record]:
         """The distributions that the next block is to hold.
@@ -44,14 +46,19 @@ class Vpp:
             state: the community after the block before.
             settlements: the plant's accounts, with what this block's closes bring.
 
-        Raises:
-            OSError: the facts cannot be read now; what waits, waits for the next block.
+        Returns:
+            All that asks for no facts, and what asks for them while they can be read. What cannot
+            be reckoned for their sake waits for the next block, and `failure` says why.
         """
+        self.failure = None
         name = _name_of(state, self._signer)
         if name is None:
             return []
-        changed, self._mark = self._facts.steps_changed_since(self._mark)
-        self._again |= settlements.keys() & set(changed)
+        try:
+            changed, self._mark = self._facts.steps_changed_since(self._mark)
+            self._again |= settlements.keys() & set(changed)
+        except OSError as error:
+            self.failure = error
         self._done = {step: one for step, one in self._done.items() if step in settlements}
         made: list[Record] = []
         plant = state.plant(name)
@@ -60,7 +67,13 @@ class Vpp:
         for settlement in self._to_be_looked_at(settlements):
             if count == DISTRIBUTIONS_MAX or shares >= SHARES_MAX:
                 break
-            whole = self._draft(state, settlement, name)
+            if self._is_waited_for() and _asks(state, settlement.step):
+                continue  # each question would wait for as long as the first has
+            try:
+                whole = self._draft(state, settlement, name)
+            except OSError as error:
+                self.failure = error
+                continue
             looked_at[settlement.step] = settlement
             shares += _shares(state, settlement)
             if whole is None:
@@ -70,11 +83,15 @@ class Vpp:
                 body = replace(part, previous=plant.previous)
                 made.append(records.seal(body, state.community, self._signer))
                 plant = Plant(name, body.sequence + 1, made[-1].identity)
-        # All of them or, if something failed above, none. Should everyone set one aside, it is not
-        # made again and again: what it moves makes another account.
+        # Should everyone set one aside, it is not made again and again: what it moves makes another
+        # account.
         self._again -= looked_at.keys()
         self._done |= looked_at
         return made
+
+    def _is_waited_for(self) -> bool:
+        """Whether facts fail that others hold up; of those that are damaged, some may be whole."""
+        return self.failure is not None and not isinstance(self.failure, StoreDamaged)
 
     def _to_be_looked_at(self, settlements: Mapping[int, Settlement]) -> list[Settlement]:
         """Those of whom something is new, in order of steps; corrections behind what waits."""
@@ -133,6 +150,34 @@ class NoFacts:
 
     def steps_changed_since(self, mark: int) -> tuple[list[int], int]:
         return [], mark
+
+
+class LostFacts:
+    """Of a store that cannot be opened."""
+
+    def __init__(self, failure: OSError) -> None:
+        self._failure = failure
+
+    def of(self, step: int) -> Mapping[str, int]:  # noqa: ARG002
+        raise self._failure
+
+    def salt(self, member: str, step: int) -> bytes:  # noqa: ARG002
+        raise self._failure
+
+    def coefficients(self, step: int) -> Mapping[tuple[str, str], int]:  # noqa: ARG002
+        raise self._failure
+
+    def losses_uwh(self, step: int) -> int | None:  # noqa: ARG002
+        raise self._failure
+
+    def steps_changed_since(self, mark: int) -> tuple[list[int], int]:  # noqa: ARG002
+        raise self._failure
+
+
+def _asks(state: State, step: int) -> bool:
+    """Whether the step's agreement asks for what no ledger holds."""
+    agreed = state.agreed(step)
+    return agreed is not None and bool(asked(agreed.agreement))
 
 
 def _shares(state: State, settlement: Settlement) -> int:

@@ -140,6 +140,11 @@ class Waiting:
                 del self._records[name], self._bytes[name]
                 self._closes.pop(name, None)
 
+    def forget(self, name: str) -> None:
+        """Lets go of all that waits of a meter."""
+        for held in (self._records, self._bytes, self._heads, self._closes):
+            held.pop(name, None)
+
     def stand(self, meter: Meter) -> None:
         """Finds the chain's head anew: authority records act, and it may stand elsewhere."""
         head = meter.head

@@ -292,6 +292,7 @@ class Web(Reader):
             published=site.size,
             sealed_clock=header.clock.state if isinstance(header, Header) else None,
             accept_unsynchronised=self._folder.config.accept_unsynchronised,
+            is_private_damaged=store.is_private_damaged(),
             free_bytes={
                 name: shutil.disk_usage(path).free
                 for name, path in (("store", self._folder.state), ("ledger", self._folder.ledger))
