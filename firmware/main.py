@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cryptometer.errors import ConfigurationError
 from cryptometer.keys import Algorithm, KeyLost
+from firmware import simulating
 from hal import faults, screen
 from hal.ports import LineLost
 from hal.program import EXIT_FAILED, run
@@ -153,9 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     analyze.add_argument("--json", action="store_true", help="for programs")
     analyze.set_defaults(act=_analyze)
 
-    from firmware import simulate  # noqa: PLC0415 - light, and only a parser here
-
-    simulate.add_command(commands)
+    simulating.add_command(commands)
     return parser
 
 

@@ -15,15 +15,14 @@ import struct
 import termios
 import time
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Self, TextIO
 
 from cryptometer.errors import ConfigurationError
 from cryptometer.steps import NS_PER_MS, NS_PER_S
@@ -32,7 +31,6 @@ from hal.uart import (
     IS_S0_PULSE,
     S0_BAUD,
     S0_BITS,
-    S0_BOUNCE_NS,
     S0_LEAST_NS,
     Contact,
     contact_edges,
@@ -49,79 +47,8 @@ _QUIET_LOOKS, _LOOK_S = 30, 0.01  # the kernel moves bytes to the reader's side 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
-def add_command(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Adds the command `simulate`; its parser sets `act`."""
-    parser = commands.add_parser(
-        "simulate",
-        help="emit a meter's pulses, or what it says, on a pseudo-terminal",
-        description="Makes a pseudo-terminal, links it to LINK and emits pulses there, or with"
-        " --meter what a meter that speaks says, until the series, --pulses or --seconds end or a"
-        " signal comes (SIGTERM, SIGINT). Prints how many it emitted. Give LINK as the device of"
-        " the source.",
-    )
-    parser.add_argument("--tty", type=Path, required=True, metavar="LINK", help="the link to make")
-    parser.add_argument(
-        "--constant", type=_positive, metavar="K", help="pulses per kWh; not with --meter"
-    )
-    power = parser.add_mutually_exclusive_group(required=True)
-    power.add_argument("--watts", type=_not_negative, metavar="W", help="a constant power")
-    power.add_argument(
-        "--series", type=Path, metavar="FILE", help="a CSV file of times and powers in W"
-    )
-    parser.add_argument("--column", metavar="NAME", help="which column of the series")
-    parser.add_argument(
-        "--speed",
-        type=_positive,
-        default=Fraction(1),
-        metavar="X",
-        help="the power's time runs so many times faster (default: 1)",
-    )
-    parser.add_argument(
-        "--line",
-        choices=("byte", "s0"),
-        default="byte",
-        help="byte: a byte per pulse; s0: what a UART at 300 baud makes of a bouncing contact,"
-        " which closes some 13 times a second at most, and else falls behind",
-    )
-    parser.add_argument(
-        "--bounce-ms",
-        type=int,
-        default=S0_BOUNCE_NS // NS_PER_MS,
-        metavar="N",
-        help="s0: how long the contact bounces (default: 5, the most a meter may)",
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        metavar="N",
-        help="chooses the bounces of s0, or what --damage does (default: 0)",
-    )
-    parser.add_argument("--pulses", type=_count, metavar="N", help="end after so many")
-    parser.add_argument(
-        "--seconds", type=_not_negative, metavar="S", help="end after so long, by the machine"
-    )
-    parser.add_argument(
-        "--log",
-        type=Path,
-        metavar="FILE",
-        help="write 'UNIX_NS NUMBER' for each pulse before it is emitted, or 'UNIX_NS IMPORT"
-        " EXPORT' (Wh) for each message; starts the file anew",
-    )
-    parser.add_argument(
-        "--rate",
-        type=_count,
-        metavar="BAUD",
-        help="byte: bytes follow each other no faster than on a line of so many baud"
-        " (default: as fast as the pulses)",
-    )
-    from firmware.speaking import add_options  # noqa: PLC0415 - which imports this module
-
-    add_options(parser)
-    parser.set_defaults(act=_simulate)
-
-
-def _simulate(arguments: argparse.Namespace) -> int:
+def simulate(arguments: argparse.Namespace) -> int:
+    """Does what the command says."""
     if arguments.meter is not None:
         return _simulate_speaking(arguments)
     if arguments.constant is None:
@@ -150,7 +77,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
 
 def _simulate_speaking(arguments: argparse.Namespace) -> int:
-    from firmware.speaking import plan_of, speak  # noqa: PLC0415 - see above
+    from firmware.speaking import plan_of, speak  # noqa: PLC0415 - which imports this module
 
     if arguments.constant is not None or arguments.pulses is not None:
         raise ConfigurationError("a meter that speaks has no pulses: --constant, --pulses")
@@ -440,26 +367,3 @@ def _set_speed(descriptor: int, speed: int) -> None:
     attributes = termios.tcgetattr(descriptor)
     attributes[4] = attributes[5] = speed  # input and output
     termios.tcsetattr(descriptor, termios.TCSANOW, attributes)
-
-
-def _number(text: str, is_good: Callable[[Fraction], bool], what: str) -> Fraction:
-    try:
-        whole, _, part = text.partition("/")  # some meters state kWh per pulse: 1/0.0005
-        value = Fraction(Decimal(whole)) / Fraction(Decimal(part or 1))
-    except (InvalidOperation, ValueError, OverflowError, ZeroDivisionError):
-        value = None
-    if value is None or not is_good(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is no {what}")
-    return value
-
-
-def _positive(text: str) -> Fraction:
-    return _number(text, lambda value: value > 0, "positive number")
-
-
-def _not_negative(text: str) -> Fraction:
-    return _number(text, lambda value: value >= 0, "number of 0 or more")
-
-
-def _count(text: str) -> int:
-    return int(_number(text, lambda value: value > 0 and value.denominator == 1, "whole number"))

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
 from typing import Protocol, TextIO
@@ -21,6 +20,7 @@ from cryptometer.metrology import SECONDS_PER_HOUR
 from cryptometer.steps import NS_PER_MS, NS_PER_S
 from firmware.series import Level, duration_ns
 from firmware.simulate import Terminal, is_told_to_stop
+from firmware.simulating import Kind
 from hal.index import d0_meter, dlms_meter, linky_meter, p1_meter
 from hal.index.dlms_answering import AnsweringMeter, MeterSettings
 from hal.index.dlms_meter import Told
@@ -35,20 +35,6 @@ _RUN_MAX = 12  # bytes lost or doubled at once
 _SEVEN = bytes(value & 0x7F for value in range(256))
 _WATT_NS_PER_WH = SECONDS_PER_HOUR * NS_PER_S
 _ADDRESS, _BAUD = 1, 9_600  # of a Modbus meter
-
-
-class Kind(StrEnum):
-    """What the meter speaks."""
-
-    LINKY = "linky"
-    LINKY_HISTORIC = "linky-historic"
-    P1 = "p1"
-    D0 = "d0"  # by itself, mode D
-    D0_ASKED = "d0-asked"  # mode C
-    SML = "sml"
-    DLMS_PUSH = "dlms-push"
-    DLMS = "dlms"  # asked
-    MODBUS = "modbus"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,34 +109,6 @@ class Plan:
             return int(self.seconds * NS_PER_S)
         last_ns = duration_ns(self.levels)
         return None if last_ns is None else int(last_ns / self.speed)
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `simulate` that are for meters that speak."""
-    speaks = parser.add_argument_group("a meter that speaks, in place of pulses")
-    speaks.add_argument("--meter", choices=[*Kind], help="what it speaks")
-    speaks.add_argument(
-        "--register", choices=[*Register], default=Register.IMPORT, help="which one grows (import)"
-    )
-    speaks.add_argument(
-        "--identity", default="", metavar="TEXT", help="its number (one of its kind)"
-    )
-    speaks.add_argument(
-        "--start-wh", type=int, default=1_000_000, metavar="N", help="both registers (1000000)"
-    )
-    speaks.add_argument(
-        "--period-ms", type=int, default=0, metavar="N", help="between messages (as its kind does)"
-    )
-    speaks.add_argument(
-        "--damage",
-        type=Fraction,
-        default=Fraction(0),
-        metavar="SHARE",
-        help="so many of its messages are damaged on their way, 0 to 1; chosen by --seed",
-    )
-    speaks.add_argument(
-        "--map", default="eastron-sdm", metavar="NAME", help="modbus: the meter's map (eastron-sdm)"
-    )
 
 
 def plan_of(arguments: argparse.Namespace, levels: Sequence[Level]) -> Plan:

@@ -26,7 +26,12 @@ from tests.system.plant import Plant, kill
 STARTS = 7
 BARE = [sys.executable, "-c", "pass"]
 HELP = program(FIRMWARE, "--help")
-RUN = [sys.executable, "-c", "import firmware.main, firmware.board, hal.serial_line"]
+RUN = [
+    sys.executable,
+    "-c",
+    "import firmware.main; firmware.main._parser();"
+    "import firmware.board, hal.serial_line, hal.mqtt",
+]
 
 RATES = (100, 300, 1_000, 3_000, 10_000, 30_000)  # pulses a second
 RATE_S = 2.0

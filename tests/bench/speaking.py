@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator
 
 from cryptometer.steps import NS_PER_S
-from firmware.speaking import Kind, Plan, message_of
+from firmware.simulating import Kind
+from firmware.speaking import Plan, message_of
 from hal.index.d0 import D0Decoder
 from hal.index.dlms_meter import Told
 from hal.index.dlms_push import Framing, PushDecoder, PushSettings

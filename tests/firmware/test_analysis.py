@@ -26,7 +26,8 @@ from firmware.checkup import Verdict, as_lines, worst
 from firmware.main import main
 from firmware.segments import HEAD_BYTES
 from firmware.series import Level
-from firmware.speaking import HABITS, Kind, Plan, message_of
+from firmware.simulating import Kind
+from firmware.speaking import HABITS, Plan, message_of
 from firmware.tape import Answer, Tape, encode_said
 from hal.index.ciphering import Keys
 from hal.index.dlms_answering import AnsweringMeter, MeterSettings

@@ -23,7 +23,8 @@ from firmware.checkup import Finding, Verdict, as_lines
 from firmware.enrolment import Enrolment
 from firmware.hearing import Look
 from firmware.journal import Journal
-from firmware.speaking import HABITS, Kind
+from firmware.simulating import Kind
+from firmware.speaking import HABITS
 from hal.drivers import Buses, open_index
 from hal.files import DiskDirectory
 from hal.index.dlms_answering import AnsweringMeter, MeterSettings

@@ -521,3 +521,18 @@ def test_a_file_that_stands_where_the_link_should_be_is_never_replaced(tmp_path:
     assert ended.returncode == 2
     assert "exists and is no link" in ended.stderr
     assert precious.read_text() == "mine"
+
+
+def test_a_board_of_pulses_imports_no_meter_that_speaks_and_no_twin_of_one() -> None:
+    """Megabytes and a second of start on a small board."""
+    code = (
+        "import sys, firmware.main; firmware.main._parser();"
+        "import firmware.board, hal.serial_line, hal.mqtt;"
+        "print(*(name for name in sys.modules if name.startswith(('hal.', 'firmware.'))))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = set(told.stdout.split())
+    assert {"firmware.device", "hal.serial_line"} <= found
+    spoken = {"hal.index.choice", "hal.index.plausible", "hal.index.reading"}
+    assert {name for name in found if name.startswith("hal.index.")} == spoken
+    assert not found & {"firmware.simulate", "firmware.speaking", "firmware.doctor"}

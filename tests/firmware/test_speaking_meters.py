@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from firmware.analysis import analyse, recording_of
-from firmware.speaking import HABITS, Kind
+from firmware.simulating import Kind
+from firmware.speaking import HABITS
 from hal.drivers import Buses, open_index
 from hal.index.reading import Reading, Refusal, Register
 

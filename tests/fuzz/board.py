@@ -34,7 +34,8 @@ from firmware.outbox import Outbox
 from firmware.replay import frames, replay
 from firmware.segments import SegmentedLog
 from firmware.series import pulse_count, read_series
-from firmware.speaking import Kind, Plan, message_of
+from firmware.simulating import Kind
+from firmware.speaking import Plan, message_of
 from firmware.tape import Tape, TapedDevice
 from firmware.timekeeping import Dating
 from hal.files import SimulatedDirectory
