@@ -249,6 +249,34 @@ def test_every_command_of_the_programs_is_told_to_the_operator() -> None:
     assert leaves > 15
 
 
+def _tests() -> set[str]:
+    """The names of all tests there are."""
+    return {
+        name
+        for file in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^ *(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE)
+    }
+
+
+@each_document
+def test_every_test_and_file_of_tests_that_is_named_exists(document: Path) -> None:
+    text = document.read_text()
+    files = {path.name.removesuffix(".py") for path in (ROOT / "tests").rglob("test_*.py")}
+    named = set(re.findall(r"`(test_[a-z0-9_]+)`", text))
+    assert named <= _tests() | files
+    for path in re.findall(r"`((?:tests|scripts|deploy|docs)/[\w./-]+)`", text):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("heading", ["What is promised", "Attacks"])
+def test_each_promise_and_each_attack_names_a_test(heading: str) -> None:
+    text = (ROOT / "docs" / "security.md").read_text()
+    section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    rows = [row for row in section.splitlines() if row.startswith("| ")][1:]
+    assert len(rows) >= 8
+    assert all("`test_" in row for row in rows)
+
+
 # --- Links and examples. -------------------------------------------------------------------------
 
 
