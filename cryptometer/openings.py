@@ -2,6 +2,7 @@
 file for whoever may know, of lines of text, so that a person sees what is handed over.
 """
 
+import hmac
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -31,11 +32,20 @@ Openings: TypeAlias = Mapping[tuple[int, str], Opening]
 
 def commitment(community: bytes, step: int, member: str, need_uwh: int, salt: bytes) -> bytes:
     """What a distribution shows of a member's consumption: a hash that fits one amount only, and
-    tells nobody anything who is not given the salt (32 bytes, random, of this member and step)."""
+    tells nobody anything who is not given the salt: 32 bytes that nobody can guess, of this member,
+    step and amount."""
     if len(salt) != SALT_BYTES:
         raise ValueError(f"a salt has {SALT_BYTES} bytes")
     said: list[cbor.Value] = ["cryptometer consumption", community, step, member, need_uwh, salt]
     return sha256(cbor.encode(said)).digest()
+
+
+def salt_of(secret: bytes, need_uwh: int) -> bytes:
+    """The salt of one commitment, out of the secret of a member's step. A consumption that is
+    corrected is committed to more than once: who is given one opening must not find the others' by
+    trying amounts."""
+    said: list[cbor.Value] = ["cryptometer salt", need_uwh]
+    return hmac.digest(secret, cbor.encode(said), "sha256")
 
 
 def opened_needs(

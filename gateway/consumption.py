@@ -12,9 +12,9 @@ class Consumption(Protocol):
         """Consumption of a market step by member, in µWh; who lacks is not known."""
         ...
 
-    def salt(self, member: str, step: int) -> bytes:
-        """The random bytes that hide a member's consumption of a step in what the ledger holds of
-        it: made once, durable before they are returned."""
+    def salt(self, member: str, step: int, need_uwh: int) -> bytes:
+        """The bytes that hide a member's consumption of a step in what the ledger holds of it, of
+        each amount other ones: made once, durable before they are returned."""
         ...
 
     def steps_changed_since(self, mark: int) -> tuple[list[int], int]:

@@ -13,7 +13,7 @@ from dataclasses import astuple
 from pathlib import Path
 
 from cryptometer.errors import ConfigurationError
-from cryptometer.openings import SALT_BYTES, Opening, commitment
+from cryptometer.openings import SALT_BYTES, Opening, commitment, salt_of
 from gateway.access import Grant, Holder
 from gateway.consumption import Correction, Erased, Filed, Known, Person, Value
 from gateway.lacking import Facts
@@ -155,8 +155,8 @@ class PrivateStore:
         _check_numbers(found.values())
         return found
 
-    def salt(self, member: str, step: int) -> bytes:
-        known = self.known_salt(member, step)
+    def salt(self, member: str, step: int, need_uwh: int) -> bytes:
+        known = self.known_salt(member, step, need_uwh)
         if known is not None:
             return known
         with self._writing():
@@ -172,7 +172,7 @@ class PrivateStore:
                 "INSERT OR IGNORE INTO salts VALUES (?, ?, ?)",
                 [(*place, self._entropy(SALT_BYTES)) for place in places],
             )
-            made = self.known_salt(member, step)  # before an erasure has its turn
+            made = self.known_salt(member, step, need_uwh)  # before an erasure has its turn
         assert made is not None  # noqa: S101 - it was made just above
         return made
 
@@ -242,18 +242,18 @@ class PrivateStore:
                 [(step, energy_uwh, mark) for step, energy_uwh in energies_uwh.items()],
             )
 
-    def known_salt(self, member: str, step: int) -> bytes | None:
-        """The salt of a member's step if one was made; never makes one."""
+    def known_salt(self, member: str, step: int, need_uwh: int) -> bytes | None:
+        """The salt of an amount of a member's step if the step has its secret; never makes one."""
         with self._reading():
             row = self._connection.execute(
                 "SELECT salt FROM salts WHERE member = ? AND step = ?", (member, step)
             ).fetchone()
         if row is None:
             return None
-        (salt,) = row
-        if not isinstance(salt, bytes) or len(salt) != SALT_BYTES:
+        (secret,) = row
+        if not isinstance(secret, bytes) or len(secret) != SALT_BYTES:
             raise StoreDamaged(f"the private store is damaged: no salt of {member} in step {step}")
-        return salt
+        return salt_of(secret, need_uwh)
 
     def openings(self, first: int | None, last: int | None) -> dict[tuple[int, str], Opening]:
         """What opens the commitments to consumption, of steps within bounds: by step and member."""
@@ -264,7 +264,10 @@ class PrivateStore:
                 " JOIN salts USING (member, step) WHERE step BETWEEN ? AND ?",
                 bounds,
             ).fetchall()
-        return {(step, member): Opening(need, salt) for step, member, need, salt in rows}
+        return {
+            (step, member): Opening(need, salt_of(secret, need))
+            for step, member, need, secret in rows
+        }
 
     def put(
         self,
@@ -547,11 +550,11 @@ def open_opening(
     if not path.exists():
         return None
     with closing(PrivateStore(path, read_only=read_only)) as store:
-        salt = store.known_salt(member, step)
-        known = list(store.curve(member, step, step))
-    for value in (value for one in known for value in (one.value, *reversed(one.earlier))):
-        if salt and commitment(community, step, member, value.energy_uwh, salt) == digest:
-            return Opening(value.energy_uwh, salt)
+        for known in store.curve(member, step, step):
+            for need in (one.energy_uwh for one in (known.value, *reversed(known.earlier))):
+                salt = store.known_salt(member, step, need)
+                if salt and commitment(community, step, member, need, salt) == digest:
+                    return Opening(need, salt)
     return None
 
 

@@ -118,7 +118,11 @@ class Vpp:
             needs = {member: known.used[member] for member in agreement.members}
             commitments = {
                 member: commitment(
-                    state.community, step, member, amount, self._facts.salt(member, step)
+                    state.community,
+                    step,
+                    member,
+                    amount,
+                    self._facts.salt(member, step, amount),
                 )
                 for member, amount in needs.items()
             }
@@ -139,7 +143,7 @@ class NoFacts:
     def of(self, step: int) -> Mapping[str, int]:  # noqa: ARG002
         return {}
 
-    def salt(self, member: str, step: int) -> bytes:
+    def salt(self, member: str, step: int, need_uwh: int) -> bytes:  # noqa: ARG002
         raise LookupError(f"nothing is known of {member} in {step}")
 
     def coefficients(self, step: int) -> Mapping[tuple[str, str], int]:  # noqa: ARG002
@@ -161,7 +165,7 @@ class LostFacts:
     def of(self, step: int) -> Mapping[str, int]:  # noqa: ARG002
         raise self._failure
 
-    def salt(self, member: str, step: int) -> bytes:  # noqa: ARG002
+    def salt(self, member: str, step: int, need_uwh: int) -> bytes:  # noqa: ARG002
         raise self._failure
 
     def coefficients(self, step: int) -> Mapping[tuple[str, str], int]:  # noqa: ARG002

@@ -1,11 +1,21 @@
 """Openings: who is given what members consumed recomputes the rule; who is not, proves the sums."""
 
+import hmac
+
 import pytest
 
 from cryptometer import audit
 from cryptometer.audit_state import decode_report, encode_report
 from cryptometer.errors import Reason
-from cryptometer.openings import HEADER, Opening, Openings, decode_openings, encode_openings
+from cryptometer.openings import (
+    HEADER,
+    SALT_BYTES,
+    Opening,
+    Openings,
+    decode_openings,
+    encode_openings,
+    salt_of,
+)
 from cryptometer.records import Distribution, Method
 from cryptometer.wire import UINT_MAX
 from tests.core.community import Village, reseal
@@ -41,6 +51,16 @@ def test_with_openings_the_rule_is_recomputed_and_without_the_sums_are_proven() 
     made.block()
     assert rules(made, None) == {"sums-only": 1}
     assert rules(made, openings(step)) == {"recomputed": 1}
+
+
+def test_each_amount_has_a_salt_of_its_own_that_only_the_secret_gives() -> None:
+    salts = {salt_of(bytes(32), need) for need in (0, 1, 300_000, UINT_MAX)}
+    salts |= {salt_of(b"\1" * 32, 0)}
+    assert len(salts) == 5
+    assert {len(one) for one in salts} == {SALT_BYTES}
+    assert salt_of(bytes(32), 300_000) == hmac.digest(
+        bytes(32), bytes.fromhex("82") + b"\x70cryptometer salt" + b"\x1a\x00\x04\x93\xe0", "sha256"
+    )
 
 
 @pytest.mark.parametrize("wrong", [{"bo": 300_001}, {"salt": bytes(32)}])

@@ -562,7 +562,7 @@ def test_what_opens_commitments_outlives_the_disk(tmp_path: Path) -> None:
     premises.enrol()
     with closing(PrivateStore(premises.folder.private)) as store:
         store.put("ada", {7: 600_000}, "file:test", 0)
-        salt = store.salt("ada", 7)
+        salt = store.salt("ada", 7, 600_000)
     backup(premises.folder, tmp_path / "kept")
     restore(tmp_path / "kept", tmp_path / "anew", None)
     anew = open_folder(tmp_path / "anew").private

@@ -68,21 +68,21 @@ def test_the_newest_value_counts_and_those_before_stay_beside_it(store: PrivateS
 def test_a_salt_is_made_once_and_outlives_the_program(tmp_path: Path) -> None:
     path = tmp_path / "private.db"
     with closing(PrivateStore(path, counting())) as store:
-        assert store.known_salt("alice", 7) is None
-        made = store.salt("alice", 7)
-        assert (store.salt("alice", 7), len(made)) == (made, 32)
-        assert store.salt("alice", 8) != made != store.salt("bob", 7)
+        assert store.known_salt("alice", 7, 0) is None
+        made = store.salt("alice", 7, 0)
+        assert (store.salt("alice", 7, 0), len(made)) == (made, 32)
+        assert store.salt("alice", 8, 0) != made != store.salt("bob", 7, 0)
     with closing(PrivateStore(path)) as store:
-        assert store.salt("alice", 7) == made
-        assert len({store.salt("carol", step) for step in range(20)}) == 20
+        assert store.salt("alice", 7, 0) == made
+        assert len({store.salt("carol", step, 0) for step in range(20)}) == 20
 
 
 def test_the_salts_of_a_steps_members_are_made_together(store: PrivateStore) -> None:
     for member in ("alice", "bob"):
         store.put(member, {7: 1}, "file:aa", NOW_MS)
-    store.salt("alice", 7)
-    assert store.known_salt("bob", 7) is not None
-    assert store.known_salt("bob", 8) is None
+    store.salt("alice", 7, 0)
+    assert store.known_salt("bob", 7, 0) is not None
+    assert store.known_salt("bob", 8, 0) is None
 
 
 def test_a_month_that_comes_at_once_does_not_wait_for_the_disk_in_each_step(
@@ -92,7 +92,7 @@ def test_a_month_that_comes_at_once_does_not_wait_for_the_disk_in_each_step(
     store.put("alice", dict.fromkeys(steps, 1), "file:aa", NOW_MS)
     done: list[str] = []
     store._connection.set_trace_callback(done.append)
-    salts = {store.salt("alice", step) for step in steps}
+    salts = {store.salt("alice", step, 0) for step in steps}
     assert len(salts) == len(steps)
     assert done.count("COMMIT") <= 20
 
@@ -109,8 +109,8 @@ def test_a_salt_is_told_also_if_its_member_is_erased_right_behind(tmp_path: Path
             other.erase("alice")
 
         store._writing = writing  # type: ignore[method-assign]
-        assert len(store.salt("alice", 7)) == 32
-        assert store.known_salt("alice", 7) is None
+        assert len(store.salt("alice", 7, 0)) == 32
+        assert store.known_salt("alice", 7, 0) is None
 
 
 def test_a_mark_tells_which_steps_changed_since(store: PrivateStore) -> None:
@@ -121,7 +121,7 @@ def test_a_mark_tells_which_steps_changed_since(store: PrivateStore) -> None:
     assert store.steps_changed_since(mark) == ([], mark)
     store.put("bob", {9: 2}, "file:aa", NOW_MS)
     store.put("alice", {7: 1, 8: 1}, "file:bb", NOW_MS)  # 7 is what it was
-    store.salt("alice", 7)
+    store.salt("alice", 7, 0)
     steps, later = store.steps_changed_since(mark)
     assert steps == [8, 9]
     store.put("alice", {7: 2}, "file:cc", NOW_MS)
@@ -215,7 +215,7 @@ def test_what_is_erased_is_in_no_file_any_more(tmp_path: Path) -> None:
             store.put("alice", dict.fromkeys(range(3000), energy_uwh), f"file:a{at}", NOW_MS)
         store.set_person("alice", Person(name, name, name))
         for step in range(50):
-            store.salt("alice", step)
+            store.salt("alice", step, 0)
         salts = private._STEPS_AHEAD + 1
         store.put("bob", dict.fromkeys(range(3000), 0x0BADCAFE0BAD), "file:b", NOW_MS)
         needles = [name.encode(), salt, b"alice", *(one.to_bytes(6, "big") for one in told)]
@@ -229,7 +229,7 @@ def test_what_is_erased_is_in_no_file_any_more(tmp_path: Path) -> None:
         assert found() == []
         assert store.of(7) == {"bob": 0x0BADCAFE0BAD}
         assert store.person("alice") is None
-        assert store.known_salt("alice", 7) is None
+        assert store.known_salt("alice", 7, 0) is None
         assert list(store.curve("alice", None, None)) == []
         assert (0x0BADCAFE0BAD).to_bytes(6, "big") in path.read_bytes()
         assert b"file:a" not in path.read_bytes()
@@ -253,7 +253,7 @@ def test_two_programs_write_in_turns(tmp_path: Path) -> None:
     with closing(PrivateStore(path)) as one, closing(PrivateStore(path)) as other:
         for step in range(20):
             one.put("alice", {step: 1}, "file:aa", NOW_MS)
-            other.salt("alice", step)
+            other.salt("alice", step, 0)
             assert other.of(step) == {"alice": 1}
         other.erase("alice")
         assert one.of(3) == {}
@@ -271,7 +271,7 @@ def test_a_reader_does_not_wait_for_a_writer_that_has_not_finished(tmp_path: Pat
             )
             assert reader.of(1) == {"bob": 1}
             with pytest.raises(StoreFailed, match="locked"):
-                reader.salt("bob", 1)
+                reader.salt("bob", 1, 0)
         assert reader.of(1) == {"alice": 1, "bob": 1}
 
 
@@ -296,12 +296,12 @@ def test_a_process_imports_and_erases_while_another_reads_and_makes_salts(tmp_pa
         mark, seen = 0, set()
         while child.poll() is None:
             step = len(made) % 1000
-            made[step] = store.salt("bob", step)
+            made[step] = store.salt("bob", step, 0)
             assert store.of(step)["bob"] == 7
             steps, mark = store.steps_changed_since(mark)
             seen |= set(steps)
         assert child.returncode == 0
-        assert {step: store.known_salt("bob", step) for step in made} == made
+        assert {step: store.known_salt("bob", step, 0) for step in made} == made
         assert set(steps) | seen >= set(range(1000))
         assert store.of(499) == {"alice": 9, "bob": 7}
         assert len(next(store.curve("alice", 3, 3)).earlier) == 9

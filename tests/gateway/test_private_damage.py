@@ -245,7 +245,7 @@ class PartlyLost(LostFacts):
     def of(self, step: int) -> Mapping[str, int]:
         return super().of(step) if step == self.lost else self.used
 
-    def salt(self, member: str, step: int) -> bytes:
+    def salt(self, member: str, step: int, need_uwh: int) -> bytes:
         return bytes(32)
 
     def steps_changed_since(self, mark: int) -> tuple[list[int], int]:

@@ -150,7 +150,7 @@ def test_what_was_consumed_is_opened_to_whom_it_concerns() -> None:
     step = site.next_step
     works.facts.learn(step, ada=10**6, bo=400_000, cy=0)
     site.run([8])
-    salt = works.facts.salt("bo", step)
+    salt = works.facts.salt("bo", step, 400_000)
     share = verified(works, share_of(works, "bo", step, Opening(400_000, salt)))
     assert (share.energy_uwh, share.used_uwh, share.is_rule_recomputed) == (400_000, 400_000, False)
     text = "\n".join(describe_share(share, site.community()))

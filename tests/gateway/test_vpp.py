@@ -45,8 +45,8 @@ class Known:
             raise OSError("the disk is away")
         return self.used.get(step, {})
 
-    def salt(self, member: str, step: int) -> bytes:
-        return f"{member}{step}".encode().ljust(32, b"\0")
+    def salt(self, member: str, step: int, need_uwh: int) -> bytes:
+        return f"{member}{step} {need_uwh}".encode().ljust(32, b"\0")
 
     def coefficients(self, step: int) -> Mapping[tuple[str, str], int]:
         return self.weights.get(step, {})
@@ -158,7 +158,7 @@ def test_without_consumption_energy_waits_and_with_it_is_shared() -> None:
     assert verdict == ""
     assert [one.member for one in made.commitments] == list(MEMBERS)
     bo = made.commitments[1].digest
-    assert bo == commitment(site.id, step, "bo", 500_000, works.facts.salt("bo", step))
+    assert bo == commitment(site.id, step, "bo", 500_000, works.facts.salt("bo", step, 500_000))
     assert site.audit().rules == {"sums-only": 1}
 
 
@@ -177,17 +177,21 @@ def test_what_the_private_store_learns_is_distributed(tmp_path: Path) -> None:
         ((made, verdict),) = works.distributions()
         assert verdict == ""
         bo = made.commitments[1].digest
-        salt = private.known_salt("bo", step)
+        salt = private.known_salt("bo", step, 500_000)
         assert salt is not None
         assert bo == commitment(site.id, step, "bo", 500_000, salt)
         # A correction that nothing is distributed by yet leaves what was committed to to be opened.
         private.put("bo", {step: 400_000}, "file:c", 3)
         opens = partial(open_opening, tmp_path / "private.db", site.id, "bo", step)
         assert opens(bo) == Opening(500_000, salt)
+        # Who is given one opening cannot find, by trying, what an earlier commitment hides.
+        corrected = private.known_salt("bo", step, 400_000)
+        assert corrected not in (None, salt)
+        assert private.openings(step, step)[step, "bo"] == Opening(400_000, corrected)
         assert opens(bytes(32)) is None
         # An erased member's consumption is in the ledger's hash, and nowhere else.
         private.erase("bo")
-        assert private.known_salt("bo", step) is None
+        assert private.known_salt("bo", step, 500_000) is None
         assert opens(bo) is None
         assert site.audit().rules == {"sums-only": 1}
 
@@ -303,7 +307,7 @@ def test_a_private_store_that_holds_no_such_fact_holds_up_the_energy_and_no_bloc
         step = works.site.next_step
         for name in MEMBERS:
             private.put(name, {step: 5}, "file:a", 1)
-            private.salt(name, step)
+            private.salt(name, step, 5)
         private.put_losses({step: 1})
         private.put_coefficients({step: {("", name): 1 for name in MEMBERS}})
         private._connection.execute(damage)

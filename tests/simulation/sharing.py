@@ -51,8 +51,8 @@ class Books:
         self._check()
         return self.told.get(step, {})
 
-    def salt(self, member: str, step: int) -> bytes:
-        return sha256(f"{member} {step}".encode()).digest()
+    def salt(self, member: str, step: int, need_uwh: int) -> bytes:
+        return sha256(f"{member} {step} {need_uwh}".encode()).digest()
 
     def steps_changed_since(self, mark: int) -> tuple[list[int], int]:
         self._check()
@@ -139,8 +139,8 @@ class Books:
 
     def opening(self, community: bytes, step: int, member: str, digest: bytes) -> Opening | None:
         """What opens a commitment, if it is to anything that was ever told."""
-        salt = self.salt(member, step)
         for need_uwh in reversed(self._ever[step, member]):
+            salt = self.salt(member, step, need_uwh)
             if commitment(community, step, member, need_uwh, salt) == digest:
                 return Opening(need_uwh, salt)
         return None
