@@ -108,12 +108,12 @@ def test_the_last_digit_may_change_its_worth() -> None:
         {"registration": bytes(32)},
         {"counting": True, "index": 10_000_000},
     ],
-    ids=str,
+    ids=" ".join,
 )
 def test_what_is_not_one_measurement_is_not_compared(later: dict[str, Any]) -> None:
     bench = Bench()
     bench.say(0, 5_000_000, 100)
-    bench.say(1, later.pop("index", 5_000_100), later.pop("counted", 1_100), **later)
+    bench.say(1, **{"index": 5_000_100, "counted": 1_100} | later)
     assert bench.rows == []
 
 

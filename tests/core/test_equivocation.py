@@ -72,6 +72,7 @@ def test_a_device_that_signs_two_records_for_one_place_is_found(village: Village
     own = registration(village, "m0")
     found = equivocation(first, second, [own], village.community())
     assert found.signer == "the meter m0"
+    assert found.place == f"record {first.body.sequence} of its chain"  # type: ignore[union-attr]
     with refusing(Reason.UNKNOWN_KEY, "the meter m0", "carries one"):
         equivocation(first, second, [], village.community())
     with refusing(Reason.UNKNOWN_KEY):
@@ -79,6 +80,28 @@ def test_a_device_that_signs_two_records_for_one_place_is_found(village: Village
     with refusing(Reason.BAD_SIGNATURE):
         forged = replace(own, envelope=replace(own.envelope, signature=bytes(64)))
         equivocation(first, second, [forged], village.community())
+
+
+def test_who_signs_in_a_meter_s_name_is_no_evidence_against_it(village: Village) -> None:
+    other = village.devices[1].signer
+    first, second = (reseal(leaf(village, "batch"), other, lots=(1, at)) for at in (1_000, 2_000))
+    assert getattr(first.body, "meter", "") == "m0"
+    given = [registration(village, "m0"), registration(village, "m1")]
+    with refusing(Reason.UNKNOWN_KEY, "not known as the meter m0's"):
+        equivocation(first, second, given, village.community())
+
+
+def test_of_registrations_only_those_of_the_meter_are_looked_at(village: Village) -> None:
+    first = leaf(village, "batch")
+    second = reseal(first, village.device.signer, lots=(1, 1_000))
+    own, other = registration(village, "m0"), registration(village, "m1")
+    elsewhere = [
+        records.seal(one.body, bytes(32), village.authority.signer) for one in (own, other)
+    ]
+    found = equivocation(first, second, [elsewhere[1], own], village.community())
+    assert found.signer == "the meter m0"
+    with refusing(Reason.OTHER_COMMUNITY, "a registration"):
+        equivocation(first, second, [elsewhere[0], own], village.community())
 
 
 def test_a_device_may_use_a_number_again_behind_a_re_anchor(village: Village) -> None:

@@ -116,7 +116,7 @@ def test_a_year_has_8760_hours_and_a_leap_year_8784_each_once(year: int, zone: Z
     is_leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
     hours = [hour for month in range(1, 13) for hour in hours_of_month(year, month, zone)]
     assert hours == list(range(8784 if is_leap else 8760))
-    assert hours_of_year(year, zone) == len(hours)
+    assert list(range(hours_of_year(year, zone))) == hours
 
 
 @given(years, st.integers(1, 12), st.sampled_from(EUROPEAN))
@@ -145,6 +145,35 @@ def test_steps_that_do_not_begin_with_a_day_or_an_hour_are_refused() -> None:
 def test_where_a_month_begins_between_two_hours_there_are_none() -> None:
     with pytest.raises(ConfigurationError, match="does not begin and end with an hour"):
         hours_of_month(2026, 5, ZoneInfo("Australia/Lord_Howe"))
+
+
+def test_a_month_is_refused_if_either_end_lies_between_two_hours() -> None:
+    """Summer time is half an hour there: April ends by another time than the year began with, and
+    October begins by it."""
+    zone = ZoneInfo("Australia/Lord_Howe")
+    for month in (4, 10):
+        with pytest.raises(ConfigurationError, match="does not begin and end with an hour"):
+            hours_of_month(2026, month, zone)
+
+
+def test_steps_make_hours_only_where_they_divide_one_and_hours_begin_with_one() -> None:
+    with pytest.raises(ConfigurationError, match="do not make hours"):
+        steps_of_hour(1970, 0, 700, ZoneInfo("UTC"))
+    with pytest.raises(ConfigurationError, match="do not make hours"):
+        steps_of_hour(2026, 0, 3_600, ZoneInfo("Asia/Kolkata"))
+
+
+def test_a_day_that_only_begins_or_only_ends_with_a_step_is_refused() -> None:
+    """Steps of two hours: in summer Brussels' midnight is one, in winter it is not."""
+    for day in (date(2026, 3, 29), date(2026, 10, 25)):
+        with pytest.raises(ConfigurationError, match="do not begin with the local day"):
+            steps_of_day(day, 7_200, BRUSSELS)
+    assert len(steps_of_day(date(2026, 7, 1), 7_200, BRUSSELS)) == 12
+
+
+def test_the_first_day_of_a_month_is_its_first() -> None:
+    assert month_days(2026, 12) == (date(2026, 12, 1), date(2027, 1, 1))
+    assert month_days(2024, 2) == (date(2024, 2, 1), date(2024, 3, 1))
 
 
 @pytest.mark.parametrize(("year", "month"), [(2026, 13), (2026, 0), (0, 1), (9_999, 12)])

@@ -9,6 +9,7 @@ import pytest
 from cryptometer import records, share_file
 from cryptometer.community import Community, trust
 from cryptometer.errors import Reason
+from cryptometer.openings import Opening
 from cryptometer.parts import split
 from cryptometer.records import (
     Agreement,
@@ -27,6 +28,7 @@ from cryptometer.records import (
     StepClose,
 )
 from cryptometer.share_file import (
+    Given,
     Share,
     Source,
     decode_share,
@@ -42,12 +44,14 @@ from tests.keys import signer
 
 
 class Pieces:
-    """What a file of ana's share is made of: all of the ledger that may stand in one. Whoever makes
+    """What a file of a share is made of: all of the ledger that may stand in one. Whoever makes
     a file may leave something out, and put something in.
 
     Attributes:
         authority: records of the authority.
         leaves: entries of the ledger by their index.
+        member: whose share it is.
+        opening: of what she consumed.
     """
 
     def __init__(self, village: Village, step: int, ledger: Sequence[bytes] = ()) -> None:
@@ -57,6 +61,8 @@ class Pieces:
         self._ledger = ledger or village.leaves
         self.authority: list[bytes] = []
         self.leaves: dict[int, bytes] = {}
+        self.member = "ana"
+        self.opening: Opening | None = None
         for index, raw in enumerate(self._ledger):
             body = records.decode(raw).body
             if isinstance(body, Agreement | Registration | ReAnchor):
@@ -81,7 +87,9 @@ class Pieces:
     def encode(self) -> bytes:
         signed = sign_head(self._ledger, self.village.community().origin, self.village.gateway)
         node = node_from_tiles(len(self._ledger), lay_out(self._ledger, signed).get)
-        return encode_share("ana", self.step, signed, self.authority, self.leaves, node)
+        return encode_share(
+            self.member, self.step, signed, self.authority, self.leaves, node, self.opening
+        )
 
     def verify(self, community: Community | None = None) -> Share:
         return verify_share(self.encode(), community or self.village.community())
@@ -230,20 +238,50 @@ def test_parts_of_two_distributions_are_not_one(monkeypatch: pytest.MonkeyPatch)
         shown(village, step, _of(swapped))
 
 
-def test_a_file_shows_the_step_s_account_and_what_is_behind_each_input() -> None:
+def test_a_file_shows_all_that_the_ledger_says_of_the_share() -> None:
+    village = agreed()
+    create(village, 15, 10)
+    step = village.next_step
+    [record] = village.share()
+    header = village.block().header.body
+    agreement = village.state.agreed(step)
+    assert agreement is not None
+    assert isinstance(record.body, Distribution)
+    assert isinstance(header, Header)
+    assert shown(village, step) == Share(
+        member="ana",
+        step=step,
+        checkpoint=village.state.checkpoint,
+        agreement=agreement.agreement,
+        given=(
+            Given(
+                whole=record.body,
+                sources=(
+                    Source("m0", DETAILS.serial, 15 * PULSE_UWH, 1, 2, 15 * PULSE_UWH),
+                    Source("m1", DETAILS.serial, 10 * PULSE_UWH, 1, 2, 10 * PULSE_UWH),
+                ),
+                energy_uwh=8 * PULSE_UWH,
+                tokens=1,
+                block_step=step,
+                sealed_ms=header.sealed_ms,
+            ),
+        ),
+        settlement=village.state.settlements[step],
+        is_rule_recomputed=True,
+        used_uwh=None,
+    )
+
+
+def test_who_has_no_claim_has_no_share() -> None:
     village = agreed()
     create(village, 15, 10)
     step = village.next_step
     village.share()
     village.block()
-    share = shown(village, step)
-    assert share.settlement == village.state.settlements[step]
-    assert [one.sources for one in share.given] == [
-        (
-            Source("m0", DETAILS.serial, 15 * PULSE_UWH, 1, 2, 15 * PULSE_UWH),
-            Source("m1", DETAILS.serial, 10 * PULSE_UWH, 1, 2, 10 * PULSE_UWH),
-        )
-    ]
+    pieces = Pieces(village, step)
+    pieces.member = "eve"
+    with refusing(Reason.NOT_AS_AGREED, f"eve has no claim in step {step}"):
+        pieces.verify()
 
 
 def test_what_a_producer_brought_goes_to_those_who_have_a_claim_on_it() -> None:
@@ -253,6 +291,31 @@ def test_what_a_producer_brought_goes_to_those_who_have_a_claim_on_it() -> None:
     village.share()
     village.block()
     assert shown(village, step).energy_uwh == 15 * PULSE_UWH == _given(village)
+
+
+def test_what_was_consumed_is_shown_as_it_was_committed_to_last() -> None:
+    """First for what came in time, then for what came late; bob's is not told."""
+    village = agreed("ana", "bob", method=Method.PRO_RATA)
+    create(village, 15)
+    step = village.next_step
+    village.share({step: {"ana": 300_000, "bob": 200_000}})
+    village.block()
+    village.send(*village.devices[1].step(step, 8))
+    village.share({step: {"ana": 400_000, "bob": 200_000}})
+    village.block()
+    pieces = Pieces(village, step)
+    assert pieces.verify().used_uwh is None
+    pieces.opening = Opening(400_000, village.salt)
+    share = pieces.verify()
+    assert (share.used_uwh, share.energy_uwh, share.is_rule_recomputed) == (400_000, 400_000, False)
+    for opening in (
+        Opening(300_000, village.salt),
+        Opening(200_000, village.salt),
+        Opening(400_000, bytes(32)),
+    ):
+        pieces.opening = opening
+        with refusing(Reason.BAD_PROOF, "what ana consumed"):
+            pieces.verify()
 
 
 def test_a_close_that_brought_nothing_is_no_input() -> None:

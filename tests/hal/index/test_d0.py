@@ -213,6 +213,23 @@ def test_a_message_right_behind_a_broken_end_is_read() -> None:
     assert reasons(decode(hurt + PUSHED)) == [Refused.FORM, "reading"]
 
 
+def test_a_message_right_behind_data_that_have_no_place_is_read() -> None:
+    bare = data_message(LINES, is_checked=False)
+    assert reasons(decode(bare + b"more" + PUSHED)) == [Refused.FORM, "reading"]
+
+
+def test_between_two_messages_may_be_blank_lines() -> None:
+    bare = data_message(LINES, is_checked=False)
+    assert reasons(decode(bare + b"\r\n\0" + PUSHED)) == ["reading", "reading"]
+
+
+def test_of_the_messages_behind_a_broken_one_none_is_lost() -> None:
+    broken = PUSHED[:30]
+    assert reasons(decode(broken + PUSHED + PUSHED)) == [Refused.INCOMPLETE, *["reading"] * 2]
+    broken = b"/TST5X\r\n\r\n\x02"
+    assert reasons(decode(broken + CHECKED)) == [Refused.INCOMPLETE, "reading"]
+
+
 def test_before_the_answer_to_another_question_all_is_forgotten() -> None:
     decoder = D0Decoder()
     decode(CHECKED[:30], decoder)
@@ -223,7 +240,10 @@ def test_before_the_answer_to_another_question_all_is_forgotten() -> None:
 
 
 def test_a_message_without_end_is_too_long() -> None:
-    assert reasons(decode(b"/" + b"1" * MESSAGE_MAX)) == [Refused.TOO_LONG]
+    decoder = D0Decoder()
+    assert decode(b"/" + b"1" * (MESSAGE_MAX - 1), decoder) == []
+    assert reasons(decode(b"1", decoder)) == [Refused.TOO_LONG]
+    assert not decoder._text, "and all of it is let go"
 
 
 def test_a_wrong_block_check_is_refused() -> None:
