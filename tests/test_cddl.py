@@ -21,10 +21,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycddl import Schema, ValidationError  # type: ignore[import-untyped]
 
-from cryptometer import cbor, cose, records, wire
+from cryptometer import cbor, cose, records, share_file, wire
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey, Signer
 from cryptometer.metrology import Side
+from cryptometer.openings import Opening
 from cryptometer.records import Body, CountingSource, Ending, Kind, Mark, Method, Role, Use
 from cryptometer.steps import ClockSource, ClockState
 from tests.keys import signer
@@ -102,6 +103,7 @@ def test_a_payload_has_the_same_entries_in_cddl_and_code(kind: Kind) -> None:
         ("meter-details", records.MeterDetails),
         ("claim", records.Claim),
         ("broker", records.Broker),
+        ("share-file", share_file.ShareFile),
     ],
 )
 def test_a_nested_map_has_the_same_entries_in_cddl_and_code(rule: str, cls: type) -> None:
@@ -115,6 +117,8 @@ def test_a_nested_map_has_the_same_entries_in_cddl_and_code(rule: str, cls: type
         ("checkpoint", records.Checkpoint),
         ("flow", records.Flow),
         ("balance", records.Balance),
+        ("share-leaf", share_file.Leaf),
+        ("share-opening", Opening),
     ],
 )
 def test_a_fixed_array_has_the_same_items_in_cddl_and_code(rule: str, cls: type) -> None:
@@ -217,6 +221,12 @@ def assert_valid(record: records.Record) -> None:
     assert is_valid("sig-structure", record.envelope.signed)
     assert is_valid(f"{kind}-protected", protected)
     assert is_valid(kind, payload)
+
+
+@pytest.mark.parametrize("name", ["example-x", "example-y"])
+def test_a_golden_share_is_valid(name: str) -> None:
+    data = (FOLDER / f"{name}.share").read_bytes()
+    assert is_valid("share-file", data.removeprefix(share_file.MAGIC))
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (FOLDER / "records").glob("*.json")))

@@ -19,15 +19,27 @@ import pytest
 from cryptometer import merkle, note, records
 from cryptometer.accuracy import compare_verdicts
 from cryptometer.audit import audit
-from cryptometer.community import encode_community
+from cryptometer.community import decode_community, encode_community
 from cryptometer.errors import Rejected
 from cryptometer.keys import Signer
 from cryptometer.metrology import Side
-from cryptometer.records import Claim, CountingSource, Header, Mark, Record, Role, Use
+from cryptometer.records import (
+    Claim,
+    CountingSource,
+    Distribution,
+    Header,
+    Mark,
+    Method,
+    Record,
+    Role,
+    Use,
+)
+from cryptometer.share_file import verify_share
 from cryptometer.tiles import CHECKPOINT_PATH, encode_bundle
 from tests.core.community import Device, Village, flip, lay_out, reseal, sign_head
 from tests.core.neighbourhood import Neighbourhood
 from tests.core.test_distribution import LIES, agreed, create
+from tests.core.test_share_file import Pieces
 from tests.keys import p256_signer, signer
 from tests.vectors.generate import FOLDER
 
@@ -535,3 +547,45 @@ def test_the_keys_of_another_community_open_nothing(tmp_path: Path) -> None:
     _, ledger = lay(village, village.files(), tmp_path)
     done = run(FOLDER / "community.pub", ledger)
     assert (done.returncode, done.stderr) == (1, "refused: a checkpoint of another ledger\n")
+
+
+# --- A share. ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["x", "y"])
+def test_the_stranger_reads_the_golden_shares(name: str) -> None:
+    place = FOLDER / f"example-{name}.share"
+    found = accepted(FOLDER / "example.pub", place)
+    share = verify_share(place.read_bytes(), decode_community((FOLDER / "example.pub").read_text()))
+    assert found["given"] == [
+        [one.energy_uwh, [[source.meter, source.energy_uwh] for source in one.sources]]
+        for one in share.given
+    ]
+    assert (found["member"], found["step"], found["used"]) == (name, share.step, share.used_uwh)
+
+
+def test_the_stranger_refuses_a_share_of_what_was_set_aside(tmp_path: Path) -> None:
+    village = agreed(method=Method.PRO_RATA)
+    create(village, 15, 10)
+    step = village.next_step
+    [whole] = village.drafts({step: {"ana": 500_000, "bob": 9_000_000}})
+    richer = replace(whole, outputs=(replace(whole.outputs[0], energy_uwh=2_500_000, tokens=2),))
+    village.distribute(whole, richer)
+    village.block()
+    community, _ = lay(village, {}, tmp_path)
+    for number, holds in ((0, True), (1, False)):
+        pieces = Pieces(village, step)
+        [hidden] = pieces.places(Distribution, sequence=1 - number)
+        place = tmp_path / f"{number}.share"
+        place.write_bytes(pieces.leave_out(hidden).encode())
+        done = run(community, place)
+        assert (done.returncode == 0) is holds, done.stderr
+        assert holds or "was set aside" in done.stderr
+
+
+def test_the_stranger_refuses_a_share_with_any_byte_altered(tmp_path: Path) -> None:
+    data = (FOLDER / "example-x.share").read_bytes()
+    for at in range(0, len(data), len(data) // 12):
+        place = tmp_path / f"{at}.share"
+        place.write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
+        assert run(FOLDER / "example.pub", place).returncode == 1

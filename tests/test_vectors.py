@@ -34,6 +34,7 @@ from cryptometer.records import (
     Registration,
     StepClose,
 )
+from cryptometer.share_file import verify_share
 from cryptometer.steps import step_of
 from cryptometer.wire import encode_map
 from tests.keys import p256_signer
@@ -219,6 +220,20 @@ def test_the_golden_proof_does_not_hold_for_another_index() -> None:
     with pytest.raises(Rejected) as refused:
         proof.verify_proof(text, community)
     assert refused.value.reason is Reason.BAD_PROOF
+
+
+def test_the_golden_shares_show_what_the_example_gave() -> None:
+    community = decode_community((FOLDER / "example.pub").read_text())
+    x, y = (
+        verify_share((FOLDER / f"example-{name}.share").read_bytes(), community) for name in "xy"
+    )
+    assert (x.energy_uwh, x.is_rule_recomputed, x.used_uwh) == (8 * KWH, True, None)
+    assert [one.meter for one in x.given[0].sources] == ["a", "b"]
+    members = [distribution(f"distribution-{name}").outputs for name in ("pro-rata", "supplement")]
+    given = [one.energy_uwh for outputs in members for one in outputs if one.member == "y"]
+    assert (y.energy_uwh, y.used_uwh) == (sum(given), 9 * KWH)
+    assert len(y.given) == 3
+    assert x.checkpoint.root.hex() == y.checkpoint.root.hex() == load("example.json")["root"]
 
 
 def test_community_pub_is_base64_of_the_stated_records() -> None:

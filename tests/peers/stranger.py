@@ -1,13 +1,15 @@
 """Verifies a ledger by docs/formats.md alone, with none of the project's code.
 
     stranger.py COMMUNITY_PUB LEDGER
+    stranger.py COMMUNITY_PUB SHARE
 
 LEDGER is a folder, or the http address of one. Writes what it holds as JSON: size, root, and by
 step of the block the energy in µWh that its leaves registered, counted, quarantined and
 transferred; for every leaf its verdict; and what members were given. The rule of an agreement is
-recomputed where nothing that it asks for is hidden, and members' consumption is no limit. What does
-not hold is said on standard error, with the place, and the exit code is 1. Numbers in brackets are
-sections of the page. Shapes of payloads are the CDDL's part and not checked again here.
+recomputed where nothing that it asks for is hidden, and members' consumption is no limit. Of a
+share: what the member was given in each distribution, by which meters, and what is opened of it.
+What does not hold is said on standard error, with the place, and the exit code is 1. Numbers in
+brackets are sections of the page. Shapes of payloads are the CDDL's part, not checked again here.
 """
 
 import base64
@@ -39,6 +41,7 @@ AUTHORITY = ("genesis", "registration", "revocation", "re-anchor", "agreement")
 CHAIN = ("run-start", "batch", "reading", "step-close")
 FUTURE_STEPS = 4
 REGISTER_MAX = 2**61
+SHARE = b"cryptometer-share 1\n"
 
 
 class Breach(Exception):  # noqa: N818 - a verdict
@@ -1104,11 +1107,172 @@ def verify(community: str, read: Read) -> dict[str, Any]:
     }
 
 
+# --- One member's share [10]. --------------------------------------------------------------------
+
+
+def verify_share(community: str, data: bytes) -> dict[str, Any]:
+    genesis, gateways = read_community(community)
+    need(data.startswith(SHARE), "no share")
+    file = read_cbor(data.removeprefix(SHARE))
+    member, step = file[0], file[1]
+    origin = f"cryptometer/1/{genesis.identity.hex()}"
+    size, root = open_checkpoint(file[2].decode(), origin, gateways)
+    named = [read_record(raw) for raw in file[3]]
+    for record in named:
+        need(record.community == genesis.identity, "an authority record of another community")
+        record.check(check_key(genesis.says[1]))
+        places = ("agreement", "registration", "re-anchor")
+        need(record.kind in places, f"a {record.kind} of the authority has no place there")
+    [agreement] = [Agreement(record) for record in named if record.kind == "agreement"]
+    need(agreement.from_step <= step, "an agreement that does not hold yet")
+    need(member in agreement.members, "a member without a claim")
+    meters = {
+        one.identity: (one.says[3], Terms(one.identity, one.says[4], one.says[5], one.says[6]))
+        for one in named
+        if one.kind == "registration" and one.says[2] == "meter"
+    }
+    keys = {thumbprint(terms.key): (name, terms.key) for name, terms in meters.values()}
+    makers = {thumbprint(key): ("", key) for key in gateways}
+    plants = {thumbprint(key): (name, key) for name, key in read_plants(community)}
+    leaves: dict[int, Record] = {}
+    for index, raw in file[4]:
+        need(index > max(leaves, default=-1), "leaves out of order")
+        leaves[index] = record = read_record(raw)
+        need(record.community == genesis.identity, f"leaf {index}: of another community")
+        known = {"header": makers, "distribution": plants}.get(record.kind, keys)
+        need(record.kind not in AUTHORITY, f"leaf {index}: a {record.kind} has no place there")
+        need(record.key_id in known, f"leaf {index}: a key that is not registered for it")
+        owner, key = known[record.key_id]
+        need(not owner or owner == record.says[0], f"leaf {index}: who speaks for another")
+        record.check(key)
+    hashes = [file[5][at : at + 32] for at in range(0, len(file[5]), 32)]
+    tops = {index: leaf_hash(record.raw) for index, record in leaves.items()}
+    need(subset_root(0, size, tops, hashes) == root, "the leaves do not lead to the root")
+    need(not hashes, "hashes that nothing needs")
+    ledger = Ledger(genesis)
+    ledger.agreements.append(agreement)
+    account = ledger.accounts[step] = Account()
+    anchors = {one.identity: one.says for one in named if one.kind == "re-anchor"}
+    given: list[list[Any]] = []
+    seen: list[str] = []
+    newest: dict[int, Any] = {}
+    for parts in wholes_of(leaves, step):
+        whole = [record.says for _, record in parts]
+        check_effect(leaves, [index for index, _ in parts])
+        closes = {one.identity: one.says for one in leaves.values() if one.kind == "step-close"}
+        sources = []
+        for close, energy, tokens in [item for says in whole for item in says[7]]:
+            need(close in closes and closes[close][6] == step, "a close that is missing")
+            name = closes[close][0]
+            need(name not in seen, f"what {name} brought was spent before")
+            signed = behind(leaves, closes[close], meters, anchors, energy)
+            need(0 < energy <= signed, f"{name} has signed less")
+            account.waiting[close] = (name, energy, tokens)
+            seen.append(name)
+            sources.append([name, energy])
+        verdict = ledger.judge(whole, Block())
+        need(verdict is None, f"leaf {parts[0][0]}: {verdict}")
+        outputs = [one for says in whole for one in says[8]]
+        given.append([sum(one[1] for one in outputs if one[0] == member), sources])
+        newest = {13: [one for says in whole for one in says[13]]}
+    need(bool(given), "no distribution")
+    used = None
+    if 6 in file:
+        used, salt = file[6]
+        said = ["cryptometer consumption", genesis.identity, step, member, used, salt]
+        opened = sha256(cbor2.dumps(said, canonical=True)).digest()
+        need([member, opened] in newest[13], "another consumption than was committed to")
+    return {"member": member, "step": step, "size": size, "given": given, "used": used}
+
+
+def read_plants(text: str) -> list[tuple[str, Key]]:
+    """Of community.pub, which `read_community` has checked: the virtual power plants' keys."""
+    body = text.partition("COMMUNITY-----\n")[2].partition("-----END")[0]
+    registered = [read_record(raw).says for raw in read_cbor(base64.b64decode(body))[1:]]
+    return [(says[3], check_key(says[4])) for says in registered if says.get(2) == "vpp"]
+
+
+def subset_root(begin: int, end: int, tops: dict[int, bytes], hashes: list[bytes]) -> bytes:
+    held = [index for index in tops if begin <= index < end]
+    if not held:
+        need(bool(hashes), "a hash is missing")
+        return hashes.pop(0)
+    if end - begin == 1:
+        return tops[begin]
+    split = 1
+    while 2 * split < end - begin:
+        split *= 2
+    left = subset_root(begin, begin + split, tops, hashes)
+    return sha256(b"\x01" + left + subset_root(begin + split, end, tops, hashes)).digest()
+
+
+def wholes_of(leaves: dict[int, Record], step: int) -> list[list[tuple[int, Record]]]:
+    found: list[list[tuple[int, Record]]] = []
+    for index, record in leaves.items():
+        if record.kind != "distribution":
+            continue
+        need(record.says[3] == step, f"leaf {index}: of another step")
+        if record.says[5][0] == 1:
+            found.append([])
+        follows = bool(found) and (not found[-1] or found[-1][-1][0] == index - 1)
+        need(follows, f"leaf {index}: no part stands before it")
+        found[-1].append((index, record))
+    return found
+
+
+def check_effect(leaves: dict[int, Record], parts: list[int]) -> None:
+    """The block of a distribution's parts does not set them aside."""
+    ends = [at for at, one in leaves.items() if one.kind == "header" and at > parts[-1]]
+    need(bool(ends), f"leaf {parts[0]}: its block's header is missing")
+    header = leaves[min(ends)].says
+    first = min(ends) - header[4]
+    need(first <= parts[0], f"leaf {parts[0]}: its block's header is missing")
+    aside = header.get(13, [])
+    for begin, count in zip(aside[::2], aside[1::2], strict=True):
+        run = range(first + begin, first + begin + count)
+        need(not any(at in run for at in parts), f"leaf {parts[0]} was set aside")
+
+
+def behind(
+    leaves: dict[int, Record],
+    close: dict[int, Any],
+    meters: dict[bytes, tuple[str, Terms]],
+    anchors: dict[bytes, dict[int, Any]],
+    wanted: int,
+) -> int:
+    """The energy that a chain has signed for a close."""
+    chain = {
+        one.says[1]: one for one in leaves.values() if one.kind in CHAIN and one.says[0] == close[0]
+    }
+    total, at = 0, close
+    while True:
+        anchor = anchors.get(at[2])
+        before = chain.get(at[1] - 1)
+        if anchor is not None and (anchor[2], anchor[3]) == (at[0], at[1]):
+            earlier = [number for number in chain if number < at[1]]
+            before = chain[max(earlier)] if earlier else None
+        elif before is not None:
+            need(before.identity == at[2], f"record {at[1] - 1} of {at[0]} is of another chain")
+        if before is None or (before.kind == "step-close" and total >= wanted):
+            return total
+        at = before.says
+        in_step = before.kind == "batch" and at[6] == close[6]
+        if in_step or (before.kind == "reading" and at[11]):
+            owner, terms = meters.get(at[7], ("", None))
+            if terms is None or owner != at[0]:
+                raise Breach(f"the registration that record {at[1]} names is missing")
+            reached = at[5] + sum(at[8][::2]) if in_step else at[8]
+            total += terms.energy(at[5], reached)
+
+
 def main() -> int:
     _, community, place = sys.argv
-    ledger = from_server(place) if place.startswith("http://") else from_folder(Path(place))
     try:
-        report = verify(Path(community).read_text(), ledger)
+        if place.endswith(".share"):
+            report = verify_share(Path(community).read_text(), Path(place).read_bytes())
+        else:
+            ledger = from_server(place) if place.startswith("http://") else from_folder(Path(place))
+            report = verify(Path(community).read_text(), ledger)
     except (Breach, KeyError, TypeError, ValueError, OSError) as error:
         sys.stderr.write(f"refused: {error}\n")
         return 1

@@ -12,7 +12,7 @@ from fractions import Fraction
 from cryptometer import metrology
 from cryptometer.community import trust
 from cryptometer.drafting import draft
-from cryptometer.openings import commitment
+from cryptometer.openings import Opening, commitment
 from cryptometer.parts import split
 from cryptometer.proposal import Proposal
 from cryptometer.records import (
@@ -108,6 +108,43 @@ class Example(Ledger):
         self._one_device()
         self._late()
         self._correction()
+
+    def shares(self) -> dict[str, bytes]:
+        """What proves to X what the paper's example gave him, and to Y what the late step did."""
+        devices = ("example-registration-a", "example-registration-b")
+        return {
+            "x": self.share_of(
+                "x",
+                SHARED_STEP,
+                (
+                    "example-create-a",
+                    "example-transfer-a",
+                    "example-create-b",
+                    "example-transfer-b",
+                    "distribution",
+                    "example-header-3",
+                ),
+                (*devices, "agreement"),
+            ),
+            "y": self.share_of(
+                "y",
+                LATE_STEP,
+                (
+                    "example-create-a-4",
+                    "example-transfer-a-4",
+                    "distribution-pro-rata",
+                    "example-header-4",
+                    "example-create-b-late",
+                    "example-transfer-b-late",
+                    "distribution-supplement",
+                    "example-header-5",
+                    "distribution-correction",
+                    "example-header-6",
+                ),
+                (*devices, "agreement-pro-rata"),
+                Opening(CORRECTED["y"], SALTS["y"]),
+            ),
+        }
 
     def _registrations(self, genesis: Record) -> list[Record]:
         made: list[Record] = []

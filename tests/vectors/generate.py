@@ -384,6 +384,7 @@ def golden_files(golden: Golden, made: example.Example) -> dict[str, bytes]:
     files["example.pub"] = encode_community(made.community).encode()
     batch, registration = golden.by_name["batch"], golden.by_name["registration"]
     files["batch.tlog-proof"] = golden.proof_of(batch, registration).encode()
+    files |= {f"example-{name}.share": data for name, data in made.shares().items()}
     files["ledger.json"] = _json(_ledger(golden, GATEWAY))
     files["example.json"] = _json(_example(made))
     files["keys.json"] = _json(_keys())

@@ -1,10 +1,14 @@
 """A small ledger in the making: its records by name, its blocks, its files and proofs."""
 
+from collections.abc import Sequence
+
 from cryptometer import merkle, note, proof, records, tiles
 from cryptometer.block import Checked, check_block
 from cryptometer.community import Community
+from cryptometer.openings import Opening
 from cryptometer.proposal import Slot, propose
 from cryptometer.records import Body, ClockReading, Record
+from cryptometer.share_file import encode_share
 from cryptometer.state import State
 from cryptometer.steps import ClockSource, ClockState, step_start_ms
 from tests.keys import signer
@@ -55,14 +59,30 @@ class Ledger:
         self.blocks.append(check_block(state, block))
         self.leaves += block
 
-    def proof_of(self, record: Record, registration: Record | None) -> str:
-        """The proof of one leaf."""
+    @property
+    def _node(self) -> merkle.Node:
         hashes = [merkle.leaf_hash(leaf.raw) for leaf in self.leaves]
         served = {
             tile.path: b"".join(hashes[: tile.width])
             for tile in tiles.tiles_of(0, 0, len(self.leaves))
         }
-        node = tiles.node_from_tiles(len(self.leaves), served.get)
+        return tiles.node_from_tiles(len(self.leaves), served.get)
+
+    def share_of(
+        self,
+        member: str,
+        step: int,
+        leaves: Sequence[str],
+        authority: Sequence[str],
+        opening: Opening | None = None,
+    ) -> bytes:
+        """A member's share of a step, made of these records by their names."""
+        raws = {self.leaves.index(self.by_name[name]): self.by_name[name].raw for name in leaves}
+        known = [self.by_name[name].raw for name in authority]
+        return encode_share(member, step, self.checkpoint, known, raws, self._node, opening)
+
+    def proof_of(self, record: Record, registration: Record | None) -> str:
+        """The proof of one leaf."""
         index = self.leaves.index(record)
-        path = merkle.inclusion_proof(index, len(self.leaves), node)
+        path = merkle.inclusion_proof(index, len(self.leaves), self._node)
         return proof.encode_proof(record, registration, index, path, self.checkpoint)
