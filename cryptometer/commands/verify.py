@@ -13,6 +13,7 @@ from cryptometer.explaining import explain_share
 from cryptometer.metrology import kwh
 from cryptometer.proof import verify_proof
 from cryptometer.readable import describe_record, printable, utc
+from cryptometer.records import Agreement, Method
 from cryptometer.share_file import MAGIC, SHARE_MAX, Given, Share, Source, verify_share
 from cryptometer.steps import step_start_ms
 
@@ -76,13 +77,22 @@ def describe_share(share: Share, community: Community) -> list[str]:
         f" {head.size} leaves, root {head.root.hex()}"
     )
     if share.is_rule_recomputed:
-        lines.append("rule recomputed: the agreement gives just these shares")
+        lines.append(
+            "rule recomputed: the agreement gives just these shares" + _stated(share.agreement)
+        )
     else:
         lines.append(
             "rule not recomputed: it asks what others consumed, which the ledger hides; whoever is"
             " given that can do it"
         )
     return lines
+
+
+def _stated(agreement: Agreement) -> str:
+    """What the rule was recomputed with, and is the plant's word."""
+    said = ["coefficients"] if agreement.method is Method.COEFFICIENTS else []
+    said += ["losses"] if agreement.are_losses_stated else []
+    return f", with the {' and the '.join(said)} that the plant has signed" if said else ""
 
 
 def _way(given: Given, share: Share) -> Iterator[str]:

@@ -73,6 +73,21 @@ def test_it_is_told_in_plain_words(shared: tuple[Works, int, bytes]) -> None:
     assert "rule recomputed" in text
 
 
+def test_what_the_plant_states_itself_is_not_said_to_be_proven() -> None:
+    works = Works(method=Method.COEFFICIENTS, are_losses_stated=True)
+    step = works.site.next_step
+    works.facts.weights[step] = {("", "ada"): 1, ("", "bo"): 2, ("", "cy"): 0}
+    works.facts.lost[step] = 100_000
+    works.site.run([8])
+    share = verified(works, share_of(works, "bo", step))
+    [said] = [
+        line
+        for line in describe_share(share, works.site.community())
+        if line.startswith("rule recomputed")
+    ]
+    assert said.endswith("with the coefficients and the losses that the plant has signed")
+
+
 def test_whatever_byte_is_altered_it_is_refused(shared: tuple[Works, int, bytes]) -> None:
     works, _, data = shared
     for at in range(0, len(data), 7):
