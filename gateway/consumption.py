@@ -1,6 +1,6 @@
 """Members' consumption as a gateway knows it. It never enters the ledger, and it can be erased."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,9 +17,13 @@ class Consumption(Protocol):
         each amount other ones: made once, durable before they are returned."""
         ...
 
-    def steps_changed_since(self, mark: int) -> tuple[list[int], int]:
-        """The steps for which new or corrected consumption came since a mark, in order; and the
-        mark to ask with the next time. 0 is before everything."""
+    def forgotten(self, members: Collection[str], step: int) -> frozenset[str]:
+        """Those of whom nothing will ever be known of the step, since they were erased after it."""
+        ...
+
+    def steps_changed_since(self, mark: int) -> tuple[Sequence[int], int]:
+        """The steps for which new or corrected consumption came since a mark, in order, and others
+        perhaps; and the mark to ask with the next time. 0 is before everything."""
         ...
 
 

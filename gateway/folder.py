@@ -222,9 +222,19 @@ def clear_left(folder: Folder) -> None:
     """Removes what killed programs have left in a gateway's folder, unfinished files and copies of
     what is private; for the gateway, before it begins to write."""
     clear_unfinished(folder.ledger)
+    with suppress(ConfigurationError):  # whoever holds it is at work, and clears it itself
+        clear_scratch(folder)
+
+
+def clear_scratch(folder: Folder) -> None:
+    """Removes copies of what is private that a killed program has left.
+
+    Raises:
+        ConfigurationError: a program is at work on them.
+    """
     if folder.scratch.exists():
-        with suppress(ConfigurationError), hold_scratch(folder):
-            pass  # whoever holds it is at work, and clears it itself
+        with hold_scratch(folder):
+            pass
 
 
 def import_file(folder: Folder, source: Path) -> str:

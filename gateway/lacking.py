@@ -56,11 +56,24 @@ class Known:
         used: what members consumed, µWh.
         weights: coefficients by producer ("" for any) and member.
         losses_uwh: those of the step, None while they are not known.
+        forgotten: members of whose consumption nothing is known any more.
     """
 
     used: Mapping[str, int]
     weights: Mapping[tuple[str, str], int]
     losses_uwh: int | None
+    forgotten: frozenset[str] = frozenset()
+
+    def needs(self, agreement: Agreement, settlement: Settlement) -> dict[str, int]:
+        """What each member is taken to have consumed in the step, µWh. Who was erased is owed
+        nothing more: he is taken to have consumed what he was given of it.
+
+        Raises:
+            KeyError: of one it is not known.
+        """
+        given = dict(zip(agreement.members, settlement.given(agreement), strict=True))
+        known = {member: given[member] for member in self.forgotten} | dict(self.used)
+        return {member: known[member] for member in agreement.members}
 
     def coefficients(self, agreement: Agreement) -> Sequence[int]:
         """One for each claim, as the agreement lists them; none where its rule asks for none.
@@ -79,10 +92,13 @@ def look_up(agreement: Agreement, step: int, facts: Facts) -> Known:
     Raises:
         OSError: the facts cannot be read now.
     """
+    used = facts.of(step) if agreement.needs_consumption else {}
+    unknown = [member for member in agreement.members if member not in used]
     return Known(
-        facts.of(step) if agreement.needs_consumption else {},
+        used,
         facts.coefficients(step) if agreement.method is Method.COEFFICIENTS else {},
         facts.losses_uwh(step) if agreement.are_losses_stated else None,
+        facts.forgotten(unknown, step) if agreement.needs_consumption and unknown else frozenset(),
     )
 
 
@@ -90,7 +106,8 @@ def lacks(agreement: Agreement, known: Known, settlement: Settlement) -> list[La
     """All that is missing for a distribution of the step; nothing, if there can be one."""
     found = []
     if agreement.needs_consumption:
-        unknown = [member for member in agreement.members if member not in known.used]
+        told = known.used.keys() | known.forgotten
+        unknown = [member for member in agreement.members if member not in told]
         found += [Lack(Cause.CONSUMPTION, tuple(unknown))] if unknown else []
     if agreement.method is Method.COEFFICIENTS:
         missing = {

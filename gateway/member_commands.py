@@ -22,10 +22,11 @@ from cryptometer.metrology import kwh
 from cryptometer.openings import encode_openings
 from cryptometer.readable import utc
 from cryptometer.records import NAME, Registration, Role, Use
+from cryptometer.state import State
 from cryptometer.step_table import step_named
-from cryptometer.steps import NS_PER_MS, step_start_ms
+from cryptometer.steps import NS_PER_MS, step_of, step_start_ms
 from gateway.consumption import Filed, Known, Person, Value
-from gateway.folder import Folder, open_folder, read_community
+from gateway.folder import Folder, clear_scratch, open_folder, read_community
 from gateway.private import PrivateStore
 from gateway.private_chains import Binding, Metered, PrivateChains
 from hal.files import MISPLACED, read_file
@@ -382,16 +383,75 @@ def _show_person(arguments: argparse.Namespace) -> int:
 def _erase(arguments: argparse.Namespace) -> int:
     folder = open_folder(arguments.config)
     member = _member(arguments.member)
+    until, owed = _owed(folder, member)
     with closing(PrivateStore(folder.private)) as store:
-        erased = store.erase(member)
+        erased = store.erase(member, until)
     print(
         f"{member}: erased {erased.values} values of consumption, {erased.salts} salts,"
         f" {erased.records} records of meters and"
         f" {'who it is' if erased.person else 'no personal data'}"
-        f"{', and its access' if erased.tokens else ''}. Backups from before, and the"
-        " files that were imported, are for you to erase."
+        f"{', and its access' if erased.tokens else ''}."
     )
+    for line in [*owed, *_left_to_erase(folder, member)]:
+        print(line)
     return 0
+
+
+def _owed(folder: Folder, member: str) -> tuple[int | None, list[str]]:
+    """The last step for which nobody is to wait for a member who is erased now, and what is to be
+    said of distributions without him."""
+    with closing(folder.open_store(read_only=True)) as store:
+        state = store.state()
+    if state is None:
+        return None, []
+    until = max(state.step, step_of(time.time_ns() // NS_PER_MS, state.genesis.step_s))
+    waiting = sum(
+        bool(one.waiting) and _asks_of(state, step, member)
+        for step, one in state.settlements.items()
+    )
+    said = [
+        f"Of steps up to {until}, {waiting} of which wait at the virtual power plant, {member} is"
+        " taken to have consumed what was given of them so far, and is given no more."
+    ]
+    if _asks_of(state, until + 1, member):
+        said.append(
+            f"The agreement in force still names {member}: what later steps bring waits for what"
+            f" {member} consumes. Have the authority sign one without."
+        )
+    return until, said
+
+
+def _asks_of(state: State, step: int, member: str) -> bool:
+    """Whether the step's agreement asks what the member consumed."""
+    agreed = state.agreed(step)
+    return (
+        agreed is not None
+        and agreed.agreement.needs_consumption
+        and member in agreed.agreement.members
+    )
+
+
+def _left_to_erase(folder: Folder, member: str) -> Iterator[str]:
+    """Where else somebody may have written of a member."""
+    points = folder.config.members.points
+    if points and _names(folder.path / points, member):
+        yield f"{folder.path / points} names {member}: take that line out."
+    try:
+        clear_scratch(folder)
+    except ConfigurationError:
+        yield "A backup is being made at this moment: it is one from before."
+    yield (
+        "For you to erase: backups from before; the files that were imported, and what their"
+        " templates list in [members]; files of supply points, of openings, and what was exported."
+        " A file that names the member, imported again, brings it back."
+    )
+
+
+def _names(path: Path, member: str) -> bool:
+    try:
+        return member in tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return True  # nobody can say that it does not
 
 
 def _member(name: str) -> str:

@@ -7,9 +7,10 @@ No write-ahead log, and what is deleted is overwritten: an erased member is gone
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple
+from hashlib import sha256
 from pathlib import Path
 
 from cryptometer.errors import ConfigurationError
@@ -24,7 +25,7 @@ from hal.faults import Point, passing
 from hal.files import sync_folder
 
 APPLICATION_ID = 0x43725072  # "CrPr" (PRAGMA application_id)
-FORMAT = 3
+FORMAT = 4
 MODE = 0o600  # `serve` and others in the group have no business here
 BUSY_MS = 10_000  # an import and the gateway write in turns
 _TOGETHER = 10_000  # values per transaction: others wait for some milliseconds only
@@ -69,6 +70,12 @@ _CHAINS = (
     " detail TEXT NOT NULL, at_ms INTEGER NOT NULL, raw BLOB NOT NULL)",
     "CREATE TABLE forgotten (meter TEXT PRIMARY KEY, step INTEGER NOT NULL) WITHOUT ROWID",
     "INSERT INTO meta VALUES ('governed', 0)",
+)
+# Since format 4: of whom nothing will be known of steps up to one. By a hash of the name, which the
+# ledger has anyhow: who was erased is in no file.
+_ERASED = (
+    "CREATE TABLE erased (who BLOB PRIMARY KEY, until_step INTEGER NOT NULL,"
+    " mark INTEGER NOT NULL) WITHOUT ROWID"
 )
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -159,6 +166,8 @@ class PrivateStore:
         known = self.known_salt(member, step, need_uwh)
         if known is not None:
             return known
+        if self._has_forgotten(member, step):
+            return self._entropy(SALT_BYTES)  # kept by nobody: there is nothing to open with it
         with self._writing():
             # All that distributions will soon ask for at once: each commit waits for the disk.
             soon = self._connection.execute(
@@ -176,7 +185,24 @@ class PrivateStore:
         assert made is not None  # noqa: S101 - it was made just above
         return made
 
-    def steps_changed_since(self, mark: int) -> tuple[list[int], int]:
+    def forgotten(self, members: Collection[str], step: int) -> frozenset[str]:
+        with self._reading():
+            rows = self._connection.execute(
+                "SELECT who FROM erased WHERE until_step >= ?", (step,)
+            ).fetchall()
+        erased = {who for (who,) in rows}
+        return frozenset(one for one in members if erased and _hash_of(one) in erased)
+
+    def _has_forgotten(self, member: str, step: int) -> bool:
+        if not self.forgotten([member], step):
+            return False
+        with self._reading():
+            told = self._connection.execute(
+                "SELECT 1 FROM consumption WHERE member = ? AND step = ?", (member, step)
+            ).fetchone()
+        return told is None
+
+    def steps_changed_since(self, mark: int) -> tuple[Sequence[int], int]:
         with self._reading():
             self._connection.execute("BEGIN")
             try:
@@ -186,9 +212,16 @@ class PrivateStore:
                 rows = self._connection.execute(
                     _CHANGED if since else _EVERY, {"since": since}
                 ).fetchall()
+                (erased,) = self._connection.execute(
+                    "SELECT max(until_step) FROM erased WHERE mark > ?", (since,)
+                ).fetchone()
             finally:
                 self._connection.execute("ROLLBACK")
-        return sorted(step for (step,) in rows), now
+        steps = sorted(step for (step,) in rows)
+        if erased is not None:
+            # Whichever waited for who was erased waits no more: nothing else tells which these are.
+            return range(1 + max(erased, steps[-1] if steps else 0)), now
+        return steps, now
 
     def coefficients(self, step: int) -> Mapping[tuple[str, str], int]:
         with self._reading():
@@ -367,9 +400,12 @@ class PrivateStore:
             gone = self._connection.execute("DELETE FROM access WHERE number = ?", (number,))
         return gone.rowcount > 0
 
-    def erase(self, member: str) -> Erased:
+    def erase(self, member: str, until_step: int | None = None) -> Erased:
         """Erases all that is kept of a member: consumption, salts, who it is, what it may read. The
         ledger is not touched: what it holds of this consumption can be opened by nobody any more.
+
+        Args:
+            until_step: the last step for whose distributions nobody is to wait for the member.
 
         Raises:
             StoreFailed: perhaps not all of it is gone; it can be called again.
@@ -383,6 +419,12 @@ class PrivateStore:
                 for table in ("consumption", "superseded", "salts", "people", "access")
             }
             records = self._erase_metered(member)
+            if until_step is not None:
+                self._connection.execute(
+                    "INSERT INTO erased VALUES (?, ?, ?) ON CONFLICT DO UPDATE"
+                    " SET until_step = max(until_step, excluded.until_step), mark = excluded.mark",
+                    (_hash_of(member), until_step, self._next_mark()),
+                )
             self._connection.execute(
                 "DELETE FROM sources WHERE number NOT IN (SELECT source FROM consumption"
                 " UNION SELECT source FROM superseded)"
@@ -534,6 +576,10 @@ def _check_numbers(numbers: Iterable[object]) -> None:
             raise StoreDamaged(f"the private store is damaged: {number!r:.40} where an amount was")
 
 
+def _hash_of(member: str) -> bytes:
+    return sha256(f"cryptometer erased {member}".encode()).digest()
+
+
 def _bounds(first: int | None, last: int | None) -> tuple[int, int]:
     return -(2**62) if first is None else first, END if last is None else last
 
@@ -585,7 +631,7 @@ def _create(path: Path) -> None:
     beside.chmod(MODE)
     with closing(connect(beside)) as connection:
         connection.executescript(
-            f"BEGIN; {_SCHEMA}; {_ACCESS}; {'; '.join(_CHAINS)};"
+            f"BEGIN; {_SCHEMA}; {_ACCESS}; {'; '.join(_CHAINS)}; {_ERASED};"
             f" PRAGMA application_id = {APPLICATION_ID};"
             f" PRAGMA user_version = {FORMAT}; COMMIT;"
         )
@@ -630,9 +676,11 @@ def _bring_up(connection: sqlite3.Connection) -> None:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version < 2:
             connection.execute(_ACCESS)
-        if version < FORMAT:
+        if version < 3:
             for statement in _CHAINS:
                 connection.execute(statement)
+        if version < FORMAT:
+            connection.execute(_ERASED)
             connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.execute("COMMIT")
     finally:

@@ -2,7 +2,7 @@
 known from outside the ledger is asked of `Facts`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from cryptometer import records
@@ -56,7 +56,8 @@ class Vpp:
             return []
         try:
             changed, self._mark = self._facts.steps_changed_since(self._mark)
-            self._again |= settlements.keys() & set(changed)
+            held = changed if isinstance(changed, range) else set(changed)
+            self._again |= {step for step in settlements if step in held}
         except OSError as error:
             self.failure = error
         self._done = {step: one for step, one in self._done.items() if step in settlements}
@@ -115,7 +116,7 @@ class Vpp:
         needs: dict[str, int] | None = None
         commitments: dict[str, bytes] = {}
         if agreement.needs_consumption:
-            needs = {member: known.used[member] for member in agreement.members}
+            needs = known.needs(agreement, settlement)
             commitments = {
                 member: commitment(
                     state.community,
@@ -152,6 +153,9 @@ class NoFacts:
     def losses_uwh(self, step: int) -> int | None:  # noqa: ARG002
         return None
 
+    def forgotten(self, members: Collection[str], step: int) -> frozenset[str]:  # noqa: ARG002
+        return frozenset()
+
     def steps_changed_since(self, mark: int) -> tuple[list[int], int]:
         return [], mark
 
@@ -172,6 +176,9 @@ class LostFacts:
         raise self._failure
 
     def losses_uwh(self, step: int) -> int | None:  # noqa: ARG002
+        raise self._failure
+
+    def forgotten(self, members: Collection[str], step: int) -> frozenset[str]:  # noqa: ARG002
         raise self._failure
 
     def steps_changed_since(self, mark: int) -> tuple[list[int], int]:  # noqa: ARG002

@@ -85,6 +85,12 @@ def describe_share(share: Share, community: Community) -> list[str]:
             "rule not recomputed: it asks what others consumed, which the ledger hides; whoever is"
             " given that can do it"
         )
+    lines.append(
+        f"the gateway's word: agreement {share.given[0].whole.agreement.hex()[:16]}…, of step"
+        f" {share.agreement.from_step} and on, was the one in force, for the header of the block"
+        " lets what was given by it count. That no newer one held, and what the ledger has gained"
+        f" behind its {head.size} leaves, is proven by cryptometer audit, not by a file"
+    )
     return lines
 
 

@@ -1,6 +1,7 @@
 """`consumption` and `member-data`: what they print, what they refuse, and that they work beside a
 program that has the store open."""
 
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,10 @@ import pytest
 
 from cryptometer.keys import PublicKey
 from cryptometer.records import Role, Use
-from cryptometer.steps import MS_PER_S, step_start_ms
+from cryptometer.steps import MS_PER_S, NS_PER_MS, step_of, step_start_ms
 from gateway import main
 from gateway.private import PrivateStore
+from hal.files import hold
 from hal.program import EXIT_CONFIGURATION
 from tests.core.community import DETAILS, FIRST_STEP, STEP_S
 from tests.gateway.kit import Premises
@@ -168,11 +170,31 @@ def test_member_data_are_kept_shown_and_erased(told: Told) -> None:
     del ledger[told.premises.folder.private]
     erased = told("member-data", "erase", "alice")
     assert "erased 2 values of consumption, 0 salts, 0 records of meters and who it is" in erased
+    assert f"Of steps up to {step_of(time.time_ns() // NS_PER_MS, STEP_S)}, 0 of" in erased
+    assert "alice is taken to have consumed what was given" in erased
+    assert "For you to erase: backups from before; the files that were imported" in erased
     for file, content in ledger.items():
         assert file.read_bytes() == content
     assert b"Martin" not in told.premises.folder.private.read_bytes()
     assert "nothing is known" in told("consumption", "show", "alice")
     assert "2 steps, 0 steps not known" in told("consumption", "show", "bob")
+
+
+def test_whoever_erases_is_told_which_files_still_name_the_member(told: Told) -> None:
+    folder = told.premises.folder
+    with folder.file.open("a") as file:
+        file.write('[members]\npoints = "points.toml"\n')
+    points = folder.path / "points.toml"
+    points.write_text('bob = "12345678901234"\n')
+    assert "points.toml" not in told("member-data", "erase", "alice")
+    points.write_text('alice = "12345678901234"\n')
+    assert f"{points} names alice: take that line out." in told("member-data", "erase", "alice")
+    folder.scratch.mkdir()
+    (folder.scratch / "private.db").write_bytes(b"alice")
+    with hold(folder.backup_lock):
+        assert "A backup is being made" in told("member-data", "erase", "alice")
+    assert "A backup is being made" not in told("member-data", "erase", "alice")
+    assert not folder.scratch.exists()
 
 
 def test_what_cannot_be_a_member_or_a_text_is_refused(told: Told) -> None:

@@ -326,8 +326,8 @@ def test_a_file_of_another_kind_is_left_as_it_is(tmp_path: Path) -> None:
         assert path.read_bytes() == before
     PrivateStore(newer).close()
     with closing(sqlite3.connect(newer)) as connection:
-        connection.execute("PRAGMA user_version = 4")
-    with pytest.raises(ConfigurationError, match="is of format 4, this program writes format 3"):
+        connection.execute("PRAGMA user_version = 5")
+    with pytest.raises(ConfigurationError, match="is of format 5, this program writes format 4"):
         PrivateStore(newer)
 
 
@@ -345,7 +345,9 @@ def test_a_store_of_an_earlier_format_is_brought_up_and_keeps_what_it_has(tmp_pa
         store.put("alice", {7: 1}, "file:aa", NOW_MS)
     with closing(sqlite3.connect(path)) as connection, connection:
         for table in (
-            "access", "bindings", "accounts", "records", "metered", "aside", "evidence", "forgotten"
+            "access", "bindings", "accounts", "records", "metered", "aside", "evidence",
+            "forgotten",
+            "erased"
         ):  # fmt: skip
             connection.execute(f"DROP TABLE {table}")
         connection.execute("DELETE FROM meta WHERE key = 'governed'")

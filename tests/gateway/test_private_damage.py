@@ -2,7 +2,7 @@
 what was acknowledged is never taken back for its sake."""
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -247,6 +247,9 @@ class PartlyLost(LostFacts):
 
     def salt(self, member: str, step: int, need_uwh: int) -> bytes:
         return bytes(32)
+
+    def forgotten(self, members: Collection[str], step: int) -> frozenset[str]:
+        return frozenset()
 
     def steps_changed_since(self, mark: int) -> tuple[list[int], int]:
         return [], mark

@@ -65,12 +65,19 @@ def test_a_share_leads_from_the_member_to_the_signed_lots(
 
 def test_it_is_told_in_plain_words(shared: tuple[Works, int, bytes]) -> None:
     works, _, data = shared
-    text = "\n".join(describe_share(verified(works, data), works.site.community()))
+    share = verified(works, data)
+    text = "\n".join(describe_share(share, works.site.community()))
     assert "what bo was given" in text
     assert "0.0017 kWh" in text
     assert "from m0 (serial MID-0001)  0.0015 kWh, by 2 signed lots" in text
     assert "supplement 1" in text
     assert "rule recomputed" in text
+    agreement = share.given[0].whole.agreement.hex()[:16]
+    assert (
+        f"agreement {agreement}…, of step {share.agreement.from_step} and on, was the one" in text
+    )
+    assert "That no newer one held" in text
+    assert "is proven by cryptometer audit, not by a file" in text
 
 
 def test_what_the_plant_states_itself_is_not_said_to_be_proven() -> None:

@@ -1,7 +1,7 @@
 """The virtual power plant of a gateway: what closes bring is shared out in the same block, what
 lacks a fact waits, and what comes late or is corrected is given on top."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -33,6 +33,7 @@ class Known:
         self.used: dict[int, dict[str, int]] = {}
         self.weights: dict[int, dict[tuple[str, str], int]] = {}
         self.lost: dict[int, int] = {}
+        self.erased: dict[int, frozenset[str]] = {}
         self.changes: list[int] = []
         self.fails = False
 
@@ -53,6 +54,9 @@ class Known:
 
     def losses_uwh(self, step: int) -> int | None:
         return self.lost.get(step)
+
+    def forgotten(self, members: Collection[str], step: int) -> frozenset[str]:
+        return frozenset(members) & self.erased.get(step, frozenset())
 
     def steps_changed_since(self, mark: int) -> tuple[list[int], int]:
         return self.changes[mark:], len(self.changes)
@@ -194,6 +198,59 @@ def test_what_the_private_store_learns_is_distributed(tmp_path: Path) -> None:
         assert private.known_salt("bo", step, 500_000) is None
         assert opens(bo) is None
         assert site.audit().rules == {"sums-only": 1}
+
+
+def test_late_energy_does_not_wait_for_who_was_erased_and_gives_him_nothing(
+    tmp_path: Path,
+) -> None:
+    with closing(PrivateStore(tmp_path / "private.db")) as private:
+        works = Works(facts=private, method=Method.PRO_RATA, capped=True)
+        site = works.site
+        step = site.next_step
+        for name, used_uwh in (("ada", 800_000), ("bo", 400_000), ("cy", 400_000)):
+            private.put(name, {step: used_uwh}, "file:a", 1)
+        site.send(*site.devices[0].step(step, 8))
+        site.seal()
+        assert works.accounts == {"ada": 400_000, "bo": 200_000, "cy": 200_000}
+        private.erase("bo", step + 1)
+        assert private.forgotten(["ada", "bo"], step) == {"bo"}
+        assert private.forgotten(["ada", "bo"], step + 2) == frozenset()
+        site.send(*site.devices[1].step(step, 4))
+        site.seal()
+        assert site.node.state.balance.waiting == 0
+        assert works.accounts == {"ada": 666_667, "bo": 200_000, "cy": 333_333}
+        (_, first), (late, second) = works.distributions()
+        assert (first, second, late.supplement) == ("", "", 1)
+        # The new commitment hides what all can see, and there is nothing that opens it.
+        assert private.known_salt("bo", step, 200_000) is None
+        assert "bo" not in {name for _, name in private.openings(None, None)}
+        assert b"bo" not in {
+            bytes(row) for (row,) in private._connection.execute("SELECT who FROM erased")
+        }
+        assert site.audit().rules == {"sums-only": 2}
+
+
+def test_what_waited_for_who_is_erased_meanwhile_is_shared_by_the_next_block(
+    tmp_path: Path,
+) -> None:
+    with closing(PrivateStore(tmp_path / "private.db")) as private:
+        works = Works(facts=private, method=Method.PRO_RATA, capped=True)
+        site = works.site
+        step = site.next_step
+        for name in ("ada", "cy"):
+            private.put(name, {step: 500_000}, "file:a", 1)
+        site.run([4], [4])
+        assert works.accounts == {}
+        private.erase("bo", step)
+        site.seal()
+        assert works.accounts == {"ada": 400_000, "cy": 400_000}
+        assert list(site.node.state.settlements)[-1] == step + 1
+        assert site.node.state.settlements[step + 1].waiting, "of later steps he is waited for"
+        # Told again what he consumed, the plant reckons with that; nothing is taken back.
+        private.put("bo", {step: 500_000}, "file:b", 2)
+        assert private.salt("bo", step, 500_000) == private.known_salt("bo", step, 500_000)
+        site.seal()
+        assert works.accounts == {"ada": 400_000, "cy": 400_000}
 
 
 def test_a_corrected_consumption_takes_from_the_surplus_and_from_nobody() -> None:

@@ -5,7 +5,7 @@ another implementation of the rule.
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from hashlib import sha256
@@ -53,6 +53,9 @@ class Books:
 
     def salt(self, member: str, step: int, need_uwh: int) -> bytes:
         return sha256(f"{member} {step} {need_uwh}".encode()).digest()
+
+    def forgotten(self, members: Collection[str], step: int) -> frozenset[str]:
+        return frozenset()
 
     def steps_changed_since(self, mark: int) -> tuple[list[int], int]:
         self._check()
