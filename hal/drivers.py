@@ -15,6 +15,7 @@ from hal.counter_device import Accompanied, CompanionSettings
 from hal.index.choice import INDEX_SOURCES, IndexSettings, is_index_source, split_settings
 from hal.keyfile import create_key, load_key
 from hal.keyplace import FilePlace, Place, TpmPlace
+from hal.patience import PatientGuard, PatientKey
 from hal.ports import Clock, Guard, IndexSource, PulseSource, StoredKey
 
 if TYPE_CHECKING:
@@ -239,10 +240,10 @@ def open_key(place: Place, folder: Path, known: PublicKey | None) -> StoredKey:
     if isinstance(place, TpmPlace):
         with _tpm_package():
             from hal.tpm_key import load_tpm_key  # noqa: PLC0415
-        return load_tpm_key(place, known)
+        return PatientKey(load_tpm_key(place, known))
     with _token_package():
         from hal.token_key import load_token_key  # noqa: PLC0415
-    return load_token_key(place, known)
+    return PatientKey(load_token_key(place, known))
 
 
 def has_key(place: Place, folder: Path) -> bool:
@@ -295,7 +296,7 @@ def open_guard(place: Place) -> Guard | None:
         return None
     with _tpm_package():
         from hal.tpm_key import TpmCounter  # noqa: PLC0415
-    return TpmCounter(place, place.counter)
+    return PatientGuard(TpmCounter(place, place.counter), f"TPM's counter at {place.counter:#010x}")
 
 
 def make_guard(place: Place) -> bool:

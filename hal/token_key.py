@@ -19,6 +19,7 @@ from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass, To
 from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.keys import Algorithm, KeyLost, PublicKey, from_cose, low_s_raw
 from hal.keyplace import TokenPlace, known_or_read
+from hal.patience import Patience
 from hal.secret import read_secret, secret_name
 
 # CKA_EC_PARAMS: the curves' object identifiers in DER (RFC 8410 §3, RFC 5480 §2.1.1.1).
@@ -205,7 +206,9 @@ def load_token_key(place: TokenPlace, known: PublicKey | None) -> TokenKey:
 
     which = f"the key {place.label!r} in the token {place.token!r}"
     advice = "insert the right token, or move the request away"
-    return TokenKey(place, known_or_read(known, read, which, advice))
+    patience = Patience(f"token {place.token!r}")
+    public = known_or_read(known, lambda: patience.within(read), which, advice)
+    return TokenKey(place, public)
 
 
 def has_token_key(place: TokenPlace) -> bool:

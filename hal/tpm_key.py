@@ -38,6 +38,7 @@ from tpm2_pytss import (
 from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.keys import Algorithm, KeyLost, PublicKey, from_cose, low_s_raw
 from hal.keyplace import TpmPlace, known_or_read
+from hal.patience import Patience
 from hal.secret import read_secret, secret_name
 
 # A key of ours: bound to this TPM, made of its own randomness, for signatures alone. Without the
@@ -160,7 +161,9 @@ def load_tpm_key(place: TpmPlace, known: PublicKey | None) -> TpmKey:
         "the card belongs to another board, or the handle is another meter's; else move the"
         " request away"
     )
-    return TpmKey(place, known_or_read(known, read, which, advice))
+    patience = Patience(f"TPM at {place.handle:#010x}")
+    public = known_or_read(known, lambda: patience.within(read), which, advice)
+    return TpmKey(place, public)
 
 
 def has_tpm_key(place: TpmPlace) -> bool:

@@ -2,6 +2,8 @@
 every pulse once. The real device, with the simulated community's gateway, disks and clocks."""
 
 import random
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -15,6 +17,7 @@ from firmware import journal as journalling
 from firmware.config import BatchSettings
 from firmware.device import Device
 from firmware.signing import KEY_RETRY_FIRST_NS, KEY_RETRY_MAX_NS
+from hal.patience import PatientKey
 from tests.core.community import LOT_PULSES, STEP_S
 from tests.firmware.test_device import TICK_S, re_anchor, read_ledger, registers_of, settle
 from tests.firmware.test_tape import Deck, check_same, deck
@@ -23,6 +26,7 @@ from tests.simulation.world import Board, World
 
 __all__ = ["deck"]  # a fixture
 AWAY = "there is no token 'meter'"
+HANGING_S = 30.0
 
 
 class Token:
@@ -307,6 +311,45 @@ def test_batches_are_small_again_once_signatures_have_caught_up(
     sizes = [len(batch.pulses) for batch in settle(world).batches]
     assert max(sizes) > 100
     assert sizes[-5:] == [1] * 5
+
+
+class Hanging:
+    """A token that answers only once it is let to, or after a long time."""
+
+    where = "token 'meter'"
+
+    def __init__(self, inner: Token, answers: threading.Event) -> None:
+        self._inner = inner
+        self._answers = answers
+        self.public = inner.public
+
+    def sign(self, data: bytes) -> bytes:
+        self._answers.wait(HANGING_S)
+        return self._inner.sign(data)
+
+    def trouble(self) -> str:
+        return ""
+
+
+def test_pulses_are_journalled_while_a_token_hangs_and_each_is_signed_once(
+    world: World, board: Board
+) -> None:
+    """What the token brings too late is dropped: nobody has seen it."""
+    inner, answers = token(board), threading.Event()
+    board.key = PatientKey(Hanging(inner, answers), patience_s=0.02)
+    answers.set()
+    board.start()
+    world.run(100, TICK_S)
+    answers.clear()
+    begun_s, signed = time.monotonic(), inner.signed
+    world.run(3 * STEP_S, TICK_S)
+    assert time.monotonic() - begun_s < HANGING_S / 2
+    assert inner.signed == signed
+    assert board.device is not None
+    assert board.device._counter.register == board.emitted
+    assert "has not answered yet" in board.device.status
+    answers.set()
+    check_nothing_is_missing(world, board)
 
 
 # --- On a tape. ----------------------------------------------------------------------------------
