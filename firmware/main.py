@@ -238,8 +238,10 @@ def _show_picture(text: str) -> None:
 
 def _enrol(arguments: argparse.Namespace) -> int:
     from firmware import folder  # noqa: PLC0415
+    from hal.files import check_owner  # noqa: PLC0415
 
     state, settings = _key_settings(arguments)
+    check_owner(state)
     enrolment = folder.enrol(state, arguments.bundle, settings)
     print(
         f"enrolled as {enrolment.meter} in {enrolment.community.parameters.name}"

@@ -528,4 +528,4 @@ def _beside(out: Path) -> Path:
 
 
 def _write(out: Path, text: str, mode: int) -> int:
-    return hand_out(out, text.encode(), f"{out}: {len(text.splitlines())} lines", mode)
+    return hand_out(out, text.encode(), f"{len(text.splitlines())} lines", mode)

@@ -25,7 +25,7 @@ from gateway.folder import (
 )
 from gateway.member_commands import add_commands as add_member_commands
 from hal import faults, screen
-from hal.files import DiskTree
+from hal.files import DiskTree, check_owner
 from hal.handing import OUT_HELP, hand_out
 from hal.program import EXIT_FAILED, run
 
@@ -141,6 +141,7 @@ def _folder(arguments: argparse.Namespace) -> Folder:
 
 def _import(arguments: argparse.Namespace) -> int:
     folder = _folder(arguments)
+    check_owner(folder.state)
     for source in arguments.files:
         print(import_file(folder, source))
     return 0
@@ -193,9 +194,7 @@ def _prove(arguments: argparse.Namespace) -> int:
     with closing(folder.open_store(read_only=True)) as store:
         community = read_community(store)
         text = prove(arguments.what, store, DiskTree(folder.ledger).read, community)
-    return hand_out(
-        arguments.out, text.encode(), f"{arguments.out}: check it with cryptometer verify", 0o644
-    )
+    return hand_out(arguments.out, text.encode(), "check it with cryptometer verify", 0o644)
 
 
 def _share(arguments: argparse.Namespace) -> int:
@@ -209,7 +208,7 @@ def _share(arguments: argparse.Namespace) -> int:
         opens = partial(open_opening, folder.private, community.id, member, step)
         data = make_share(member, step, store, DiskTree(folder.ledger).read, community, opens)
     # It may open what the member consumed: for his eyes, and those he shows it to.
-    return hand_out(arguments.out, data, f"{arguments.out}: check it with cryptometer verify")
+    return hand_out(arguments.out, data, "check it with cryptometer verify")
 
 
 def _why(arguments: argparse.Namespace) -> int:

@@ -160,8 +160,8 @@ def _accuracy(arguments: argparse.Namespace) -> int:
         asked = _measure_elsewhere(arguments)
     make = {".csv": asked.csv, ".json": asked.json}.get(out.suffix, asked.html)
     text = make()
-    said = [*sentences(asked.measured), f"{out}: {len(text)} characters"]
-    return hand_out(out, text.encode(), "\n".join(said), _PUBLIC)
+    before = list(sentences(asked.measured))
+    return hand_out(out, text.encode(), f"{len(text)} characters", _PUBLIC, before)
 
 
 def _reading(arguments: argparse.Namespace) -> int:

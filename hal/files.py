@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from pwd import getpwall
 from typing import TypeVar
 
 from cryptometer.errors import ConfigurationError
@@ -174,6 +175,20 @@ def read_file(path: Path) -> bytes:
         return path.read_bytes()
     except MISPLACED as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+
+
+def check_owner(folder: Path) -> None:
+    """What root writes into a service's folder, the service could not read.
+
+    Raises:
+        ConfigurationError: this is root, and the folder is another user's.
+    """
+    owner = folder.stat().st_uid if folder.exists() else 0
+    if os.geteuid() == 0 and owner != 0:
+        who = folder.owner() if owner in {one.pw_uid for one in getpwall()} else f"#{owner}"
+        raise ConfigurationError(
+            f"{folder} is {who}'s, who could not read what root writes there: sudo -u {who}"
+        )
 
 
 def put_file(path: Path, data: bytes, mode: int = 0o600) -> None:

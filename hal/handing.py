@@ -4,6 +4,7 @@ A command that runs as a service's user reaches no file of another one; his shel
 """
 
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
@@ -25,13 +26,17 @@ def open_given(path: Path) -> AbstractContextManager[BinaryIO]:
     return nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb")
 
 
-def hand_out(out: Path, data: bytes, said: str, mode: int = 0o600) -> int:
+def hand_out(
+    out: Path, data: bytes, said: str, mode: int = 0o600, before: Sequence[str] = ()
+) -> int:
     """Writes a file, whole or not at all, and says so; returns the exit code.
 
     Args:
         out: the file. `-`: standard output, so that the shell of whoever asks makes the file with
             its own rights.
-        said: a line for people; beside what goes to standard output it goes to standard error.
+        said: for people, behind the file's name.
+        before: lines for people, before that. Where data go to standard output, lines go to
+            standard error.
 
     Raises:
         ConfigurationError: the file cannot be there, or not by this user.
@@ -39,7 +44,7 @@ def hand_out(out: Path, data: bytes, said: str, mode: int = 0o600) -> int:
     if out == STDOUT:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
-        sys.stderr.write(f"{said}\n")
+        sys.stderr.write("\n".join([*before, f"standard output: {said}\n"]))
         return 0
     try:
         put_file(out, data, mode)
@@ -48,5 +53,5 @@ def hand_out(out: Path, data: bytes, said: str, mode: int = 0o600) -> int:
             f"cannot write {out}: {error.strerror}; name a folder that this user may write to, or"
             " --out - > FILE"
         ) from None
-    sys.stdout.write(f"{said}\n")
+    sys.stdout.write("\n".join([*before, f"{out}: {said}\n"]))
     return 0

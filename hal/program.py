@@ -34,6 +34,8 @@ def run(program: str, act: Callable[[], int], *ends: tuple[type[Exception], int]
         if found is None:
             raise
         said = f"stopping: {error}" if found == EXIT_FAILED else str(error)
+        if isinstance(error, PermissionError):
+            said += f"; a service's files are its user's: sudo -u USER {program}"
         print(f"{program}: {said}", file=sys.stderr)  # noqa: T201 - a command line's last word
         return found
 

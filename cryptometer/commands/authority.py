@@ -350,7 +350,7 @@ def _registered(
     standings = extended.standings()
     lines = [
         f"{name} is registered, key {standings[name].key.thumbprint.hex()};"
-        f" hand it {_bundle(folder.path, name)}"
+        f" {_to_hand_out(folder.path, name, standings[name].role)}"
         for name in names
     ]
     if not any(one.role is Role.GATEWAY and not one.revoked for one in standings.values()):
@@ -359,6 +359,16 @@ def _registered(
             " a device believes no acknowledgement"
         )
     return [*lines, *_next(after), *said]
+
+
+def _to_hand_out(path: Path, name: str, role: Role) -> str:
+    match role:
+        case Role.VPP:
+            return "the gateway signs for it with vpp.key, and needs nothing more"
+        case Role.MEMBER:
+            return f"who checks a share needs {path / 'community.pub'}"
+        case _:
+            return f"hand it {_bundle(path, name)}"
 
 
 def _unit(standing: Standing) -> tuple[CountingSource, Fraction] | None:
@@ -415,7 +425,9 @@ def _said_of(folder: Folder, said: list[str]) -> list[str]:
 def _about_broker(folder: Folder) -> str:
     if folder.address.tls:
         return f"broker {folder.address.url}: its files are in {folder.path / 'mosquitto'}"
-    return f"broker {folder.address.url}: plain, without TLS or credentials; for a demo only"
+    return (
+        f"broker {folder.address.url}: plain, without TLS or credentials: for a network you trust"
+    )
 
 
 def _bundle(path: Path, name: str) -> Path:

@@ -66,7 +66,10 @@ def ledger_folder(path: Path) -> Path:
     for folder in (path, path / "ledger"):
         if (folder / CHECKPOINT_PATH).is_file():
             return folder
-    raise ConfigurationError(f"there is no ledger in {path}: it has no file {CHECKPOINT_PATH!r}")
+    raise ConfigurationError(
+        f"there is no ledger in {path}: it has no file {CHECKPOINT_PATH!r};"
+        " before the first block cryptometer-gateway status says when that is due"
+    )
 
 
 def ledger_reader(folder: Path) -> Read:

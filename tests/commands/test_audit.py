@@ -386,7 +386,8 @@ def test_files_that_are_absent_empty_huge_or_no_files_end_with_one_line(
     tmp_path: Path, pub: Path
 ) -> None:
     assert called("audit", tmp_path / "none", "--community", pub).refusal == (
-        f"there is no ledger in {tmp_path / 'none'}: it has no file 'checkpoint'"
+        f"there is no ledger in {tmp_path / 'none'}: it has no file 'checkpoint'; before the first"
+        " block cryptometer-gateway status says when that is due"
     )
     assert called("audit", LEDGER, "--community", tmp_path / "none").refusal == (
         f"cannot read {tmp_path / 'none'}: No such file or directory"

@@ -790,3 +790,23 @@ def test_a_folder_of_published_files_that_cannot_be_synced_is_told(
         patched.setattr(files, "sync_folder", fail)
         with pytest.raises(OSError, match="worn out"):
             tree.put_all(MANY)
+
+
+@pytest.mark.parametrize(
+    ("user", "owner", "is_refused"), [(0, 65534, True), (0, 0, False), (1000, 65534, False)]
+)
+def test_root_leaves_nothing_in_the_folder_of_a_service(
+    user: int, owner: int, *, is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Folder(type(tmp_path)):  # type: ignore[misc]
+        """Of another owner, whom only root could make it."""
+
+        def stat(self, **_: object) -> os.stat_result:
+            return os.stat_result((0o40700, 1, 1, 1, owner, owner, 0, 0, 0, 0))
+
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    if not is_refused:
+        files.check_owner(Folder(tmp_path))
+        return
+    with pytest.raises(ConfigurationError, match=r"is nobody's, .*sudo -u nobody"):
+        files.check_owner(Folder(tmp_path))

@@ -19,10 +19,10 @@ class _Stream:
 def test_a_file_is_written_whole_and_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert hand_out(tmp_path / "a", b"data", "written", 0o644) == 0
+    assert hand_out(tmp_path / "a", b"data", "4 bytes", 0o644, ["so it is"]) == 0
     assert (tmp_path / "a").read_bytes() == b"data"
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
-    assert capsys.readouterr() == ("written\n", "")
+    assert capsys.readouterr() == (f"so it is\n{tmp_path / 'a'}: 4 bytes\n", "")
 
 
 def test_standard_output_holds_the_data_and_nothing_else(
@@ -30,9 +30,9 @@ def test_standard_output_holds_the_data_and_nothing_else(
 ) -> None:
     stream = _Stream()
     monkeypatch.setattr("sys.stdout", stream)
-    assert hand_out(STDOUT, b"\x00data", "written") == 0
+    assert hand_out(STDOUT, b"\x00data", "5 bytes", before=["so it is"]) == 0
     assert stream.buffer.getvalue() == b"\x00data"
-    assert capsys.readouterr().err == "written\n"
+    assert capsys.readouterr().err == "so it is\nstandard output: 5 bytes\n"
 
 
 def test_a_place_that_cannot_be_written_to_is_told_with_what_to_do(tmp_path: Path) -> None:
