@@ -142,12 +142,15 @@ def _import(arguments: argparse.Namespace) -> int:
     source = f"file:{digest.hexdigest()}"
     received_ms = time.time_ns() // NS_PER_MS
     with closing(PrivateStore(folder.private)) as store:
-        for name, series in curve.members.items():
-            filed = store.put(
-                name, series.energies_uwh, source, received_ms, is_spread=curve.is_spread
-            )
-            for line in _taken(curve, name, filed, step_s):
-                print(line)
+        filed = store.put_all(
+            {name: series.energies_uwh for name, series in curve.members.items()},
+            source,
+            received_ms,
+            is_spread=curve.is_spread,
+        )
+    for name, one in filed.items():
+        for line in _taken(curve, name, one, step_s):
+            print(line)
     for line in _left_out(curve, registered):
         print(line)
     return 0

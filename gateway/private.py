@@ -319,16 +319,27 @@ class PrivateStore:
         Raises:
             StoreFailed: it was not written.
         """
-        items = sorted(energies_uwh.items())
-        new = same = 0
-        corrections: list[Correction] = []
-        for begin in range(0, len(items), _TOGETHER):
-            filed = self._put_some(
-                member, dict(items[begin : begin + _TOGETHER]), (source, received_ms, is_spread)
-            )
-            new, same = new + filed.new, same + filed.same
-            corrections += filed.corrections
-        return Filed(new, same, tuple(corrections))
+        return self.put_all({member: energies_uwh}, source, received_ms, is_spread=is_spread)[
+            member
+        ]
+
+    def put_all(
+        self,
+        curves: Mapping[str, Mapping[int, int]],
+        source: str,
+        received_ms: int,
+        *,
+        is_spread: bool = False,
+    ) -> dict[str, Filed]:
+        """As `put`, of many members: their values share transactions, each of which waits for the
+        disk."""
+        filed = dict.fromkeys(curves, Filed(0, 0, ()))
+        for some in _together(curves):
+            with self._writing():
+                for member, energies_uwh in some:
+                    more = self._take(member, energies_uwh, (source, received_ms, is_spread))
+                    filed[member] = _added(filed[member], more)
+        return filed
 
     def curve(self, member: str, first: int | None, last: int | None) -> Iterator[Known]:
         """What is known of a member, in order of step; within bounds where they are given."""
@@ -469,12 +480,6 @@ class PrivateStore:
         self._connection.execute("UPDATE bindings SET member = '' WHERE member = ?", (member,))
         return count
 
-    def _put_some(
-        self, member: str, energies_uwh: Mapping[int, int], origin: tuple[str, int, bool]
-    ) -> Filed:
-        with self._writing():
-            return self._take(member, energies_uwh, origin)
-
     def _take(
         self, member: str, energies_uwh: Mapping[int, int], origin: tuple[str, int, bool]
     ) -> Filed:
@@ -574,6 +579,31 @@ def _check_numbers(numbers: Iterable[object]) -> None:
     for number in numbers:
         if not isinstance(number, int) or number < 0:
             raise StoreDamaged(f"the private store is damaged: {number!r:.40} where an amount was")
+
+
+def _together(
+    curves: Mapping[str, Mapping[int, int]],
+) -> Iterator[list[tuple[str, Mapping[int, int]]]]:
+    """The values of members in order of their steps, as many together as a transaction takes."""
+    some: list[tuple[str, Mapping[int, int]]] = []
+    room = _TOGETHER
+    for member, energies_uwh in curves.items():
+        items = sorted(energies_uwh.items())
+        while items:
+            taken, items = items[:room], items[room:]
+            some.append((member, dict(taken)))
+            room -= len(taken)
+            if room == 0:
+                yield some
+                some, room = [], _TOGETHER
+    if some:
+        yield some
+
+
+def _added(filed: Filed, more: Filed) -> Filed:
+    return Filed(
+        filed.new + more.new, filed.same + more.same, (*filed.corrections, *more.corrections)
+    )
 
 
 def _hash_of(member: str) -> bytes:

@@ -164,6 +164,21 @@ def test_many_values_are_taken_in_several_goes(
     assert steps == list(range(95))
 
 
+def test_the_values_of_many_members_share_transactions(
+    store: PrivateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(private, "_TOGETHER", 10)
+    curves = {f"m{at}": dict.fromkeys(range(at), at) for at in range(8)}
+    commits: list[str] = []
+    store._connection.set_trace_callback(lambda text: commits.extend([text] * (text == "COMMIT")))
+    filed = store.put_all(curves, "file:aa", NOW_MS)
+    assert {member: one.new for member, one in filed.items()} == {f"m{at}": at for at in range(8)}
+    assert len(commits) == 3  # 28 values
+    for name, curve in curves.items():
+        known = store.curve(name, None, None)
+        assert {one.step: one.value.energy_uwh for one in known} == curve
+
+
 @given(
     st.lists(
         st.tuples(
@@ -179,7 +194,7 @@ def test_the_store_says_what_the_newest_file_said(
     expected: dict[tuple[str, int], int] = {}
     store = PrivateStore.__new__(PrivateStore)
     store._connection = sqlite3.connect(":memory:", isolation_level=None)
-    store._connection.executescript(private._SCHEMA)
+    store._connection.executescript(f"{private._SCHEMA} {private._ERASED}")
     with closing(store):
         mark = 0
         for number, (member, energies) in enumerate(files):
