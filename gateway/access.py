@@ -4,6 +4,8 @@ A token is random, 256 bits: nobody tries them all, so its hash needs no salt an
 one. Whoever reads the store can use none of them.
 """
 
+import base64
+import binascii
 import hmac
 import re
 from collections.abc import Callable
@@ -15,6 +17,7 @@ NUMBER_BYTES = 6
 SECRET_BYTES = 32
 _TOKEN = re.compile(rf"cm1_([0-9a-f]{{{2 * NUMBER_BYTES}}})_[0-9a-f]{{{2 * SECRET_BYTES}}}")
 _BEARER = "bearer "
+_BASIC = "basic "
 _NOBODY = bytes(32)  # what is compared where there is no grant: it takes as long
 
 
@@ -78,17 +81,36 @@ def digest_of(token: str) -> bytes:
 def admit(
     authorization: str | None, find: Callable[[str], Grant | None], now_ms: int
 ) -> Grant | None:
-    """The grant that a request's header proves; None where it proves none, whatever the reason.
+    """The grant that a program's header proves; None where it proves none, whatever the reason.
 
     Args:
         authorization: the header's value.
         find: gives the grant of a number.
         now_ms: ms since the Unix epoch.
     """
+    return _admit(_behind(_BEARER, authorization), find, now_ms)
+
+
+def admit_person(
+    authorization: str | None, find: Callable[[str], Grant | None], now_ms: int
+) -> Grant | None:
+    """The same of a browser's header, in which the token is a password, and the name any."""
+    try:
+        said = base64.b64decode(_behind(_BASIC, authorization), validate=True).decode()
+    except (binascii.Error, ValueError):
+        said = ""
+    return _admit(said.partition(":")[2], find, now_ms)
+
+
+def _behind(scheme: str, authorization: str | None) -> str:
+    """What stands behind a scheme's name; nothing behind another's."""
     said = authorization or ""
-    token = said[len(_BEARER) :].strip()
+    return said[len(scheme) :].strip() if said.lower().startswith(scheme) else ""
+
+
+def _admit(token: str, find: Callable[[str], Grant | None], now_ms: int) -> Grant | None:
     named = _TOKEN.fullmatch(token)
-    if named is None or not said.lower().startswith(_BEARER):
+    if named is None:
         return None
     grant = find(named[1])
     known = _NOBODY if grant is None else grant.digest

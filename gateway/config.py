@@ -23,6 +23,7 @@ class MembersSettings:
 
     host: str = setting("address of this machine; others reach it through a proxy", "127.0.0.1")
     port: int = setting("TCP port; 0 takes a free one and says which", 8089)
+    zone: str = setting("time zone of the pages' local days, as Europe/Brussels", "UTC")
     points: str = setting("TOML file of the members' supply points, for coefficient files", "")
     template: str = setting("TOML template of the French coefficient file", "")
     files: str = setting("folder of files that operator and DSO may have, as they are", "")

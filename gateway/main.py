@@ -179,7 +179,7 @@ def _describe(folder: Folder, *, as_json: bool) -> str:
 def _serve(arguments: argparse.Namespace) -> int:
     # Each in a process of its own: the public side knows no way to the private store.
     if arguments.members:
-        from gateway.members_web import serve_members  # noqa: PLC0415
+        from gateway.members_pages import serve_members  # noqa: PLC0415
 
         return serve_members(_folder(arguments))
     from gateway.web import serve  # noqa: PLC0415

@@ -112,19 +112,24 @@ def consumption_rows(known: Iterable[Known], step_s: int) -> list[Json]:
     ]
 
 
+def needs_known(share: Share, community: Community, openings: Openings) -> Mapping[str, int] | None:
+    """What members consumed in a share's step, as far as who asks may know it; arguments as `why`
+    has them."""
+    newest = share.given[-1].whole
+    own = None if share.used_uwh is None else {share.member: share.used_uwh}
+    if openings and newest.commitments:
+        return opened_needs(openings, community.id, newest) or own
+    return own
+
+
 def why(share: Share, community: Community, openings: Openings) -> dict[str, Json]:
     """Why a member got what he got, from a share that was verified.
 
     Args:
         openings: of all members' consumption, where the asker may know it; else none.
     """
-    newest = share.given[-1].whole
     agreement = share.agreement
-    needs: Mapping[str, int] | None = None
-    if share.used_uwh is not None:
-        needs = {share.member: share.used_uwh}
-    if openings and newest.commitments:
-        needs = opened_needs(openings, community.id, newest) or needs
+    needs = needs_known(share, community, openings)
     lines = explain_share(share, needs)
     known = needs or {}
     return {

@@ -23,9 +23,9 @@ from starlette.routing import Route
 
 from cryptometer.errors import ConfigurationError
 from cryptometer.local_calendar import steps_of_day
-from cryptometer.openings import Opening
+from cryptometer.openings import Opening, Openings
 from cryptometer.records import Role
-from cryptometer.share_file import verify_share
+from cryptometer.share_file import Share, verify_share
 from cryptometer.state import State
 from cryptometer.steps import NS_PER_MS
 from gateway import exporting, history, member_answers, openapi, reporting
@@ -39,6 +39,7 @@ from gateway.exports.spain import CoefficientFile, Layout, coefficients_es
 from gateway.exports.virtual_meter import virtual_meter_csv, virtual_meter_json
 from gateway.folder import Folder
 from gateway.openapi import Audience, Endpoint, WronglyAsked
+from gateway.pages.document import POLICY
 from gateway.private import PrivateStore, open_opening
 from gateway.reader import (
     PROBLEMS,
@@ -48,7 +49,6 @@ from gateway.reader import (
     alive,
     answer,
     asked_of,
-    serve_app,
 )
 from gateway.share import make_share
 from hal.zone import zone_named
@@ -64,7 +64,7 @@ _PRIVATE = {
     "X-Content-Type-Options": "nosniff",
 }
 # A page that is shown by whoever asks: its own style is all that it may use.
-_NOTHING_FETCHED = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+_NOTHING_FETCHED = {"Content-Security-Policy": POLICY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +96,7 @@ class Reply:
 
 
 Make: TypeAlias = Callable[[Question], Reply]
-
-
-def serve_members(folder: Folder) -> int:
-    """Serves until SIGTERM or SIGINT; returns the exit code.
-
-    Raises:
-        ConfigurationError: it cannot listen there, or a file that the configuration names is wrong.
-    """
-    settings, members = folder.config.members, Members(folder)
-    what = f"members of {folder.ledger}"
-    return serve_app(what, settings.host, settings.port, "members", members.app)
+Admit: TypeAlias = Callable[[str | None, Callable[[str], Grant | None], int], Grant | None]
 
 
 class Members(Reader):
@@ -146,10 +136,9 @@ class Members(Reader):
             "files": self._list_files,
             "file": self._file,
         }
+        routes = [Route(one.path, self._handler(one, makers[one.name])) for one in openapi.MEMBERS]
         return Starlette(
-            routes=[
-                Route(one.path, self._handler(one, makers[one.name])) for one in openapi.MEMBERS
-            ],
+            routes=[*routes, *self._pages()],
             exception_handlers=PROBLEMS,
             middleware=[Middleware(Bodiless)],
             lifespan=lambda _: alive(f"serving members at {address}"),
@@ -160,30 +149,43 @@ class Members(Reader):
     def _handler(self, endpoint: Endpoint, make: Make) -> Callable[[Request], Awaitable[Response]]:
         async def handle(request: Request) -> Response:
             authorization = request.headers.get("authorization")
-            grant = await self._work(lambda: self._admit(authorization))
+            grant = await self._work(lambda: self._admitted(admit, authorization))
             if grant is None:
                 raise HTTPException(
                     401,
                     "this needs a token that is in force: Authorization: Bearer TOKEN",
                     {"WWW-Authenticate": 'Bearer realm="cryptometer"'},
                 )
-            if not _lets(grant, endpoint.audience, request.path_params.get("member")):
-                # The same whether or not there is such a member.
-                raise HTTPException(
-                    403, "this token is for something else; /api/1/me says for what"
-                )
-            question = Question(endpoint, grant, asked_of(endpoint, request))
-            with self._turn(grant):
-                reply = await self._work(lambda: make(question), is_long=endpoint.is_long)
-            return answer(request, reply.data, endpoint.kind, {**_PRIVATE, **reply.headers})
+            return await self._answered(request, endpoint, make, grant)
 
         return handle
 
-    def _admit(self, authorization: str | None) -> Grant | None:
+    def _pages(self) -> list[Route]:
+        """Routes beside the API's."""
+        return []
+
+    async def _answered(
+        self,
+        request: Request,
+        endpoint: Endpoint,
+        make: Make,
+        grant: Grant,
+        headers: Mapping[str, str] = _PRIVATE,
+    ) -> Response:
+        """The answer to who is known."""
+        if not _lets(grant, endpoint.audience, request.path_params.get("member")):
+            # The same whether or not there is such a member.
+            raise HTTPException(403, "this token is for something else; /api/1/me says for what")
+        question = Question(endpoint, grant, asked_of(endpoint, request))
+        with self._turn(grant):
+            reply = await self._work(lambda: make(question), is_long=endpoint.is_long)
+        return answer(request, reply.data, endpoint.kind, {**headers, **reply.headers})
+
+    def _admitted(self, how: Admit, authorization: str | None) -> Grant | None:
         if not self._folder.private.exists():
             return None  # nobody was given a token yet
         with self._private() as private:
-            return admit(authorization, private.grant, time.time_ns() // NS_PER_MS)
+            return how(authorization, private.grant, time.time_ns() // NS_PER_MS)
 
     @contextmanager
     def _turn(self, grant: Grant) -> Iterator[None]:
@@ -212,10 +214,10 @@ class Members(Reader):
     # --- One member. ---
 
     def _me(self, question: Question) -> Reply:
-        return _json(member_answers.holder(question.grant))
+        return json_reply(member_answers.holder(question.grant))
 
     def _members(self, _question: Question) -> Reply:
-        return self._told(lambda _, state: member_answers.members(_names(state), state))
+        return self._told(lambda _, state: member_answers.members(names_of(state), state))
 
     def _member(self, question: Question) -> Reply:
         member, person = question.member, None
@@ -224,7 +226,7 @@ class Members(Reader):
                 person = private.person(member)
 
         def make(_: Site, state: State) -> Json:
-            _check_known(state, member)
+            check_known(state, member)
             return member_answers.member(member, state, person)
 
         return self._told(make)
@@ -233,7 +235,7 @@ class Members(Reader):
         member, last = question.member, question.number("to")
 
         def make(site: Site, state: State) -> Json:
-            _check_known(state, member)
+            check_known(state, member)
             steps = _steps(question, state)
             used = self._used(member, steps)
             found = history.allotments(site, state, steps, used)
@@ -247,7 +249,7 @@ class Members(Reader):
         member, last = question.member, question.number("to")
 
         def make(_: Site, state: State) -> Json:
-            _check_known(state, member)
+            check_known(state, member)
             steps = _steps(question, state)
             with self._private() as private:
                 known = list(private.curve(member, steps.start, steps.stop - 1))
@@ -264,15 +266,20 @@ class Members(Reader):
     def _why(self, question: Question) -> Reply:
         def make(site: Site) -> Json:
             share = verify_share(self._shared(question, site), site.community)
-            openings: dict[tuple[int, str], Opening] = {}
-            if question.grant.is_of_the_office:
-                for one in share.given[-1].whole.commitments:
-                    opening = self._opening(site, one.member, share.step, one.digest)
-                    if opening is not None:
-                        openings[share.step, one.member] = opening
+            openings = self._openings(question, site, share)
             return member_answers.why(share, site.community, openings)
 
-        return _json(self._ask(make))
+        return json_reply(self._ask(make))
+
+    def _openings(self, question: Question, site: Site, share: Share) -> Openings:
+        """What opens all members' consumption, for who may know it."""
+        openings: dict[tuple[int, str], Opening] = {}
+        if question.grant.is_of_the_office:
+            for one in share.given[-1].whole.commitments:
+                opening = self._opening(site, one.member, share.step, one.digest)
+                if opening is not None:
+                    openings[share.step, one.member] = opening
+        return openings
 
     def _shared(self, question: Question, site: Site) -> bytes:
         member, step = question.member, question.number("step") or 0
@@ -296,7 +303,7 @@ class Members(Reader):
             }
 
     def _told(self, make: Callable[[Site, State], Json]) -> Reply:
-        return _json(self._ask_whole(make))
+        return json_reply(self._ask_whole(make))
 
     # --- Files. ---
 
@@ -315,7 +322,7 @@ class Members(Reader):
 
     def _meter_load_curve(self, question: Question) -> Reply:
         meter = question.text("meter")
-        with _told_to_asker():
+        with told_to_asker():
             found = exporting.gather(
                 self._folder, question.text("period"), question.text("zone", _UTC)
             )
@@ -324,7 +331,7 @@ class Members(Reader):
         return _curve(question, f"meter {meter}", energy_uwh, found.source)
 
     def _accuracy(self, question: Question, *, make: Callable[[reporting.Asked], str]) -> Reply:
-        with _told_to_asker():
+        with told_to_asker():
             period, zone = question.text("period"), question.text("zone", _UTC)
             asked = reporting.measure(self._folder, period, zone)
         return Reply(make(asked).encode(), _NOTHING_FETCHED)
@@ -354,7 +361,7 @@ class Members(Reader):
             first_hour=1 if first_hour is None else first_hour,
             hour_digits=question.number("hour_digits") or 1,
         )
-        with _told_to_asker():
+        with told_to_asker():
             made = coefficients_es(
                 day.year,
                 day.month,
@@ -383,7 +390,7 @@ class Members(Reader):
                 self._template,
             )
 
-        with _told_to_asker():
+        with told_to_asker():
             return Reply(self._ask_whole(make).encode())
 
     def _gathered(
@@ -406,7 +413,7 @@ class Members(Reader):
                 raise Absent("no agreement names the member in a block of that period")
             return own, history.source_of(site, state)
 
-        with _told_to_asker():
+        with told_to_asker():
             return self._ask_whole(make)
 
     def _all_points(self) -> dict[str, str]:
@@ -418,7 +425,7 @@ class Members(Reader):
         found: list[Json] = [
             {"file": one.name, "bytes": one.stat().st_size} for one in _laid_out(self._files)
         ]
-        return _json({"files": found})
+        return json_reply({"files": found})
 
     def _file(self, question: Question) -> Reply:
         name = question.text("file")
@@ -440,16 +447,16 @@ def _lets(grant: Grant, audience: Audience, member: str | None) -> bool:
             return grant.may_read(None)
 
 
-def _names(state: State) -> list[str]:
+def names_of(state: State) -> list[str]:
     return sorted(name for role, name in state.parties if role is Role.MEMBER)
 
 
-def _check_known(state: State, member: str) -> None:
+def check_known(state: State, member: str) -> None:
     if (Role.MEMBER, member) not in state.parties:
         raise Absent("no member has this name; /api/1/members lists those there are")
 
 
-def _json(value: Json) -> Reply:
+def json_reply(value: Json) -> Reply:
     return Reply(json.dumps(value, ensure_ascii=False).encode())
 
 
@@ -461,7 +468,7 @@ def _steps(question: Question, state: State) -> range:
 
 
 @contextmanager
-def _told_to_asker() -> Iterator[None]:
+def told_to_asker() -> Iterator[None]:
     """What a file cannot be made of is told to who asked for it: a zone that there is not, hours
     that were not distributed yet."""
     try:
@@ -471,7 +478,7 @@ def _told_to_asker() -> Iterator[None]:
 
 
 def _days(question: Question) -> tuple[date, date]:
-    with _told_to_asker():
+    with told_to_asker():
         return exporting.days_of(question.text("period"))
 
 
@@ -486,7 +493,7 @@ def _steps_of(question: Question, state: State) -> range:
 def _curve(question: Question, what: str, energy_uwh: Mapping[int, int], source: Source) -> Reply:
     make = load_curve_local if question.text("form") == "local" else load_curve_utc
     zone = zone_named(question.text("zone", _UTC))
-    with _told_to_asker():
+    with told_to_asker():
         return Reply(make(what, energy_uwh, _days(question), zone, source).encode())
 
 

@@ -130,6 +130,18 @@ _PLACES = {
         Query("meter", "a meter's name, as registered", _NAME, is_required=True),
         _number("step", "a market step: Unix seconds divided by its length", 0, STEP_MAX),
         Query(
+            "day",
+            "a local day: 2026-03-29",
+            {"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"},
+            is_required=True,
+        ),
+        Query(
+            "month",
+            "a local month: 2026-03",
+            {"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}$"},
+            is_required=True,
+        ),
+        Query(
             "file",
             "a file's name, as /files lists it",
             {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"},

@@ -71,22 +71,32 @@ class Dot:
 
 
 def energy_plot(
-    title: str, span: Span, energy_uwh: Sequence[tuple[int, int]], gaps: Iterable[int]
+    title: str,
+    span: Span,
+    energy_uwh: Sequence[tuple[int, int]],
+    gaps: Iterable[int],
+    line_uwh: Sequence[tuple[int, int]] = (),
 ) -> str:
     """A bar for each step; steps without a value are shaded.
 
     Args:
         energy_uwh: steps with their energy, µWh, in order.
         gaps: steps without one, in order.
+        line_uwh: another energy, drawn as a line over the bars.
     """
-    top = max((energy for _, energy in energy_uwh), default=0)
+    top = max((energy for _, energy in (*energy_uwh, *line_uwh)), default=0)
     scale = _Linear(0, max(top, 1))
     bars = "".join(
         f"M{_t(span.x(step))} {_t(scale.y(0))}V{_t(scale.y(energy))}"
         f"H{_t(span.x(step + 1))}V{_t(scale.y(0))}z"
         for step, energy in energy_uwh
     )
-    return _figure(title, span, scale, [*_gaps(span, gaps), _path("bar", bars)])
+    line = "".join(
+        f"M{_t(span.x(step))} {_t(scale.y(energy))}H{_t(span.x(step + 1))}"
+        for step, energy in line_uwh
+    )
+    drawn = [*_gaps(span, gaps), _path("bar", bars), _path("line", line)]
+    return _figure(title, span, scale, drawn)
 
 
 def difference_plot(

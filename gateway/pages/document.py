@@ -27,6 +27,8 @@ padding:.6rem 1rem;margin:1rem 0}.said p:first-child{font-weight:600}
 .figures{display:flex;flex-wrap:wrap;gap:.5rem;margin:1rem 0}
 .figures div{flex:1 1 9rem;border:1px solid var(--line);padding:.4rem .8rem}
 .figures dd{font-size:1.25rem;font-weight:600;font-variant-numeric:tabular-nums}
+nav{display:flex;flex-wrap:wrap;gap:.3rem 1rem;font-size:.875rem;margin-bottom:.8rem}
+nav .last{margin-left:auto}
 .wide{overflow-x:auto;position:relative}figure{margin:0}
 table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums;margin:.4rem 0;
 overflow-wrap:normal}
@@ -46,9 +48,10 @@ svg text{font:11px system-ui,sans-serif;fill:var(--soft)}
 .grid{stroke:var(--line);stroke-width:.5}.axis{stroke:var(--soft);stroke-width:1}
 .bar{fill:var(--bar)}.band{fill:var(--band)}.gap{fill:var(--gap)}
 .edge{stroke:var(--edge);stroke-width:.8;fill:none}
+.line{stroke:var(--ink);stroke-width:1.2;fill:none}
 .dot{stroke:var(--bar);stroke-width:3.5;stroke-linecap:round;fill:none}
 .wrong{stroke:var(--wrong);stroke-width:2;fill:none}
-@media print{html{font-size:11px}body{max-width:none;padding:0;font-size:1rem}
+@media print{nav{display:none}html{font-size:11px}body{max-width:none;padding:0;font-size:1rem}
 .wide{overflow:visible}svg{min-width:0}
 table{font-size:8px}th,td{padding:.05rem .25rem;white-space:normal}
 tbody th:first-child{white-space:nowrap}h2.meter{break-before:page}h2,h3{break-after:avoid}

@@ -76,7 +76,12 @@ class Browser:
             BrowserError: it could not be.
         """
         number = self.send(method, session, **values)
-        return self.answer(number, method)
+        ends = time.monotonic() + ANSWER_MAX_S
+        while not self.has_answered(number):
+            if time.monotonic() > ends:
+                raise BrowserError(f"{method} had no answer")
+            self.listen(1.0)
+        return self.answer(number)
 
     def send(self, method: str, session: str | None = None, **values: Any) -> int:
         self._number += 1
@@ -88,14 +93,14 @@ class Browser:
         self._process.stdin.flush()
         return self._number
 
-    def answer(self, number: int, method: str) -> Any:
-        ends = time.monotonic() + ANSWER_MAX_S
-        while number not in self._answers:
-            if time.monotonic() > ends or not self.listen(ends - time.monotonic()):
-                raise BrowserError(f"{method} had no answer")
+    def has_answered(self, number: int) -> bool:
+        return number in self._answers
+
+    def answer(self, number: int) -> Any:
+        """What a command that was answered gave."""
         answer = self._answers.pop(number)
         if "error" in answer:
-            raise BrowserError(f"{method}: {answer['error'].get('message')}")
+            raise BrowserError(str(answer["error"].get("message")))
         return answer["result"]
 
     def listen(self, wait_s: float) -> bool:
@@ -174,9 +179,10 @@ class Page:
         )
 
     def tell(self, method: str, **values: Any) -> Any:
-        result = self._browser.tell(method, self._session, **values)
-        self._heed()
-        return result
+        number = self._browser.send(method, self._session, **values)
+        # What the page asks for meanwhile waits for us, and the answer may wait for that.
+        self.until(lambda: self._browser.has_answered(number))
+        return self._browser.answer(number)
 
     # --- What is looked at, and how. ---
 
@@ -203,7 +209,7 @@ class Page:
         """Opens an address and waits until it is shown whole; returns how long that took, s."""
         loads, begun = self._loads, time.monotonic()
         self._browser.send("Page.navigate", self._session, url=url)
-        self._until(lambda: self._loads > loads)
+        self.until(lambda: self._loads > loads)
         # Laid out and painted, not only read.
         self.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
         return time.monotonic() - begun
@@ -212,7 +218,7 @@ class Page:
         """Clicks the first of these, and waits for the page that comes."""
         loads = self._loads
         self.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
-        self._until(lambda: self._loads > loads)
+        self.until(lambda: self._loads > loads)
 
     def press(self, key: str) -> None:
         for kind in ("keyDown", "keyUp"):
@@ -265,7 +271,8 @@ class Page:
 
     # --- What happened. ---
 
-    def _until(self, happened: Callable[[], bool]) -> None:
+    def until(self, happened: Callable[[], bool]) -> None:
+        """Heeds what the browser says until it has."""
         ends = time.monotonic() + ANSWER_MAX_S
         while True:
             self._heed()
@@ -273,7 +280,7 @@ class Page:
                 return
             if time.monotonic() > ends:
                 raise BrowserError("it did not come")
-            self._browser.listen(1.0)
+            self._browser.listen(0.1)
 
     def _heed(self) -> None:
         for event in list(self._browser.take(self._session)):

@@ -3,12 +3,13 @@ them."""
 
 import re
 import sqlite3
+from base64 import b64encode
 from contextlib import closing
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.access import Grant, Holder, admit, digest_of, make_token
+from gateway.access import Grant, Holder, admit, admit_person, digest_of, make_token
 from gateway.private import PrivateStore
 from tests.gateway.test_member_commands import Told, premises, told  # noqa: F401 - fixtures
 
@@ -39,6 +40,37 @@ def test_a_token_with_another_letter_anywhere_admits_nobody(at: int, letter: str
     other = TOKEN[:at] + letter + TOKEN[at + 1 :]
     if other != TOKEN:
         assert admit(f"Bearer {other}", lambda _: GRANT, NOW_MS) is None
+
+
+def basic(text: str) -> str:
+    return f"Basic {b64encode(text.encode()).decode()}"
+
+
+def test_a_browser_says_the_token_as_the_password_with_any_name() -> None:
+    for header in (basic(f":{TOKEN}"), basic(f"ada:{TOKEN}"), basic(f"ä:{TOKEN}").lower()[:6] +
+                   basic(f"ä:{TOKEN}")[6:]):  # fmt: skip
+        assert admit_person(header, find, NOW_MS) == GRANT
+    assert admit_person(basic(f":{TOKEN}"), find, NOW_MS + 1) is None
+    for other in (f"{TOKEN}:", TOKEN, f"a:b:{TOKEN}", f"ada:{TOKEN} ", f"ada:{TOKEN}\n"):
+        assert admit_person(basic(other), find, NOW_MS) is None
+
+
+def test_neither_way_admits_what_is_said_in_the_others() -> None:
+    assert admit_person(f"Bearer {TOKEN}", find, NOW_MS) is None
+    assert admit(basic(f"ada:{TOKEN}"), find, NOW_MS) is None
+
+
+@given(
+    st.one_of(
+        st.none(),
+        st.text(),
+        st.text().map(lambda text: f"Basic {text}"),
+        st.text(st.characters(codec="utf-8")).map(basic),
+        st.binary().map(lambda data: f"Basic {b64encode(data).decode()}"),
+    )
+)
+def test_whatever_else_a_browser_says_admits_nobody(header: str | None) -> None:
+    assert admit_person(header, lambda _: GRANT, NOW_MS) is None
 
 
 def test_what_a_grant_lets_its_holder_read() -> None:
