@@ -15,7 +15,7 @@ from cryptometer.keys import Algorithm, KeyLost
 from firmware import simulating
 from hal import faults, screen
 from hal.ports import LineLost
-from hal.program import EXIT_FAILED, run
+from hal.program import EXIT_FAILED, add_version, run
 
 if TYPE_CHECKING:
     from firmware.config import KeySettings
@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Reads a meter's pulses, signs lots of energy, and keeps them until the"
         " community's gateway has them.",
     )
+    add_version(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     init = commands.add_parser("init", help="make the device's key and its enrolment request")
@@ -128,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     capture.set_defaults(act=_capture)
 
     replay = commands.add_parser("replay", help="let the device do again what was recorded")
-    replay.add_argument("recording", type=Path, metavar="FILE")
+    replay.add_argument("recording", type=Path, metavar="FILE", help="what `capture` wrote")
     replay.add_argument("--key", type=Path, help="the device's private key; else nothing is signed")
     replay.add_argument("--out", type=Path, metavar="FOLDER", help="keep journal and outbox here")
     replay.set_defaults(act=_replay)
@@ -140,7 +141,9 @@ def _parser() -> argparse.ArgumentParser:
         " recording of `capture` or `run --capture`, and says which protocol it is, what the meter"
         " says, what of it was refused and why, and what to do. It reads 4 MiB of a line at most.",
     )
-    analyze.add_argument("recording", type=Path, metavar="FILE")
+    analyze.add_argument(
+        "recording", type=Path, metavar="FILE", help="a capture, or the bytes of any logger"
+    )
     analyze.add_argument(
         "--key",
         type=Path,

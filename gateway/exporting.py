@@ -158,7 +158,7 @@ def add_commands(
         description="A line for each step close that counted; in a file named .xml, the container"
         " that the S.A.F.E. transparency software opens.",
     )
-    ocmf.add_argument("--meter", required=True, metavar="NAME")
+    ocmf.add_argument("--meter", required=True, metavar="NAME", help="whose closes they are")
     ocmf.add_argument("--key", type=Path, help=f"a P-256 key; default: {OCMF_KEY} of this folder")
     add_common(ocmf, default)
     ocmf.set_defaults(act=_ocmf)

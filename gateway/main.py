@@ -27,7 +27,7 @@ from gateway.member_commands import add_commands as add_member_commands
 from hal import faults, screen
 from hal.files import DiskTree, check_owner
 from hal.handing import OUT_HELP, hand_out
-from hal.program import EXIT_FAILED, run
+from hal.program import EXIT_FAILED, add_version, run
 
 DEFAULT = Path("/var/lib/cryptometer-gateway")
 STEP_HELP = "its number, or the moment when it begins, like 2026-10-25T14:00Z"
@@ -56,10 +56,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Verifies a community's signed lots, seals one block per market step, and"
         " publishes the ledger.",
     )
+    add_version(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     init = commands.add_parser("init", help="make a gateway's folder, keys and requests")
-    init.add_argument("folder", type=Path)
+    init.add_argument("folder", type=Path, help="to be made")
     init.set_defaults(act=lambda arguments: _print(initialise(arguments.folder)))
 
     successor = commands.add_parser("successor", help="make the key that is to replace this one")
@@ -67,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     successor.set_defaults(act=lambda arguments: _print(prepare_successor(_folder(arguments))))
 
     imported = commands.add_parser("import", help="take a bundle, or the authority's records")
-    imported.add_argument("files", type=Path, nargs="+")
+    imported.add_argument(
+        "files", type=Path, nargs="+", help="gateway.bundle, authority.records or both"
+    )
     _add_config(imported)
     imported.set_defaults(act=_import)
 
@@ -113,13 +116,13 @@ def _parser() -> argparse.ArgumentParser:
     asked.set_defaults(act=_why)
 
     backup = commands.add_parser("backup", help="write keys, store and ledger to one file")
-    backup.add_argument("--out", type=Path, required=True)
+    backup.add_argument("--out", type=Path, required=True, help="the file; it holds private keys")
     _add_config(backup)
     backup.set_defaults(act=_backup)
 
     restore = commands.add_parser("restore", help="make a folder from a backup, in a new epoch")
-    restore.add_argument("backup", type=Path)
-    restore.add_argument("folder", type=Path)
+    restore.add_argument("backup", type=Path, help="what `backup` wrote")
+    restore.add_argument("folder", type=Path, help="an empty one, or none yet")
     restore.add_argument("--ledger", type=Path, help="ledger files newer than the backup's")
     restore.set_defaults(act=_restore)
 

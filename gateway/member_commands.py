@@ -101,9 +101,9 @@ def add_commands(
     ).add_subparsers(required=True, metavar="COMMAND")
     put = data.add_parser("set", help="say who a member is; what is not given stays")
     put.add_argument("member")
-    put.add_argument("--display-name", metavar="TEXT")
-    put.add_argument("--address", metavar="TEXT")
-    put.add_argument("--contact", metavar="TEXT")
+    put.add_argument("--display-name", metavar="TEXT", help="as on a bill")
+    put.add_argument("--address", metavar="TEXT", help="where letters go")
+    put.add_argument("--contact", metavar="TEXT", help="telephone, mail, whatever reaches him")
     add_config(put)
     put.set_defaults(act=_set)
 

@@ -1,14 +1,22 @@
 """How a program ends: what it tells people, and its exit code. Each command goes through here."""
 
+import argparse
 import os
 import select
 import sys
 from collections.abc import Callable
 
+from cryptometer import __version__
 from cryptometer.errors import ConfigurationError, Rejected
 
 EXIT_CONFIGURATION = 2  # what was given cannot work, and a person must act; argparse uses it too
 EXIT_FAILED = 75  # EX_TEMPFAIL: the service manager starts us again, and recovery decides
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """Gives a program the option `--version`."""
+    said = f"{parser.prog} {__version__}"
+    parser.add_argument("--version", action="version", version=said, help="say which this is")
 
 
 def run(program: str, act: Callable[[], int], *ends: tuple[type[Exception], int]) -> int:

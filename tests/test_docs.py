@@ -227,6 +227,15 @@ def _all_options() -> set[str]:
     return found
 
 
+def test_every_option_says_what_it_is_for() -> None:
+    waiting = [(program, _parser(program, [])) for program in PROGRAMS]
+    while waiting:
+        words, parser = waiting.pop()
+        for action in parser._actions:
+            assert action.help or not action.option_strings, (words, action.option_strings)
+        waiting += [(f"{words} {name}", inner) for name, inner in _subparsers(parser).items()]
+
+
 def test_every_option_the_operator_is_told_of_exists() -> None:
     told = set(re.findall(r"`(--[a-z0-9-]+)", OPERATIONS.read_text()))
     assert told

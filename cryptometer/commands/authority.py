@@ -509,7 +509,7 @@ def add_commands(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
     )
 
     one = _command(commands, "revoke", "end a party's key and its access to the broker", _revoke)
-    one.add_argument("name")
+    one.add_argument("name", help="whose key it is, as registered")
     one.add_argument("--reason", required=True, help="stands in the ledger")
     one.add_argument(
         "--last", metavar="SEQUENCE:IDENTITY", help="the last valid record of a meter's chain"

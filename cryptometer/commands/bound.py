@@ -29,7 +29,7 @@ def add_commands(
         choices=list(MPE_AT_I_MIN),
         help="MID class",
     )
-    parser.add_argument("--phases", type=int, required=True, choices=(1, 2, 3))
+    parser.add_argument("--phases", type=int, required=True, choices=(1, 2, 3), help="measured")
     parser.add_argument("--voltage", required=True, metavar="V", help="U_n phase to neutral, volts")
     parser.add_argument("--i-min", required=True, metavar="A", help="I_min, amperes")
     parser.add_argument(

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from hal.program import run
+from hal.program import add_version, run
 
 COMMANDS = ("bound", "request", "authority", "verify", "audit", "equivocation", "inspect", "demo")
 """Each is a module of this package with `add_commands(subparsers)`, whose parsers set `run`."""
@@ -28,6 +28,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cryptometer", description="From meter pulse to signed block, and back again."
     )
+    add_version(parser)
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     # Only the named command's module: signing needs libraries that `bound` does without.
     named = [word for word in words[:1] if word in COMMANDS]
