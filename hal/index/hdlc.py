@@ -307,7 +307,7 @@ def decode_parameters(information: bytes) -> Parameters:
     """
     if not information:
         return Parameters()
-    if information[:2] != _PARAMETERS or information[2:3] != bytes([len(information) - 3]):
+    if information[:2] != _PARAMETERS or [*information[2:3]] != [len(information) - 3]:
         raise ValueError("the parameters of a link are not written as IEC 62056-46 says")
     found: dict[int, int] = {}
     at = 3

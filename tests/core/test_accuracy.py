@@ -11,15 +11,21 @@ from hypothesis import strategies as st
 from cryptometer.accuracy import (
     Comparison,
     Pair,
+    Total,
     compare,
+    compare_verdicts,
     known_of,
     pair_of,
     percent,
+    relative_ppm,
     total,
 )
+from cryptometer.energy_verdict import Verdict
+from cryptometer.errors import Reason
 from cryptometer.metrology import Side
 from cryptometer.records import MeterDetails, Record, Role
-from tests.core.community import DETAILS, FIRST_STEP, PULSE_UWH, Authority, Device
+from cryptometer.steps import step_start_ms
+from tests.core.community import DETAILS, FIRST_STEP, PULSE_UWH, STEP_S, Authority, Device
 from tests.core.strategies import examples
 from tests.keys import signer
 
@@ -63,7 +69,79 @@ def test_the_difference_is_that_of_the_two_ways_of_measuring() -> None:
     assert row.bound_uwh == WH + PULSE_UWH
     assert row.mpe_ppm == 20_000
     assert row.is_within
-    assert (row.step, row.since_step) == (FIRST_STEP + 1, FIRST_STEP)
+    assert row == Comparison(
+        meter="m0",
+        step=FIRST_STEP + 1,
+        since_step=FIRST_STEP,
+        since_ms=step_start_ms(FIRST_STEP + 1, STEP_S) - 1_000,
+        at_ms=step_start_ms(FIRST_STEP + 2, STEP_S) - 1_000,
+        source="test",
+        counted_uwh=990 * PULSE_UWH,
+        index_uwh=100 * WH,
+        bound_uwh=WH + PULSE_UWH,
+        mpe_ppm=20_000,
+    )
+
+
+@pytest.mark.parametrize(
+    ("ppm", "text"),
+    [
+        (0, "+0.0000 %"),
+        (1, "+0.0001 %"),
+        (-1, "-0.0001 %"),
+        (1_234_567, "+123.4567 %"),
+        (None, "-"),
+    ],
+)
+def test_a_difference_is_told_with_its_sign_and_four_decimals(ppm: int | None, text: str) -> None:
+    assert percent(ppm) == text
+
+
+@pytest.mark.parametrize(
+    ("difference_uwh", "of_uwh", "ppm"),
+    [(2, 3, 666_666), (-2, 3, -666_666), (0, 3, 0), (1, WH, 1), (-1, 2 * WH, 0), (5, 0, None)],
+)
+def test_a_difference_in_millionths_is_cut_towards_nothing(
+    difference_uwh: int, of_uwh: int, ppm: int | None
+) -> None:
+    assert relative_ppm(difference_uwh, of_uwh) == ppm
+
+
+def test_a_total_has_the_last_digits_of_each_run_once() -> None:
+    """Two comparisons that follow on one another; behind a gap one that is outside."""
+    bench = Bench()
+    for step, index, counted in ((0, 0, 0), (1, 100, 990), (2, 200, 2_000)):
+        bench.say(step, index, counted)
+    bench.say(3, 300, 3_000, source="other")
+    bench.say(4, 400, 4_000)
+    bench.say(5, 500, 7_000)
+    rows = bench.rows
+    assert [row.since_step - FIRST_STEP for row in rows] == [0, 1, 4]
+    assert total(rows) == Total(
+        comparisons=3,
+        outside=1,
+        counted_uwh=5_000 * PULSE_UWH,
+        index_uwh=300 * WH,
+        bound_uwh=2 * (WH + PULSE_UWH),
+        allowed_uwh=3 * 2 * WH,
+    )
+    assert total([]) == Total(0, 0, 0, 0, 0, 0)
+
+
+def test_what_the_ledger_set_aside_is_not_compared() -> None:
+    bench = Bench()
+    for step in range(4):
+        bench.say(step, 100 * step, 1_000 * step)
+    leaves = [*bench.registered, *bench.told]
+    odd = bench.told[2]
+
+    def verdicts(aside: Record | None) -> list[Verdict]:
+        return [Verdict(one, Reason.TOO_LATE if one is aside else None, 0) for one in leaves]
+
+    assert compare_verdicts(verdicts(None)) == bench.rows
+    since = [row.since_step - FIRST_STEP for row in compare_verdicts(verdicts(odd))]
+    assert since == [0, 2]
+    assert compare_verdicts(verdicts(bench.registered[0])) == []
 
 
 def test_beyond_class_and_last_digits_it_is_not_within() -> None:
@@ -157,6 +235,14 @@ def test_a_secondary_constant_is_taken_to_the_primary_side() -> None:
     assert row.difference_uwh == 0
     assert row.counted_uwh == 5_000 * WH
     assert row.bound_uwh == 50 * WH + 50 * PULSE_UWH
+
+
+def test_a_pulse_of_no_whole_worth_is_bounded_by_the_next_whole_one() -> None:
+    bench = Bench(replace(DETAILS, constant=Fraction(3_000)))
+    bench.say(0, 0, 0)
+    bench.say(1, 1, 3)
+    [row] = bench.rows
+    assert (row.bound_uwh, type(row.bound_uwh)) == (WH + 333_334, int)
 
 
 def pair(sequence: int, uwh: int, counted: int, registration: bytes) -> Pair:

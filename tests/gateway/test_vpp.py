@@ -284,6 +284,16 @@ def test_coefficients_and_losses_come_from_outside() -> None:
     assert site.node.state.balance.losses == 100_000
 
 
+def test_a_step_that_lost_nothing_as_measured_loses_nothing() -> None:
+    works = Works(are_losses_stated=True)
+    site = works.site
+    step = site.next_step
+    works.facts.lost[step] = 0
+    site.run([6])
+    assert works.accounts == dict.fromkeys(MEMBERS, 2 * 6 * PULSE_UWH // 3)
+    assert site.node.state.balance.losses == 0
+
+
 def test_losses_that_turn_out_smaller_take_nothing_back_and_late_energy_is_shared() -> None:
     works = Works(method=Method.COEFFICIENTS, are_losses_stated=True)
     site = works.site
@@ -344,6 +354,24 @@ def test_after_a_start_not_every_step_is_reckoned_anew_before_the_next_block(
         site.seal()
     assert drafted[3:] == list(range(first + 2, first + 12))
     assert works.accounts == {"ada": 13 * 50_000, "bo": 50_000}
+
+
+def test_a_rule_that_asks_who_produced_is_reckoned_for_each_producer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    claims = [Claim("ada", 1, 0, "m0"), Claim("bo", 1, 0, "m1")]
+    works = Works(*claims, method=Method.PRO_RATA)
+    site = works.site
+    first = site.next_step
+    site.run([1], [1], [1])
+    for step in range(first, site.next_step):
+        works.facts.learn(step, ada=10**6, bo=10**6)
+    # Two members' shares of two meters: as much as one block may reckon.
+    monkeypatch.setattr(vpp, "SHARES_MAX", 4)
+    for count in (1, 2, 3):
+        site.seal()
+        assert len(works.distributions()) == count
+    assert works.accounts == {"ada": 3 * PULSE_UWH, "bo": 3 * PULSE_UWH}
 
 
 @pytest.mark.parametrize(

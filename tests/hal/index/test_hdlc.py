@@ -229,17 +229,52 @@ def test_hours_of_noise_hold_a_bounded_memory() -> None:
     assert held < 400_000
 
 
+def test_the_longest_frame_is_written_and_found() -> None:
+    longest = frame(bytes(FRAME_MAX - 10))
+    assert longest.encode()[1:3] == b"\xa7\xff"
+    assert found(longest.encode()) == [longest]
+    with pytest.raises(ValueError, match="a frame of 2048 bytes"):
+        frame(bytes(FRAME_MAX - 9)).encode()
+
+
 def test_no_frame_is_longer_than_its_length_can_say() -> None:
     with pytest.raises(ValueError, match="2047 are the most"):
         frame(bytes(2_100)).encode()
 
 
 @pytest.mark.parametrize(
-    "address", [Address(128), Address(1, 200, 2), Address(1, None, 2), Address(1, 1, 3)]
+    ("address", "said"),
+    [
+        (Address(128), "does not fit into 1 bytes"),
+        (Address(-1), "does not fit into 1 bytes"),
+        (Address(1, 200, 2), "does not fit into 2 bytes"),
+        (Address(128, 1, 2), "does not fit into 2 bytes"),
+        (Address(1, 1 << 14, 4), "does not fit into 4 bytes"),
+        (Address(1, None, 2), "no address has this form"),
+        (Address(1, 1), "no address has this form"),
+        (Address(1, 1, 3), "no address has this form"),
+    ],
 )
-def test_an_address_that_has_no_form_is_not_written(address: Address) -> None:
-    with pytest.raises(ValueError, match=r"fit|form"):
+def test_an_address_that_has_no_form_is_not_written(address: Address, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
         address.encode()
+
+
+@pytest.mark.parametrize(
+    ("address", "written"),
+    [
+        (Address(0), "01"),
+        (Address(127), "ff"),
+        (Address(1, 17, 2), "0223"),
+        (Address(127, 127, 2), "feff"),
+        (Address(1, 17, 4), "00020023"),
+        (Address(0x81, 1 << 13, 4), "02028001"),
+    ],
+)
+def test_an_address_has_seven_bits_a_byte_and_marks_its_last(
+    address: Address, written: str
+) -> None:
+    assert address.encode() == bytes.fromhex(written)
 
 
 @given(
@@ -250,6 +285,61 @@ def test_an_address_that_has_no_form_is_not_written(address: Address) -> None:
 )  # fmt: skip
 def test_parameters_of_a_link_are_read_as_they_were_written(parameters: Parameters) -> None:
     assert decode_parameters(parameters.encode()) == parameters
+
+
+@pytest.mark.parametrize(
+    ("parameters", "written"),
+    [
+        (Parameters(), "818012 050180 060180 070400000001 080400000001"),
+        (Parameters(255, 256, 7, 2), "818013 0501ff 06020100 070400000007 080400000002"),
+        (Parameters(256, 255, 2, 7), "818013 05020100 0601ff 070400000002 080400000007"),
+        (Parameters(FRAME_MAX, 1, 1, 1), "818013 050207ff 060101 070400000001 080400000001"),
+    ],
+)
+def test_parameters_take_as_few_bytes_as_hold_them(parameters: Parameters, written: str) -> None:
+    """IEC 62056-46 §6.4.4.4.3.2: a size has one byte or two, a window has four."""
+    assert parameters.encode() == bytes.fromhex(written)
+
+
+@pytest.mark.parametrize(
+    ("field", "parameters"),
+    [
+        ("050140", Parameters(send_max=64)),
+        ("06020400", Parameters(receive_max=1_024)),
+        ("070107", Parameters(send_window=7)),
+        ("080400000003", Parameters(receive_window=3)),
+        ("0503000101", Parameters(send_max=257)),
+        ("090101", Parameters()),
+    ],
+)
+def test_what_is_not_named_of_a_link_has_its_default(field: str, parameters: Parameters) -> None:
+    data = bytes.fromhex(field)
+    assert decode_parameters(b"\x81\x80" + bytes([len(data)]) + data) == parameters
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("818112 050180 060180 070400000001 080400000001", "not written as"),
+        ("818013 050180 060180 070400000001 080400000001", "not written as"),
+        ("8180", "not written as"),
+        ("818001 05", "parameter 5 of a link has no value"),
+        ("818002 0500", "parameter 5 of a link has no value"),
+        ("818003 050200", "parameter 5 of a link has no value"),
+        ("818007 05050000000001", "parameter 5 of a link has no value"),
+        ("818006 050180 050180", "or two"),
+        ("818003 050100", "a link cannot have"),
+        ("818004 05020800", "a link cannot have"),
+        ("818003 060100", "a link cannot have"),
+        ("818003 070100", "a link cannot have"),
+        ("818003 070108", "a link cannot have"),
+        ("818003 080100", "a link cannot have"),
+        ("818003 080108", "a link cannot have"),
+    ],
+)
+def test_parameters_that_no_link_can_have_are_refused(written: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        decode_parameters(bytes.fromhex(written))
 
 
 def test_a_link_without_parameters_has_the_defaults() -> None:
