@@ -4,11 +4,14 @@ import tomllib
 from functools import lru_cache
 from pathlib import Path
 
+from cryptometer import records
 from cryptometer.commands.agreements import read_agreement
 from cryptometer.errors import ConfigurationError
+from cryptometer.merkle import EMPTY_ROOT
 from cryptometer.openings import Opening, decode_openings, encode_openings
-from cryptometer.records import Claim, Method
-from cryptometer.share_file import Share, verify_share
+from cryptometer.records import Claim, Header, Method
+from cryptometer.share_file import Share, decode_share, verify_share
+from cryptometer.split_view import signed_heads
 from cryptometer.step_table import read_coefficients, read_losses
 from gateway.exports.france import read_template
 from tests.fuzz.scene import FalseAcceptance
@@ -36,6 +39,30 @@ def _verify_share(data: bytes) -> None:
     share = verify_share(data, works.site.community())
     if share not in honest.values():
         raise FalseAcceptance("a share that nobody was given")
+
+
+@lru_cache(maxsize=1)
+def _heads() -> dict[int, bytes]:
+    works, _ = _shared()
+    return {0: EMPTY_ROOT, **works.site.audit().heads}
+
+
+def _read_heads(data: bytes) -> None:
+    works, _ = _shared()
+    for size, root in signed_heads(data, works.site.community()).items():
+        if _heads().get(size) != root:
+            raise FalseAcceptance("a head that no gateway signed")
+
+
+def _with_heads() -> list[bytes]:
+    works, honest = _shared()
+    share = next(iter(honest))
+    headers = [
+        leaf.raw
+        for leaf in decode_share(share).leaves
+        if isinstance(records.decode(leaf.raw).body, Header)
+    ]
+    return [works.site.tree.read("checkpoint") or b"", *headers, share]
 
 
 def _read_openings(data: bytes) -> None:
@@ -94,6 +121,7 @@ SHARES: tuple[Target, ...] = (
         _verify_share,
         lambda: list(_shared()[1]),
     ),
+    Target("heads", ("cryptometer.split_view.signed_heads",), _read_heads, _with_heads),
     Target("openings", ("cryptometer.openings.decode_openings",), _read_openings, _openings),
     Target(
         "coefficients",

@@ -239,7 +239,7 @@ def test_the_report_names_the_ledger_as_its_checkpoint_does() -> None:
     assert found.community == site.id.hex()
     assert describe(found)[0] == f"Rue des Tilleuls  {site.id.hex()[:16]}…"
     assert line(site, "newest block") == (
-        f"newest block   step {SECOND}, {size} leaves, root {root[:16]}…"
+        f"newest block   step {SECOND} (2024-03-09T16:15Z), {size} leaves, root {root[:16]}…"
     )
 
 
