@@ -16,7 +16,16 @@ from firmware.events import Compared, Event, Noticed
 from hal.index.choice import split_settings
 from hal.index.plausible import Limits, Plausible
 from hal.index.reading import Reading, Refusal, Refused, Register
-from hal.ports import Clock, IndexSource, LineLost, PulseSource, Recalling, Taken, Timed
+from hal.ports import (
+    Clock,
+    IndexSource,
+    LineLost,
+    PulseSource,
+    Recalling,
+    Resuming,
+    Taken,
+    Timed,
+)
 
 # Between two looks at it: at 115,200 baud so long fills half of a serial port's buffer, and it is
 # when pulses are gathered by default, so that a board does not wake twice.
@@ -121,6 +130,11 @@ class ComparedLine:
         line: object = self._line
         if isinstance(line, Recalling):
             line.ask_past(from_s, to_s)
+
+    def go_on_behind(self, counted_ns: int) -> None:
+        line: object = self._line
+        if isinstance(line, Resuming):
+            line.go_on_behind(counted_ns)
 
     def take(self) -> Taken:
         taken = self._line.take()

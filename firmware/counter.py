@@ -123,6 +123,7 @@ class Counter:
         self.limits = limits
         self._boot = snapshot.boot
         self._mono_ns = snapshot.mono_ns
+        self._counted_ns = snapshot.mono_ns  # of the newest pulse, or later
         self._ending = snapshot.ending
         self._waiting: list[tuple[bytes, Event, Ending]] = [
             (one.boot, decode_event(one.event), one.ending) for one in snapshot.waiting
@@ -165,6 +166,12 @@ class Counter:
     def last_ns(self) -> int | None:
         """The monotonic time of the newest event, in its boot; None before the first run."""
         return None if self._ending is Ending.FIRST else self._mono_ns
+
+    @property
+    def counted_ns(self) -> int | None:
+        """A monotonic time at or after that of the newest pulse, in its boot; None before the first
+        run."""
+        return None if self._ending is Ending.FIRST else self._counted_ns
 
     def snapshot(self, end: End | None = None) -> Snapshot:
         """All there is to know, once the drafts have been taken; `end` is that of what is signed
@@ -244,6 +251,7 @@ class Counter:
                         self._undated_ns += self._mono_ns
                     self.dating = None
                     self.ahead = None  # it begins anew
+                    self._counted_ns = mono_ns
                 self._boot, self._mono_ns = boot, mono_ns
                 if cut:
                     self._notice(Mark.CUT, cut)
@@ -253,7 +261,7 @@ class Counter:
                     self._step_clock(before, dating)
             case Pulses(register=register, to_ns=to_ns):
                 self.register = max(self.register, register)
-                self._mono_ns = to_ns
+                self._mono_ns = self._counted_ns = to_ns
             case Read(register=register, at_ns=at_ns):
                 self.is_excused = False
                 self.register = max(self.register, register)

@@ -47,6 +47,7 @@ from hal.ports import (
     Message,
     PulseSource,
     Recalling,
+    Resuming,
     Taken,
     Timed,
 )
@@ -257,6 +258,11 @@ class _TapedLine:
     def ask_past(self, from_s: int, to_s: int) -> None:
         if isinstance(self._inner, Recalling):
             self._inner.ask_past(from_s, to_s)
+
+    def go_on_behind(self, counted_ns: int) -> None:
+        inner: object = self._inner
+        if isinstance(inner, Resuming):
+            inner.go_on_behind(counted_ns)
 
     def take(self) -> Taken:
         try:

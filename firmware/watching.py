@@ -18,7 +18,7 @@ from firmware.journal import Journal
 from firmware.listening import REST_NS, Listening
 from firmware.pace import Pace
 from firmware.saying import Log, Saying
-from hal.ports import Clock, LineLost, PulseSource, Recalling, Taken, Timed
+from hal.ports import Clock, LineLost, PulseSource, Recalling, Resuming, Taken, Timed
 
 LINE_RETRY_NS = 2 * NS_PER_S
 SLEPT_NS = NS_PER_S // 10  # a suspension takes longer; two clocks differ by less when read in turn
@@ -209,8 +209,18 @@ class Watching:
             return
         self.away = ""
         self._say("watching")
+        self._go_on_behind(self._line, now)
         self._begin_run(now)
         self._look(is_first=True)
+
+    def _go_on_behind(self, line: object, now: Instant) -> None:
+        """Tells a line when the newest pulse was counted, so that none is counted twice that goes
+        on still. Another boot's pulses have ended."""
+        counted_ns = self._counter.counted_ns
+        if counted_ns is None or not self._is_of_this_boot or not isinstance(line, Resuming):
+            return
+        since_ns = int(self._clock.machine_wait_s(now.mono_ns - counted_ns) * NS_PER_S)
+        line.go_on_behind(self._clock.machine_ns() - since_ns)
 
     def _begin_run(self, now: Instant) -> None:
         self._slept_ns = self._clock.slept_ns()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryptometer.settings import setting
-from hal.ports import BESIDE_MODULUS, LineLost, PulseSource, Taken
+from hal.ports import BESIDE_MODULUS, LineLost, PulseSource, Resuming, Taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,11 @@ class Accompanied:
         self.capacity = line.capacity
         self.fileno = line.fileno
         self.close = line.close
+
+    def go_on_behind(self, counted_ns: int) -> None:
+        line: object = self._line
+        if isinstance(line, Resuming):
+            line.go_on_behind(counted_ns)
 
     def take(self) -> Taken:
         # Before the line: what comes between the two is in the register, and not there, and is not

@@ -100,6 +100,10 @@ class GpioLine:
     def fileno(self) -> int:
         return self._request.fd
 
+    def go_on_behind(self, counted_ns: int) -> None:
+        if self._recogniser is not None:
+            self._recogniser.go_on_behind(counted_ns)
+
     def take(self) -> Taken:
         now_ns = time.monotonic_ns()
         found = Found()

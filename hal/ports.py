@@ -92,6 +92,16 @@ class Recalling(Protocol):
         ...
 
 
+@runtime_checkable
+class Resuming(Protocol):
+    """A line that counts a pulse at its end, and may be opened in the middle of one."""
+
+    def go_on_behind(self, counted_ns: int) -> None:
+        """Before the first look: an earlier run counted its newest pulse at this machine time, or
+        before it. What is under way may be that one still, and is not counted if so."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Heard:
     """What one look at a meter that speaks brought.

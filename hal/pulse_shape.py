@@ -85,7 +85,8 @@ class Recogniser:
     bounce, makes neither one pulse more nor one less."""
 
     def __init__(self, shape: Shape, *, is_on: bool, now_ns: int) -> None:
-        """`is_on`: how the line stands now. A pulse that is under way counts when it ends."""
+        """`is_on`: how the line stands now. A pulse that is under way counts when it ends, but for
+        what `go_on_behind` says."""
         self._bounce_ns = shape.bounce_us * NS_PER_US
         self._min_on_ns = shape.min_on_us * NS_PER_US
         self._max_on_ns = shape.max_on_us * NS_PER_US
@@ -100,6 +101,13 @@ class Recogniser:
         self._gaps_ns = 0
         self._fell_ns: int | None = None
         self._ended_ns: int | None = None  # the newest pulse that was counted
+        self._doubted_ns: int | None = None  # what is under way may be counted until then
+
+    def go_on_behind(self, counted_ns: int) -> None:
+        """Before the first edge: an earlier run counted a pulse at this moment, perhaps at a gap in
+        it. What is under way counts only if it lasts longer than that pulse can: nothing counts
+        twice, and where nobody watched, a pulse may be lost."""
+        self._doubted_ns = counted_ns - self._min_on_ns + self._max_on_ns
 
     def add(self, at_ns: int, *, is_on: bool, found: Found) -> None:
         """The next edge, and where the line stands behind it."""
@@ -161,6 +169,10 @@ class Recogniser:
         if self._is_whole and lasted_ns < self._min_on_ns:
             return  # it may go on behind a gap
         self._is_judged, self._gaps_ns = True, 0
+        if not self._is_whole and self._doubted_ns is not None and at_ns <= self._doubted_ns:
+            self._ended_ns = at_ns
+            found.noise += 1
+            return
         is_soon = self._ended_ns is not None and self._began_ns - self._ended_ns < self._min_off_ns
         if is_soon or lasted_ns > self._max_on_ns:
             found.noise += 1

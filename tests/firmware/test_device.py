@@ -41,7 +41,7 @@ from firmware.watching import ALERT_NS
 from hal import faults
 from hal.faults import Point
 from hal.files import SimulatedDirectory
-from hal.ports import Connected, Disconnected, Message
+from hal.ports import Connected, Disconnected, Message, PulseSource
 from tests.core.community import DETAILS, FIRST_STEP, LOT_PULSES, STEP_S
 from tests.core.strategies import examples
 from tests.simulation.world import CONFIG, START_NS, Board, Wire, World
@@ -730,6 +730,30 @@ def test_a_death_while_coming_back_does_not_leave_the_chain_in_the_far_future(
     die(board, is_cut)
     board.start()
     check_present(world, board)
+
+
+def test_a_line_hears_when_a_killed_run_counted_its_newest_pulse(
+    world: World, board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is under way may be that pulse still. One of another boot has ended."""
+    heard: list[int] = []
+
+    def open_line() -> PulseSource:
+        line = Board.open_line(board)
+        line.go_on_behind = heard.append  # type: ignore[attr-defined]
+        return line
+
+    monkeypatch.setattr(board, "open_line", open_line)
+    world.run(100, TICK_S)
+    board.give(1)
+    board.work()
+    counted_ns = board.clock.machine_ns()
+    board.kill()
+    board.start()
+    assert heard == [counted_ns]
+    board.cut_power(0)
+    board.start()
+    assert heard == [counted_ns]
 
 
 def test_a_suspended_machine_says_that_nobody_watched(world: World, board: Board) -> None:

@@ -152,6 +152,56 @@ def test_a_pulse_that_was_under_way_counts_whatever_of_it_was_seen() -> None:
     assert ends_us(found(S0, [1_000_001], is_on=True, at_us=1)) == [1_000_001]
 
 
+def test_a_pulse_that_was_counted_at_a_gap_does_not_count_again_at_its_end() -> None:
+    """By a run that begins in between."""
+    before = found(S0, [0, 25_000, 28_000])
+    assert ends_us(before) == [25_000]
+    recogniser, told = Recogniser(S0, is_on=True, now_ns=40_000 * NS_PER_US), Found()
+    recogniser.go_on_behind(before.times_ns[-1])
+    for edge_us, is_on in ((90_000, False), (150_000, True), (200_000, False)):
+        recogniser.add(edge_us * NS_PER_US, is_on=is_on, found=told)
+    assert ends_us(told) == [200_000]
+    assert told.noise == 1
+
+
+def test_a_pulse_that_goes_on_for_too_long_to_be_the_one_that_was_counted_counts() -> None:
+    recogniser, told = Recogniser(S0, is_on=True, now_ns=1_000_000 * NS_PER_US), Found()
+    recogniser.go_on_behind(25_000 * NS_PER_US)
+    recogniser.add(1_005_001 * NS_PER_US, is_on=False, found=told)
+    assert ends_us(told) == [1_005_001]
+
+
+@given(trains(), st.data())
+def test_nothing_counts_twice_across_a_kill_and_little_is_lost(
+    train: Train, data: st.DataObject
+) -> None:
+    """Contacts open within pulses, too; a run is killed anywhere and the next one begins at any
+    time."""
+    gaps = [
+        (end - 10_000, data.draw(st.integers(1, S0.bounce_us - SETTLED_US)))
+        for end in train.ends_us
+    ]
+    edges = sorted([*train.edges_us, *(edge for at, gap in gaps for edge in (at, at + gap))])
+    last = edges[-1] + 10
+    killed = data.draw(st.integers(0, last), label="killed")
+    begun = data.draw(st.integers(killed, min(last, killed + 2_000_000)), label="begun")
+    seen = [edge for edge in edges if edge <= killed]
+    before = found(S0, seen)
+    is_on = sum(edge <= begun for edge in edges) % 2 == 1
+    recogniser, after = Recogniser(S0, is_on=is_on, now_ns=begun * NS_PER_US), Found()
+    if before.times_ns:
+        recogniser.go_on_behind(before.times_ns[-1])
+    for edge in edges:
+        if edge > begun:
+            is_on = not is_on
+            recogniser.add(edge * NS_PER_US, is_on=is_on, found=after)
+    counted = len(before.times_ns) + len(after.times_ns)
+    assert counted <= len(train.ends_us)
+    # One that is long may have begun before the run, and be in doubt.
+    watched = [end for end in train.ends_us if end <= killed or end - LEVEL_MIN_US > begun]
+    assert counted >= len(watched) - 1
+
+
 def test_a_stuck_line_is_told_once_and_its_end_is_no_pulse() -> None:
     recogniser, told = Recogniser(S0, is_on=False, now_ns=0), Found()
     assert recogniser.pass_by(10**12) == 0
