@@ -3,7 +3,7 @@ file for whoever may know, of lines of text, so that a person sees what is hande
 """
 
 import hmac
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TypeAlias
@@ -26,8 +26,8 @@ class Opening:
     salt: bytes = wire(1, Bytes(SALT_BYTES, SALT_BYTES))
 
 
-Openings: TypeAlias = Mapping[tuple[int, str], Opening]
-"""Openings by step and member."""
+Openings: TypeAlias = Mapping[tuple[int, str], Sequence[Opening]]
+"""Openings by step and member: several, where what he consumed was corrected."""
 
 
 def commitment(community: bytes, step: int, member: str, need_uwh: int, salt: bytes) -> bytes:
@@ -52,22 +52,23 @@ def opened_needs(
     openings: Openings, community: bytes, whole: Distribution
 ) -> dict[str, int] | None:
     """What members consumed in a step, if an opening fits each commitment of its distribution."""
-    needs: dict[str, int] = {}
+    step, needs = whole.step, {}
     for one in whole.commitments:
-        known = openings.get((whole.step, one.member))
-        if known is None or one.digest != commitment(
-            community, whole.step, one.member, known.need_uwh, known.salt
-        ):
+        for known in openings.get((step, one.member), ()):
+            if one.digest == commitment(community, step, one.member, known.need_uwh, known.salt):
+                needs[one.member] = known.need_uwh
+                break
+        else:
             return None
-        needs[one.member] = known.need_uwh
     return needs
 
 
 def encode_openings(openings: Openings) -> Iterator[str]:
     """The file's lines, in order of steps and names; each ends with a newline."""
     yield f"{HEADER}\n"
-    for (step, member), one in sorted(openings.items()):
-        yield f"{step},{member},{one.need_uwh},{one.salt.hex()}\n"
+    for (step, member), several in sorted(openings.items()):
+        for one in several:
+            yield f"{step},{member},{one.need_uwh},{one.salt.hex()}\n"
 
 
 def decode_openings(text: str) -> Openings:
@@ -76,7 +77,7 @@ def decode_openings(text: str) -> Openings:
     Raises:
         Rejected: MALFORMED, naming the line.
     """
-    found: dict[tuple[int, str], Opening] = {}
+    found: dict[tuple[int, str], list[Opening]] = {}
     lines = text.splitlines()
     if not lines or lines[0] != HEADER:
         raise Rejected(Reason.MALFORMED, f"no openings: the first line is not {HEADER}")
@@ -89,11 +90,12 @@ def decode_openings(text: str) -> Openings:
             raise Rejected(
                 Reason.MALFORMED, f"line {number} is no opening: {line!r:.120}"
             ) from None
-        if len(opening.salt) != SALT_BYTES or place in found:
+        several = found.setdefault(place, [])
+        if len(opening.salt) != SALT_BYTES or opening in several:
             raise Rejected(
-                Reason.MALFORMED, f"line {number}: a salt of another length, or a place twice"
+                Reason.MALFORMED, f"line {number}: a salt of another length, or an opening twice"
             )
-        found[place] = opening
+        several.append(opening)
     return found
 
 

@@ -323,7 +323,7 @@ def _openings(arguments: argparse.Namespace) -> int:
     return hand_out(
         arguments.out,
         "".join(encode_openings(openings)).encode(),
-        f"{len(openings)} openings. They tell what members consumed: for whoever"
+        f"{sum(map(len, openings.values()))} openings. They tell what members consumed: for whoever"
         " may know; cryptometer audit --openings recomputes the rule with them",
     )
 

@@ -273,12 +273,12 @@ class Members(Reader):
 
     def _openings(self, question: Question, site: Site, share: Share) -> Openings:
         """What opens all members' consumption, for who may know it."""
-        openings: dict[tuple[int, str], Opening] = {}
+        openings: dict[tuple[int, str], list[Opening]] = {}
         if question.grant.is_of_the_office:
             for one in share.given[-1].whole.commitments:
                 opening = self._opening(site, one.member, share.step, one.digest)
                 if opening is not None:
-                    openings[share.step, one.member] = opening
+                    openings[share.step, one.member] = [opening]
         return openings
 
     def _shared(self, question: Question, site: Site) -> bytes:

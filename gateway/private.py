@@ -288,19 +288,25 @@ class PrivateStore:
             raise StoreDamaged(f"the private store is damaged: no salt of {member} in step {step}")
         return salt_of(secret, need_uwh)
 
-    def openings(self, first: int | None, last: int | None) -> dict[tuple[int, str], Opening]:
-        """What opens the commitments to consumption, of steps within bounds: by step and member."""
+    def openings(self, first: int | None, last: int | None) -> dict[tuple[int, str], list[Opening]]:
+        """What opens the commitments to consumption, of steps within bounds: by step and member,
+        the newest first. Values that were corrected are among them, since a distribution may have
+        been made by each."""
         bounds = _bounds(first, last)
         with self._reading():
             rows = self._connection.execute(
-                "SELECT step, member, energy_uwh, salt FROM consumption"
-                " JOIN salts USING (member, step) WHERE step BETWEEN ? AND ?",
+                "SELECT step, member, energy_uwh, salt FROM"
+                " (SELECT step, member, energy_uwh, mark FROM consumption"
+                " UNION ALL SELECT step, member, energy_uwh, mark FROM superseded)"
+                " JOIN salts USING (member, step) WHERE step BETWEEN ? AND ?"
+                " ORDER BY step, member, mark DESC",
                 bounds,
             ).fetchall()
-        return {
-            (step, member): Opening(need, salt_of(secret, need))
-            for step, member, need, secret in rows
-        }
+        found: dict[tuple[int, str], dict[int, Opening]] = {}
+        for step, member, need, secret in rows:
+            several = found.setdefault((step, member), {})
+            several.setdefault(need, Opening(need, salt_of(secret, need)))
+        return {place: list(several.values()) for place, several in found.items()}
 
     def put(
         self,

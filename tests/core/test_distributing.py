@@ -164,7 +164,7 @@ def test_parts_of_two_plants_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_openings_tell_a_rule_that_was_kept_from_one_that_was_broken() -> None:
-    fit = {(HIDDEN, name): Opening(need, SALT) for name, need in NEEDS.items()}
+    fit = {(HIDDEN, name): [Opening(need, SALT)] for name, need in NEEDS.items()}
     honest = whole(HIDDEN)
     ana, bob = honest.outputs
     unfair = replace(

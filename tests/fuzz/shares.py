@@ -106,7 +106,10 @@ def _examples(pattern: str) -> list[bytes]:
 
 
 def _openings() -> list[bytes]:
-    known = {(7, "ada"): Opening(600_000, bytes(32)), (8, "bo"): Opening(0, bytes(range(32)))}
+    known = {
+        (7, "ada"): [Opening(600_000, bytes(32)), Opening(500_000, bytes(32))],
+        (8, "bo"): [Opening(0, bytes(range(32)))],
+    }
     return ["".join(encode_openings(known)).encode()]
 
 

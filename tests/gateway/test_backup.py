@@ -568,4 +568,4 @@ def test_what_opens_commitments_outlives_the_disk(tmp_path: Path) -> None:
     anew = open_folder(tmp_path / "anew").private
     assert anew.stat().st_mode & 0o777 == 0o600
     with closing(PrivateStore(anew)) as store:
-        assert store.openings(None, None) == {(7, "ada"): Opening(600_000, salt)}
+        assert store.openings(None, None) == {(7, "ada"): [Opening(600_000, salt)]}

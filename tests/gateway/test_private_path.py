@@ -126,7 +126,7 @@ def test_the_plant_shares_by_it_in_the_same_block(homes: Homes) -> None:
     homes.site.send(homes.site.device.run_start(step), *homes.site.device.step(step, 4))
     homes.site.seal()
     assert homes.site.node.state.accounts == {"ada": 3 * PULSE_UWH, "bo": PULSE_UWH}
-    assert homes.chains.openings(step, step)[step, "ada"].need_uwh == 6 * PULSE_UWH
+    assert homes.chains.openings(step, step)[step, "ada"][0].need_uwh == 6 * PULSE_UWH
     report = homes.site.audit()
     assert report.energy_uwh["allocated"] == 4 * PULSE_UWH
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cryptometer import records
+from cryptometer.audit import audit
 from cryptometer.drafting import draft
 from cryptometer.equivocation import equivocation
 from cryptometer.openings import Opening, commitment
@@ -191,7 +192,13 @@ def test_what_the_private_store_learns_is_distributed(tmp_path: Path) -> None:
         # Who is given one opening cannot find, by trying, what an earlier commitment hides.
         corrected = private.known_salt("bo", step, 400_000)
         assert corrected not in (None, salt)
-        assert private.openings(step, step)[step, "bo"] == Opening(400_000, corrected)
+        newest, first = Opening(400_000, corrected or b""), Opening(500_000, salt)
+        assert private.openings(step, step)[step, "bo"] == [newest, first]
+        # Who may know all of them recomputes what was given before the correction, and after it.
+        known = private.openings(None, None)
+        site.run([])
+        report = audit(site.tree.read, site.community(), openings=known)
+        assert (len(works.distributions()), report.rules) == (1, {"recomputed": 1})
         assert opens(bytes(32)) is None
         # An erased member's consumption is in the ledger's hash, and nowhere else.
         private.erase("bo")
