@@ -66,9 +66,24 @@ def backup(folder: Folder, out: Path) -> str:
     if not folder.store.exists():
         raise ConfigurationError(f"there is no store at {folder.store}")
     beside = out.with_name(out.name + ".new")
+    try:
+        count = _write_archive(folder, beside)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    beside.replace(out)
+    sync_folder(out.absolute().parent)
+    return (
+        f"{out}: {count} files. It holds the gateway's private keys and what is known of members:"
+        " keep it closed."
+    )
+
+
+def _write_archive(folder: Folder, path: Path) -> int:
+    """Writes a backup's file, durably; returns how many files are in it."""
     count = 0
     # Written as it is read: a ledger of years does not fit in memory.
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         with tarfile.open(fileobj=file, mode="w:gz") as archive:
             for name, content in _members(folder):
@@ -78,12 +93,7 @@ def backup(folder: Folder, out: Path) -> str:
                 count += 1
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(out)
-    sync_folder(out.absolute().parent)
-    return (
-        f"{out}: {count} files. It holds the gateway's private keys and what is known of members:"
-        " keep it closed."
-    )
+    return count
 
 
 def restore(source: Path, target: Path, newer_ledger: Path | None) -> str:
@@ -193,11 +203,23 @@ def _members(folder: Folder) -> Iterator[tuple[str, IO[bytes]]]:
 @contextmanager
 def _copied(database: Path, copy: Path) -> Iterator[IO[bytes]]:
     """The bytes of a database of one moment, whoever writes to it meanwhile."""
-    with (
-        closing(connect(database, read_only=True)) as source,
-        closing(sqlite3.connect(copy)) as target,
-    ):
-        source.backup(target)
+    try:
+        with (
+            closing(connect(database, read_only=True)) as source,
+            closing(sqlite3.connect(copy)) as target,
+        ):
+            source.backup(target)
+            (found,) = target.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError):  # locked, or a disk that is full
+            raise
+        found = str(error)
+    found = " ".join(found.split())
+    if found != "ok":
+        # It must not take the place of an older one that may be whole.
+        raise ConfigurationError(
+            f"{database} is damaged ({found}), and no backup is made of that: keep the older ones"
+        )
     with copy.open("rb") as file:
         yield file
 

@@ -7,10 +7,10 @@ import sqlite3
 import sys
 from contextlib import closing
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 from cryptometer.errors import ConfigurationError
+from cryptometer.openings import Opening
 from cryptometer.step_table import step_named
 from gateway import exporting, reporting
 from gateway.access_commands import add_commands as add_access_commands
@@ -203,12 +203,20 @@ def _prove(arguments: argparse.Namespace) -> int:
 def _share(arguments: argparse.Namespace) -> int:
     from gateway.private import open_opening  # noqa: PLC0415
     from gateway.share import make_share  # noqa: PLC0415
+    from gateway.store import StoreDamaged  # noqa: PLC0415
 
     folder, member = _folder(arguments), arguments.member
     with closing(folder.open_store(read_only=True)) as store:
         community = read_community(store)
         step = step_named(arguments.step, community.parameters.step_s)
-        opens = partial(open_opening, folder.private, community.id, member, step)
+
+        def opens(digest: bytes) -> Opening | None:
+            try:
+                return open_opening(folder.private, community.id, member, step, digest)
+            except (StoreDamaged, ConfigurationError) as error:
+                print(f"nothing of what {member} consumed is in it: {error}", file=sys.stderr)
+                return None
+
         data = make_share(member, step, store, DiskTree(folder.ledger).read, community, opens)
     # It may open what the member consumed: for his eyes, and those he shows it to.
     return hand_out(arguments.out, data, "check it with cryptometer verify")

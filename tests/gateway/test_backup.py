@@ -141,6 +141,21 @@ def test_a_store_is_copied_and_put_back_piece_by_piece(
     assert not works.folder.scratch.exists()
 
 
+@pytest.mark.parametrize("which", ["private", "store"])
+def test_of_a_damaged_database_no_backup_is_made(works: Works, tmp_path: Path, which: str) -> None:
+    works.store.close()
+    with closing(PrivateStore(works.folder.private)) as store:
+        store.put("ada", dict.fromkeys(range(2_000), 7), "file:a", 1)
+    path = getattr(works.folder, which)
+    whole = path.read_bytes()
+    for damaged in (b"\xff" * 100 + whole[100:], whole[:8192] + b"\xaa" * (len(whole) - 8192)):
+        path.write_bytes(damaged)
+        with pytest.raises(ConfigurationError, match=rf"{path.name} is damaged .* keep the older"):
+            backup(works.folder, tmp_path / "b")
+    assert not list(tmp_path.glob("b*"))
+    assert not works.folder.scratch.exists()
+
+
 def test_what_killed_programs_have_left_goes_at_the_next_start_or_backup(
     works: Works, tmp_path: Path
 ) -> None:
