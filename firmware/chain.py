@@ -18,7 +18,7 @@ from cryptometer.records import (
     RunStart,
     StepClose,
 )
-from firmware.lots import (
+from firmware.drafts import (
     BatchDraft,
     CloseDraft,
     ComparedDraft,
@@ -26,9 +26,9 @@ from firmware.lots import (
     Draft,
     ReadingDraft,
     RunDraft,
-    Signed,
 )
-from firmware.outbox import Anew, End, chain_start, follow, starts_from
+from firmware.end import Anew, End, chain_start, follow, starts_from
+from firmware.lots import Signed
 
 
 @dataclass(frozen=True, slots=True)

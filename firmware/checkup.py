@@ -22,9 +22,10 @@ from cryptometer.steps import (
     step_of,
     step_start_ms,
 )
+from firmware.end import End
 from firmware.enrolment import Enrolment, check_meter
 from firmware.lots import BURST_FACTOR
-from firmware.outbox import FREE_BYTES_MIN, End
+from firmware.outbox import FREE_BYTES_MIN
 from firmware.rollback import UNKNOWN, check_newest, is_unknown
 from firmware.segments import SegmentedLog
 from hal.ports import Directory

@@ -21,6 +21,8 @@ from cryptometer.wire import (
     wire,
     wire_optional,
 )
+from firmware.drafts import Comparison, Draft
+from firmware.end import End
 from firmware.events import (
     BOOT,
     EVENT_MAX,
@@ -44,8 +46,7 @@ from firmware.events import (
     encode_event,
 )
 from firmware.latch import Latch
-from firmware.lots import BLANK, Comparison, Draft, Limits, Lots, LotState, Signed, Terms
-from firmware.outbox import End
+from firmware.lots import BLANK, Limits, Lots, LotState, Signed, Terms
 from firmware.timekeeping import Dating, clock_of
 from hal.ports import BESIDE_MODULUS
 

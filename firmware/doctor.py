@@ -44,11 +44,12 @@ from firmware.checkup import (
 )
 from firmware.comparing import without_ratio
 from firmware.config import Config
+from firmware.end import End
 from firmware.enrolment import Enrolment, open_acknowledgement
 from firmware.hearing import RAW_BYTES_MAX, Look, as_compared, judge_look, judge_read
 from firmware.journal import Journal
 from firmware.listening import Spoken, spoken_of
-from firmware.outbox import End, Outbox
+from firmware.outbox import Outbox
 from firmware.rollback import newest_note
 from hal.broker import BrokerSettings, broker_settings
 from hal.drivers import (

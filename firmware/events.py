@@ -11,7 +11,7 @@ from cryptometer import cbor
 from cryptometer.errors import Reason, Rejected
 from cryptometer.records import LABEL, MS, REGISTER, UNIT_UWH, Ending, Mark
 from cryptometer.wire import Bytes, Choice, Map, Row, Uint, wire
-from firmware.outbox import End
+from firmware.end import End
 from firmware.timekeeping import Dating
 from hal.ports import BESIDE_MODULUS
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from cryptometer.keys import KeyLost
+from firmware.end import End
 from firmware.events import Kept
 from firmware.journal import Journal
-from firmware.outbox import End, Outbox
+from firmware.outbox import Outbox
 from firmware.rollback import BEGUN, GUARD_NS, UNKNOWN, check_newest, is_unknown
 from hal.faults import Point, passing
 from hal.ports import Clock, Guard

@@ -11,8 +11,8 @@ from cryptometer import cbor
 from cryptometer.errors import Reason, Rejected
 from cryptometer.wire import decode_map, encode_map
 from firmware.counter import Snapshot
+from firmware.end import End
 from firmware.events import Event, Kept, Pulses, Read, decode_event, encode_event
-from firmware.outbox import End
 from firmware.segments import SegmentedLog
 from hal.faults import Point, passing
 from hal.ports import Directory

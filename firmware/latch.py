@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from cryptometer.records import ClockReading, Ending, Mark
 from cryptometer.steps import step_of, step_start_ms
-from firmware.lots import CloseDraft, Limits, Lots, LotState, ReadingDraft, Signed, Terms
+from firmware.drafts import CloseDraft, ReadingDraft
+from firmware.lots import Limits, Lots, LotState, Signed, Terms
 
 
 class Latch(Lots):

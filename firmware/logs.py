@@ -3,9 +3,10 @@ other does. What each holds is their own.
 """
 
 from firmware.counter import Counter
+from firmware.end import End
 from firmware.events import Kept
 from firmware.journal import Journal, Recovered
-from firmware.outbox import End, Outbox
+from firmware.outbox import Outbox
 from firmware.rollback import newest_note
 from firmware.saying import Log
 

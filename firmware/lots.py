@@ -5,7 +5,6 @@ Everything is in UTC milliseconds and in the counter's own registers. No clock, 
 
 from collections import Counter as Amounts
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 from cryptometer.records import (
     LABEL,
@@ -14,7 +13,6 @@ from cryptometer.records import (
     MS,
     REGISTER,
     STEP,
-    UNIT_UWH,
     WATCHED_MAX,
     ClockReading,
     Ending,
@@ -31,6 +29,7 @@ from cryptometer.steps import (
     step_start_ms,
 )
 from cryptometer.wire import Choice, Flag, Flat, Many, Row, wire, wire_optional
+from firmware.drafts import BatchDraft, CloseDraft, ComparedDraft, Comparison, Draft, RunDraft
 
 COMPARED_KEPT = 2  # comparisons that wait: the newest of the open step, and of the next one
 BURST_FACTOR = 2  # how much faster than at I_max pulses come before they are declared a burst
@@ -83,88 +82,6 @@ class Limits:
     lots: int
     delay_ms: int
     oversize: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RunDraft:
-    """A run start to be signed; fields as in the record."""
-
-    register: int
-    step: int
-    clock: ClockReading
-    marks: tuple[int, ...]
-    at_ms: int
-    software: str
-    ending: Ending
-    unwatched_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class BatchDraft:
-    """A batch to be signed; fields as in the record."""
-
-    register: int
-    step: int
-    clock: ClockReading
-    marks: tuple[int, ...]
-    lots: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ReadingDraft:
-    """A counting reading to be signed; fields as in the record."""
-
-    register: int
-    step: int
-    clock: ClockReading
-    marks: tuple[int, ...]
-    index: int
-    at_ms: int
-    since_step: int | None
-    registration: bytes | None = None  # of one signed before: its index is in that one's unit
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """An index of another source of the same meter, that is only compared.
-
-    Attributes:
-        index: in its own unit.
-        unit_uwh: what that is worth, micro-watt-hours, on the primary side.
-        counted: where the counter's register stood when it was taken.
-        at_ms: when that was, ms since the Unix epoch.
-    """
-
-    index: int = wire(0, REGISTER)
-    unit_uwh: int = wire(1, UNIT_UWH)
-    counted: int = wire(2, REGISTER)
-    at_ms: int = wire(3, MS)
-
-
-@dataclass(frozen=True, slots=True)
-class ComparedDraft:
-    """A reading that does not count, to be signed; fields as in the record."""
-
-    register: int
-    step: int
-    clock: ClockReading
-    marks: tuple[int, ...]
-    compared: Comparison
-
-
-@dataclass(frozen=True, slots=True)
-class CloseDraft:
-    """A step close to be signed; fields as in the record."""
-
-    register: int
-    step: int
-    clock: ClockReading
-    marks: tuple[int, ...]
-    register_after: int
-    watched: tuple[int, ...]
-
-
-Draft: TypeAlias = RunDraft | BatchDraft | ReadingDraft | ComparedDraft | CloseDraft
 
 
 @dataclass(frozen=True, slots=True)

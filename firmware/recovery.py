@@ -11,12 +11,13 @@ from cryptometer.records import Ending, Record
 from cryptometer.steps import step_start_ms
 from firmware.chain import anchored, signed_so_far
 from firmware.counter import BLANK_SNAPSHOT, Counter, Snapshot
+from firmware.end import chain_start
 from firmware.enrolment import Enrolment
 from firmware.guarding import Guarding
 from firmware.listening import Spoken, base_in
 from firmware.logs import Logs
 from firmware.lots import BLANK, Signed
-from firmware.outbox import Outbox, chain_start
+from firmware.outbox import Outbox
 from firmware.saying import Log
 from firmware.signing import Signing
 from firmware.stretching import Stretching

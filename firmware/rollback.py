@@ -9,7 +9,7 @@ made: which number it becomes, the TPM decides.
 
 from cryptometer.errors import ConfigurationError
 from cryptometer.steps import NS_PER_S
-from firmware.outbox import End
+from firmware.end import End
 
 BEGUN = 0
 # A copy made while a run is on is noticed once a day has passed, or another run has begun. A TPM's

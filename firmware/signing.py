@@ -7,10 +7,10 @@ from cryptometer.records import Acknowledgement, Checkpoint, Record
 from cryptometer.steps import NS_PER_S
 from firmware.chain import Chain, aligned, draft_of, is_acting
 from firmware.config import Config
+from firmware.drafts import CloseDraft, Draft, RunDraft
 from firmware.enrolment import Enrolment
 from firmware.guarding import Guarding
 from firmware.logs import Logs
-from firmware.lots import CloseDraft, Draft, RunDraft
 from firmware.saying import Log
 from firmware.stretching import Stretching
 from hal.faults import Point, passing

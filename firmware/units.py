@@ -4,8 +4,8 @@ pulse, or one of an index's last digit. A registration may change it, behind a r
 
 from dataclasses import dataclass
 
+from firmware.end import End
 from firmware.enrolment import Enrolment
-from firmware.outbox import End
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from cryptometer import records
 from cryptometer.chain import open_record
 from cryptometer.keys import Algorithm
 from cryptometer.steps import NS_PER_MS
-from firmware.outbox import chain_start
+from firmware.end import chain_start
 from hal.keyfile import create_key
 from hal.ports import StoredKey
 from hal.token_key import create_token_key

@@ -16,8 +16,8 @@ from cryptometer.records import (
 )
 from cryptometer.steps import ClockSource, ClockState, step_start_ms
 from firmware.chain import Chain
-from firmware.lots import BatchDraft, CloseDraft, Draft, RunDraft
-from firmware.outbox import End
+from firmware.drafts import BatchDraft, CloseDraft, Draft, RunDraft
+from firmware.end import End
 from tests.core.community import DETAILS, FIRST_STEP, STEP_S, Authority
 from tests.keys import signer
 

@@ -25,8 +25,9 @@ from firmware.chain import (
     may_take_back,
     signed_so_far,
 )
-from firmware.lots import Draft, Signed
-from firmware.outbox import Anew, End, chain_start, follow
+from firmware.drafts import Draft
+from firmware.end import Anew, End, chain_start, follow
+from firmware.lots import Signed
 from tests.core.community import FIRST_STEP
 from tests.core.strategies import examples
 from tests.firmware.kit import CHAIN, COMMUNITY, REGISTRATION, batch, close, run, steps, word

@@ -9,8 +9,8 @@ from cryptometer.records import Acknowledgement, Stop
 from cryptometer.steps import NS_PER_MS, ClockSource, ClockState, Instant, step_start_ms
 from firmware import checkup
 from firmware.checkup import DiskLook, Finding, Heard, LineLook, LogLook, Reached, Verdict
+from firmware.end import chain_start
 from firmware.enrolment import read_bundle
-from firmware.outbox import chain_start
 from firmware.segments import SegmentedLog
 from hal.files import SimulatedDirectory
 from tests.core.community import DETAILS, FIRST_STEP, STEP_S

@@ -11,6 +11,7 @@ from cryptometer.steps import NS_PER_MS, NS_PER_S, ClockSource, ClockState
 from cryptometer.wire import decode_map, encode_map
 from firmware import counter as counting
 from firmware.counter import BLANK_SNAPSHOT, Counter, Snapshot
+from firmware.drafts import BatchDraft, CloseDraft, Draft, RunDraft
 from firmware.events import (
     EVENT_MAX,
     Began,
@@ -25,7 +26,7 @@ from firmware.events import (
     decode_event,
     encode_event,
 )
-from firmware.lots import BatchDraft, CloseDraft, Draft, Limits, RunDraft, Terms
+from firmware.lots import Limits, Terms
 from firmware.timekeeping import Dating
 from tests.core.community import FIRST_STEP, LOT_PULSES, STEP_S
 from tests.core.strategies import examples, refusal_of

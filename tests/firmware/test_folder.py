@@ -17,8 +17,9 @@ from cryptometer.keys import Algorithm, PublicKey
 from cryptometer.records import Broker, Bundle, EnrolmentRequest, MeterDetails, Record, Role
 from firmware import device_key, folder
 from firmware.counter import BLANK_SNAPSHOT
+from firmware.end import chain_start
 from firmware.journal import Journal
-from firmware.outbox import Outbox, chain_start
+from firmware.outbox import Outbox
 from hal.files import DiskDirectory
 from tests.core.community import DETAILS, FIRST_STEP
 from tests.firmware.kit import CHAIN, Office, run, steps, word

@@ -6,18 +6,9 @@ import pytest
 
 from cryptometer.records import ClockReading, Ending, Mark
 from cryptometer.steps import ClockSource, ClockState
+from firmware.drafts import CloseDraft, Draft, ReadingDraft, RunDraft
 from firmware.latch import Latch
-from firmware.lots import (
-    BLANK,
-    CloseDraft,
-    Draft,
-    Limits,
-    LotState,
-    ReadingDraft,
-    RunDraft,
-    Signed,
-    Terms,
-)
+from firmware.lots import BLANK, Limits, LotState, Signed, Terms
 from tests.core.community import FIRST_STEP, STEP_S
 
 STEP_MS = STEP_S * 1_000

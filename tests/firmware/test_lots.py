@@ -10,18 +10,8 @@ from cryptometer import cbor
 from cryptometer.records import LOTS_MAX, WATCHED_MAX, ClockReading, Ending, Mark
 from cryptometer.steps import FUTURE_STEPS, NS_PER_MS, ClockSource, ClockState
 from cryptometer.wire import decode_map, encode_map
-from firmware.lots import (
-    BLANK,
-    BatchDraft,
-    CloseDraft,
-    Draft,
-    Limits,
-    Lots,
-    LotState,
-    RunDraft,
-    Signed,
-    Terms,
-)
+from firmware.drafts import BatchDraft, CloseDraft, Draft, RunDraft
+from firmware.lots import BLANK, Limits, Lots, LotState, Signed, Terms
 from tests.core.community import DETAILS, FIRST_STEP, LOT_PULSES, STEP_S
 from tests.core.strategies import examples
 

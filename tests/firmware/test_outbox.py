@@ -23,17 +23,9 @@ from cryptometer.steps import NS_PER_S
 from cryptometer.wire import encode_map
 from firmware import outbox as keeping
 from firmware.chain import draft_of
-from firmware.lots import Draft
-from firmware.outbox import (
-    RESEND_FIRST_NS,
-    RESEND_MAX_NS,
-    Anew,
-    End,
-    Outbox,
-    chain_start,
-    follow,
-    starts_from,
-)
+from firmware.drafts import Draft
+from firmware.end import Anew, End, chain_start, follow, starts_from
+from firmware.outbox import RESEND_FIRST_NS, RESEND_MAX_NS, Outbox
 from firmware.segments import Cut, SegmentedLog
 from hal.files import SimulatedDirectory
 from tests.core.refusing import refusing

@@ -6,8 +6,9 @@ import pytest
 
 from cryptometer.errors import ConfigurationError
 from firmware.checkup import Verdict, judge_guard
+from firmware.end import End, chain_start
 from firmware.events import Kept, decode_event, encode_event
-from firmware.outbox import End, Outbox, chain_start
+from firmware.outbox import Outbox
 from firmware.rollback import check_newest, newest_note
 from hal.files import SimulatedDirectory
 from tests.firmware.kit import CHAIN, REGISTRATION, run, steps

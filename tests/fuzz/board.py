@@ -12,12 +12,13 @@ from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.records import Record
 from cryptometer.steps import ClockSource
 from cryptometer.wire import decode_map, encode_map
-from firmware import enrolment, outbox
+from firmware import enrolment
 from firmware.analysis import analyse, recording_of
 from firmware.capture import life_of
 from firmware.config import Config
 from firmware.counter import BLANK_SNAPSHOT, Snapshot
 from firmware.device import Device, Parts
+from firmware.end import chain_start
 from firmware.events import (
     Began,
     Dated,
@@ -147,7 +148,7 @@ def _outbox_file(world: World) -> bytes:
     """The log of meter m0, part of it acknowledged."""
     folder = SimulatedDirectory()
     box = Outbox(folder, limit_bytes=2**20, window=64)
-    box.begin(outbox.chain_start(records.decode(world.leaves[3]).identity))
+    box.begin(chain_start(records.decode(world.leaves[3]).identity))
     own = [record for record in map(records.decode, world.leaves) if _is_of(record, "m0")]
     box.append(own)
     box.sync()

@@ -68,6 +68,7 @@ TESTS = {
     "firmware.timekeeping": ["tests/firmware/test_timekeeping.py"],
     "firmware.lots": ["tests/firmware/test_lots.py", "tests/firmware/test_counter.py"],
     "firmware.chain": ["tests/firmware/test_chain.py"],
+    "firmware.end": ["tests/firmware/test_outbox.py", "tests/firmware/test_chain.py"],
     "firmware.outbox": [
         "tests/firmware/test_outbox.py",
         "tests/firmware/test_chain.py",

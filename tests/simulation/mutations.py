@@ -23,6 +23,7 @@ from firmware import (
     conversing,
     counter,
     device,
+    drafts,
     journal,
     lots,
     outbox,
@@ -104,7 +105,7 @@ def step_closed_twice() -> list[Patch]:
 
     def twice(self: Any, clock: Any) -> None:
         close_step(self, clock)
-        if self.drafts and isinstance(self.drafts[-1], lots.CloseDraft):
+        if self.drafts and isinstance(self.drafts[-1], drafts.CloseDraft):
             last = self.drafts[-1]
             self.drafts.append(replace(last, register=last.register_after))
 
