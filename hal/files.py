@@ -51,7 +51,8 @@ class DiskDirectory:
         return (self.path / name).stat().st_size
 
     def read(self, name: str, offset: int = 0, size: int = -1) -> bytes:
-        with (self.path / name).open("rb") as file:
+        path = self.path / name
+        with _named(path), path.open("rb") as file:
             file.seek(offset)
             return file.read(size)
 
@@ -62,15 +63,17 @@ class DiskDirectory:
             descriptor = self._open_file(name, os.O_CREAT)
         self._unsynced.add(name)
         view = memoryview(data)
-        while view:  # a short write is legal; the rest follows or the next call says why not
-            view = view[os.write(descriptor, view) :]
+        with _named(self.path / name):
+            while view:  # a short write is legal; the rest follows or the next call says why not
+                view = view[os.write(descriptor, view) :]
         passing(Point.FILE_APPENDED)
 
     def sync(self, names: Sequence[str]) -> None:
         for name in names:
             descriptor = self._open.get(name)
             # What an earlier run appended is not durable either: its files are synced, not made.
-            os.fdatasync(self._open_file(name, 0) if descriptor is None else descriptor)
+            with _named(self.path / name):
+                os.fdatasync(self._open_file(name, 0) if descriptor is None else descriptor)
         if self._fresh:
             sync_folder(self.path)
             self._named |= self._fresh
@@ -124,6 +127,17 @@ class DiskDirectory:
         descriptor = self._open.pop(name, None)
         if descriptor is not None:
             os.close(descriptor)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Whose file fails is told: reads, writes and syncs of an open one do not say."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 @contextmanager

@@ -409,6 +409,34 @@ def test_a_failed_sync_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     disk.close()
 
 
+@pytest.mark.parametrize(
+    ("call", "work"),
+    [
+        ("os.write", lambda directory: directory.append("one", b"more")),
+        ("os.fdatasync", lambda directory: directory.sync(["one"])),
+        ("Path.open", lambda directory: directory.read("one")),
+    ],
+)
+def test_the_file_that_fails_is_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    work: Callable[[DiskDirectory], object],
+) -> None:
+    """The log of a board, and its status, say nothing else of a card that dies."""
+    directory = DiskDirectory(tmp_path)
+    directory.append("one", b"data")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"hal.files.{call}", fail)
+        with pytest.raises(OSError, match=f"Input/output error: '{tmp_path}/one'"):
+            work(directory)
+    directory.close()
+
+
 def test_a_file_is_put_with_the_mode_it_is_given(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
