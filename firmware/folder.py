@@ -15,6 +15,7 @@ from firmware.journal import Journal
 from firmware.outbox import Outbox
 from hal.broker import install_broker
 from hal.files import MISPLACED, DiskDirectory, put_file, read_file
+from hal.handing import read_given
 
 _UPDATE = "authority.update"
 BROKER_FOLDER = "broker"
@@ -84,7 +85,7 @@ def enrol(state: Path, bundle: Path, settings: KeySettings = IN_FILES) -> Enrolm
         Rejected: the bundle is not meant for this device.
     """
     key = load_device_key(state, settings)
-    raw = read_file(bundle)
+    raw = read_given(bundle)
     enrolment = _read_bundle(state, raw, None, key.public)
     known = read_enrolment(state, key.public)
     if known is not None and known.community.id != enrolment.community.id:

@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     successor.set_defaults(act=_successor)
 
     enrol = commands.add_parser("enrol", help="install the authority's answer")
-    enrol.add_argument("bundle", type=Path, help="the bundle `cryptometer authority` wrote")
+    enrol.add_argument("bundle", type=Path, help="what `cryptometer authority` wrote, or -")
     _add_place(enrol)
     enrol.set_defaults(act=_enrol)
 

@@ -6,13 +6,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
-from cryptometer.errors import ConfigurationError, Reason, Rejected
+from cryptometer.errors import Reason, Rejected
 from cryptometer.metrology import kwh
 from cryptometer.step_table import read_coefficients, read_losses
 from gateway.folder import Folder, open_folder, read_community
 from gateway.private import PrivateStore
-from hal.files import MISPLACED
-from hal.handing import IN_HELP, open_given
+from hal.handing import IN_HELP, read_given
 
 T = TypeVar("T")
 
@@ -64,10 +63,7 @@ def _read(folder: Folder, path: Path, read: Callable[[str, int], dict[int, T]]) 
     with closing(folder.open_store(read_only=True)) as store:
         step_s = read_community(store).parameters.step_s
     try:
-        with open_given(path) as file:
-            return read(file.read().decode(), step_s)
-    except MISPLACED as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+        return read(read_given(path).decode(), step_s)
     except UnicodeDecodeError:
         raise Rejected(Reason.MALFORMED, f"{path} is no UTF-8 text") from None
     except Rejected as refused:

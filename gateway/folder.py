@@ -17,7 +17,8 @@ from gateway.config import Config, read_config
 from gateway.node import whole_chain
 from gateway.sqlite_store import SqliteStore, create_store
 from hal.broker import install_broker
-from hal.files import MISPLACED, clear_unfinished, hold, put_file, read_file
+from hal.files import MISPLACED, clear_unfinished, hold, put_file
+from hal.handing import read_given
 from hal.keyfile import FileKey, create_key, load_key
 
 SOFTWARE = f"cryptometer-gateway {__version__}"
@@ -246,7 +247,7 @@ def import_file(folder: Folder, source: Path) -> str:
         ConfigurationError: the file cannot be read.
         Rejected: it is not signed by this community's authority.
     """
-    data = read_file(source)
+    data = read_given(source)
     bundle = _bundle(data)
     raws = [bundle.genesis, *bundle.records] if bundle is not None else _raws(data)
     if not raws:

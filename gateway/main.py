@@ -69,7 +69,10 @@ def _parser() -> argparse.ArgumentParser:
 
     imported = commands.add_parser("import", help="take a bundle, or the authority's records")
     imported.add_argument(
-        "files", type=Path, nargs="+", help="gateway.bundle, authority.records or both"
+        "files",
+        type=Path,
+        nargs="+",
+        help="gateway.bundle, authority.records or both; - is standard input",
     )
     _add_config(imported)
     imported.set_defaults(act=_import)

@@ -26,6 +26,19 @@ def open_given(path: Path) -> AbstractContextManager[BinaryIO]:
     return nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb")
 
 
+def read_given(path: Path) -> bytes:
+    """What a file holds, or with `-` standard input.
+
+    Raises:
+        ConfigurationError: it is not there, or may not be read.
+    """
+    try:
+        with open_given(path) as file:
+            return file.read()
+    except MISPLACED as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+
+
 def hand_out(
     out: Path, data: bytes, said: str, mode: int = 0o600, before: Sequence[str] = ()
 ) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cryptometer.errors import ConfigurationError
-from hal.handing import STDIN, STDOUT, hand_out, open_given
+from hal.handing import STDIN, STDOUT, hand_out, read_given
 
 
 class _Stream:
@@ -45,8 +45,6 @@ def test_what_is_given_is_a_file_or_standard_input(
 ) -> None:
     (tmp_path / "a").write_bytes(b"file")
     monkeypatch.setattr("sys.stdin", _Stream(b"stream"))
-    read = []
-    for path in (tmp_path / "a", STDIN):
-        with open_given(path) as file:
-            read.append(file.read())
-    assert read == [b"file", b"stream"]
+    assert [read_given(path) for path in (tmp_path / "a", STDIN)] == [b"file", b"stream"]
+    with pytest.raises(ConfigurationError, match=r"cannot read .*none: No such file"):
+        read_given(tmp_path / "none")

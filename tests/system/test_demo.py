@@ -134,7 +134,8 @@ def test_every_pulse_emitted_stands_in_a_block_and_all_can_be_looked_at(
     assert re.fullmatch(r"\d+\.\d s, real \d+ ms", blocks[-1][2])
 
     # What it says can be typed next, typed.
-    typed = said.split("look at it with\n")[1].splitlines()
+    shown = said.split("look at it with\n")[1].splitlines()
+    typed = [line for line in shown if re.match(r"  [^#]", line)]
     assert len(typed) == 7
     audit = typed[0]
     pub = keep / "community.pub"
@@ -147,13 +148,14 @@ def test_every_pulse_emitted_stands_in_a_block_and_all_can_be_looked_at(
     lines = process("audit", keep / "gateway" / "ledger", "--community", pub).lines
     registers = [int(line.split()[2]) for line in lines if line.startswith("meter ")]
     assert sum(registers) == emitted
-    # Members have all of it, by their keys; and a share leads back to the lots of both meters.
+    # Members have all of it, by their keys; and a share leads back to the lots of the meters that
+    # gave energy in its step: in the last one, on a busy machine, not always both.
     accounts = dict(re.findall(r"^(ada|bo|cy): ([0-9.]+) kWh$", said, re.MULTILINE))
     [energy] = re.findall(r", energy ([0-9.]+) kWh$", said, re.MULTILINE)
     assert sum(map(Fraction, accounts.values())) == Fraction(energy)
     assert float(accounts["ada"]) == pytest.approx(float(energy) / 2, abs=1e-6)
     assert "rule recomputed: the agreement gives just these shares" in said
-    assert re.search(r"from pv-roof-1 .*, by \d+ signed lots", said)
+    assert re.search(r"from pv-(roof-1|shed-2) .*, by \d+ signed lots", said)
     # A record's proof, too, and for no other community.
     proof = keep / "proof"
     run(GATEWAY, "prove", "pv-roof-1/1", "--out", proof, "--config", keep / "gateway")

@@ -60,6 +60,14 @@ _TRANSFERRED = ("waiting", "allocated", "losses", "fees", "surplus")
 RUN_LOG, PULSES_LOG = "run.log", "pulses.log"
 _LOOK_EVERY_S = 0.25
 
+_BEFOREHAND = (
+    "",
+    "The meters pulse. Each board counts, signs lots, keeps and sends them; behind each step the",
+    "gateway seals a block. heard 1/2: one of two meters closed the step in time; late: records of",
+    "earlier steps; punctuality: how long it took. The first blocks hold registrations alone.",
+    "",
+)
+
 
 def demonstrate(arguments: argparse.Namespace) -> int:
     """Runs the demonstration; returns the exit code.
@@ -140,6 +148,8 @@ class Demonstration:
             f"community  {len(meters)} meters enrolled, {len(layout.members)} members agreed on"
             f" fixed keys; a step of 15 minutes takes {STEP_S / speed:.0f} s"
         )
+        for line in _BEFOREHAND:
+            self._screen.say(line)
         simulators = {meter.name: self._simulate(layout, meter, speed) for meter in meters}
         for meter in meters:
             self._wait(layout.line(meter).exists, START_MAX_S, f"the line of {meter.name}")
@@ -184,8 +194,9 @@ class Demonstration:
         else:
             self._show_shares(layout, shared)
         say(f"\nall of it lies in {layout.folder}; look at it with")
-        for line in _commands(layout, found.step, shared):
-            say(f"  {line}")
+        for what, line in _commands(layout, found.step, shared):
+            say(f"  # {what}\n  {line}")
+        say("Change a byte of any of these files, and ask again: it says what does not hold.")
         for line in lacks:
             say(f"MISSING: {line}")
         return EXIT_FAILED if lacks else 0
@@ -193,7 +204,7 @@ class Demonstration:
     def _show_shares(self, layout: Layout, shared: "Shared") -> None:
         """What each member has, and the proof of one share, checked with the public keys alone."""
         say = self._screen.say
-        say("")
+        say("\nEnergy has become the members', by what they agreed on:")
         for name, energy_uwh in shared.members.items():
             say(f"{name}: {kwh(energy_uwh)}")
         member, file = _proven(layout)
@@ -350,25 +361,32 @@ def missing(found: Audited, emitted: dict[str, int]) -> list[str]:
     return lacks
 
 
-def _commands(layout: Layout, step: int, shared: Shared | None) -> list[str]:
-    """What an outsider and the operator would type now, as it can be typed on this machine."""
+def _commands(layout: Layout, step: int, shared: Shared | None) -> list[tuple[str, str]]:
+    """What an outsider and the operator would type now, as it can be typed on this machine, each
+    behind what it is for."""
     common, gateway = (_script(name) for name in ("cryptometer", "cryptometer-gateway"))
     config, trusted = ("--config", layout.gateway), ("--community", layout.community_pub)
     proof = layout.folder / f"block-{step}.tlog-proof"
-    lines: list[tuple[str | Path, ...]] = [
-        (common, "audit", layout.gateway, *trusted),
-        (common, "inspect", layout.gateway, "--step", str(step), "--brief"),
-        (gateway, "status", *config),
-        (gateway, "prove", str(step), "--out", proof, *config),
-        (common, "verify", proof, *trusted),
+    lines: list[tuple[str, tuple[str | Path, ...]]] = [
+        (
+            "everything anew, from public files and keys alone",
+            (common, "audit", layout.gateway, *trusted),
+        ),
+        (
+            "what stands in a block",
+            (common, "inspect", layout.gateway, "--step", str(step), "--brief"),
+        ),
+        ("the gateway's own view", (gateway, "status", *config)),
+        ("a file that proves a block", (gateway, "prove", str(step), "--out", proof, *config)),
+        ("and convinces whoever has community.pub", (common, "verify", proof, *trusted)),
     ]
     if shared is not None:
         member, file = _proven(layout)
         lines += [
-            (gateway, "why", member, str(shared.step), *config),
-            (common, "verify", file, *trusted),
+            (f"why {member} got just that", (gateway, "why", member, str(shared.step), *config)),
+            ("and its proof, back to the signed lots", (common, "verify", file, *trusted)),
         ]
-    return [shlex.join(map(str, words)) for words in lines]
+    return [(what, shlex.join(map(str, words))) for what, words in lines]
 
 
 def _script(name: str) -> str:
