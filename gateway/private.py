@@ -112,9 +112,15 @@ SELECT step FROM consumption INDEXED BY by_mark WHERE mark > :since
 UNION SELECT step FROM coefficients INDEXED BY coefficients_by_mark WHERE mark > :since
 UNION SELECT step FROM losses WHERE mark > :since
 """
-_EVERY = (
-    "SELECT step FROM consumption UNION SELECT step FROM coefficients UNION SELECT step FROM losses"
-)
+# From step to step by the index: each has a row for every member, and there may be years of them.
+_EVERY = """
+WITH RECURSIVE found(step) AS (
+    SELECT min(step) FROM consumption
+    UNION ALL SELECT (SELECT min(step) FROM consumption WHERE step > found.step)
+    FROM found WHERE step IS NOT NULL)
+SELECT step FROM found WHERE step IS NOT NULL
+UNION SELECT step FROM coefficients UNION SELECT step FROM losses
+"""
 
 
 class PrivateStore:
