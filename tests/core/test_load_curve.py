@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer import load_curve
-from cryptometer.errors import ConfigurationError, Rejected
+from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.load_curve import (
     GENERIC,
     LINE_MAX,
@@ -54,6 +55,7 @@ def rows(*lines: str) -> str:
 def refused(text: str, template: Template = LONG, step_s: int = STEP_S) -> str:
     with pytest.raises(Rejected) as caught:
         read(text, template, step_s)
+    assert caught.value.reason is Reason.MALFORMED
     return caught.value.detail
 
 
@@ -377,6 +379,29 @@ def test_columns_and_cells_that_are_no_members_are_left_out_and_named() -> None:
     assert (list(curve.members), curve.left_out, curve.rows_left_out) == (["alice"], ("301",), 1)
 
 
+def test_a_wide_file_may_hold_rows_that_are_not_wanted() -> None:
+    template = replace(GENERIC, only={"kind": "taken"})
+    text = (
+        "time,kind,alice\n2026-06-01T12:00Z,taken,1\n2026-06-01T12:00Z,given,9\n"
+        "2026-06-01T12:15Z,given,9\n2026-06-01T12:15Z,taken,2\n"
+    )
+    curve = read(text, template)
+    assert list(curve.members["alice"].energies_uwh.values()) == [10**9, 2 * 10**9]
+    assert curve.rows_left_out == 2
+
+
+@pytest.mark.parametrize("row", ["2026-06-01T12:15Z", "noon,1", "2026-06-01T12:15Z,-1"])
+def test_a_wrong_row_of_a_wide_file_is_named_by_its_line(row: str) -> None:
+    detail = refused(f"time,alice\n2026-06-01T12:00Z,1\n{row}\n", GENERIC)
+    assert detail.startswith("line 3 of the load curve: ")
+
+
+def test_the_name_of_a_column_that_is_left_out_is_cut() -> None:
+    template = replace(GENERIC, members={"c": "alice"})
+    curve = read(f"time,c,{'x' * 70}\n2026-06-01T12:00Z,1,2\n", template)
+    assert curve.left_out == ("x" * 63,)
+
+
 def test_the_same_interval_again_counts_once_and_another_value_is_refused() -> None:
     line = "2026-06-01T12:00;3"
     assert read(rows(line, line)) == read(rows(line))
@@ -419,6 +444,28 @@ def test_a_row_that_is_wrong_refuses_the_file_with_its_line(line: str, said: str
     assert detail.startswith("line 3 of the load curve: ")
     assert said in detail
     assert len(detail) < 300
+
+
+def test_a_line_of_the_greatest_length_is_read() -> None:
+    row = "2026-06-01T12:00;3"
+    assert read(rows(row.ljust(LINE_MAX))) == read(rows(row))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([], "it begins with nothing. Set"),
+        (["a" * 50, "b"], f"it begins with '{'a' * 40}', 'b'. Set"),
+        ([f"c{one}" for one in range(10)], "'c8', 'c9'. Set"),
+        ([f"c{one}" for one in range(12)], "'c8', 'c9' and 2 more. Set"),
+    ],
+)
+def test_the_first_columns_of_a_file_that_fits_no_template_are_named(
+    names: list[str], said: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read(";".join(names) + "\n")
+    assert said in str(caught.value)
 
 
 def test_a_file_without_rows_is_refused() -> None:
@@ -506,9 +553,12 @@ def test_a_template_needs_five_settings() -> None:
         ({"unit": "MWh"}, "unit is one of W, kW, Wh, kWh"),
         ({"member": "m"}, "name that of the values, too"),
         ({"value": "t"}, "are columns of their own"),
+        ({"value": "v", "member": "t"}, "are columns of their own"),
+        ({"value": "v", "member": "v"}, "are columns of their own"),
         ({"time": ""}, "are columns of their own"),
         ({"first_suffix": "A"}, "two suffixes that differ, or none"),
         ({"first_suffix": "A", "second_suffix": "A"}, "two suffixes that differ, or none"),
+        ({"time_format": "%d/%m/%Y %H"}, "does not say year, month, day, hour and minute"),
         ({"time_format": "%H:%M"}, "does not say year, month, day, hour and minute"),
         ({"time_format": "%d/%m/%Y %H:%M %Q"}, "time_format cannot be used"),
         ({"time_format": "%d/%m/%Y %H:%M %Y"}, "time_format cannot be used"),
@@ -523,7 +573,26 @@ def test_a_template_needs_five_settings() -> None:
 def test_a_template_that_cannot_work_is_said(changed: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         read_template({**BASE, **changed}, "t.toml")
+    assert str(caught.value).startswith("t.toml")
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"first_suffix": "A", "second_suffix": "B"},
+        {"members": {"a": "alice", "b": "bob"}},
+        {"value": "v", "member": "m"},
+        {"value": "v", "member": "m", "members": {"1": "alice"}},
+        {"time_format": "%d/%m/%Y %H:%M"},
+        {"time_format": "%d/%m/%y %I:%M %p"},
+        {"separator": "\t", "only": {"kind": "taken"}},
+    ],
+    ids=str,
+)
+def test_a_template_that_can_work_is_taken_as_it_is(changed: dict[str, Any]) -> None:
+    plain = read_template(BASE, "t.toml")
+    assert read_template({**BASE, **changed}, "t.toml") == replace(plain, **changed)
 
 
 # --- Bounds. -------------------------------------------------------------------------------------

@@ -168,7 +168,9 @@ def test_a_frame_that_is_broken_off_is_refused_after_a_silence() -> None:
             Refused.FORM,
             "an address of more than four bytes",
         ),
+        (b"\x7e\xa0\x08\x02\x02\x02\x02", Refused.FORM, "an address of more than four bytes"),
         (b"\x7e\xa0\x0a\x02\x02\x03\x05\x10\x00", Refused.FORM, "an address of 3 bytes"),
+        (b"\x7e\xa0\x0a\x02\x02\x03", Refused.FORM, "an address of 3 bytes"),
         (
             b"\x7e\xa0\x07\x03\x05\x10\x00\x00\x7e",
             Refused.CHECKSUM,
@@ -206,6 +208,20 @@ def test_a_good_frame_ends_a_stretch_of_damage() -> None:
     [told, found_frame] = receiver.receive(one.encode(), AT_NS)
     assert told == Refusal(Refused.INCOMPLETE, "bytes outside of any frame", 4)
     assert found_frame == one
+
+
+def test_a_stretch_of_damage_has_the_time_of_the_look_that_brought_its_last_byte() -> None:
+    receiver, broken = HdlcReceiver(), frame().encode()[:-1] + b"\0"
+    assert receiver.receive(broken[:-1], 3) == []
+    assert receiver.receive(broken[-1:], 4) == []
+    [told] = receiver.receive(b"", 4 + NS_PER_S)
+    assert told == Refusal(Refused.FORM, "no flag where a frame's length says it ends", 4)
+
+
+def test_a_stretch_as_long_as_a_frame_is_told_at_its_end() -> None:
+    receiver = HdlcReceiver()
+    assert receiver.receive(b"\0" * FRAME_MAX, 3) == []
+    assert len(receiver.receive(b"\0", 3)) == 1
 
 
 def test_a_long_stretch_of_damage_is_told_in_parts() -> None:
@@ -299,6 +315,7 @@ def test_parameters_of_a_link_are_read_as_they_were_written(parameters: Paramete
 def test_parameters_take_as_few_bytes_as_hold_them(parameters: Parameters, written: str) -> None:
     """IEC 62056-46 §6.4.4.4.3.2: a size has one byte or two, a window has four."""
     assert parameters.encode() == bytes.fromhex(written)
+    assert decode_parameters(bytes.fromhex(written)) == parameters
 
 
 @pytest.mark.parametrize(
