@@ -33,7 +33,7 @@ from gateway.members_web import (
     told_to_asker,
 )
 from gateway.openapi import Endpoint
-from gateway.pages.document import POLICY
+from gateway.pages.document import PAGE_HEADERS
 from gateway.pages.member import (
     Whose,
     day_page,
@@ -51,11 +51,10 @@ _DAY = timedelta(days=1)
 _HTML = "text/html; charset=utf-8"
 _CHALLENGE = {"WWW-Authenticate": 'Basic realm="cryptometer members", charset="UTF-8"'}
 _HEADERS = {
-    "Content-Security-Policy": POLICY,
+    **PAGE_HEADERS,
     # Nothing of a member's may outlast his erasure in somebody's cache.
     "Cache-Control": "private, no-store",
     "Vary": "Authorization",
-    "X-Content-Type-Options": "nosniff",
     # A page's address says whose it is, and of when.
     "Referrer-Policy": "no-referrer",
     # A browser sends the password along with whatever another site has it ask for.

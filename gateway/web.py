@@ -32,8 +32,11 @@ from gateway import answers, community_answers
 from gateway.answers import NEWEST, Absent, Site
 from gateway.folder import Folder
 from gateway.health import Facts, reasons
+from gateway.history import source_of
 from gateway.metrics import CONTENT_TYPE_LATEST, Figures, exposition
-from gateway.openapi import PUBLIC, Asked, Endpoint, document
+from gateway.openapi import HTML, PUBLIC, Asked, Endpoint, document
+from gateway.pages.community import BLOCKS_SHOWN, community_page
+from gateway.pages.document import PAGE_HEADERS
 from gateway.prove import prove
 from gateway.reader import (
     FRESH,
@@ -90,6 +93,7 @@ class Web(Reader):
         """The routes. All answer GET and HEAD alone."""
         return Starlette(
             routes=[
+                Route("/", self._front),
                 Route("/checkpoint", self._checkpoint),
                 Route("/tile/{rest:path}", self._tile),
                 Route("/blocks", self._blocks),
@@ -108,6 +112,16 @@ class Web(Reader):
         )
 
     # --- Handlers. ---
+
+    async def _front(self, request: Request) -> Response:
+        """For people."""
+
+        def make(site: Site, state: State) -> str:
+            newest = site.store.blocks(BLOCKS_SHOWN)
+            return community_page(source_of(site, state), state.balance, newest)
+
+        text = await self._work(lambda: self._ask_whole(make))
+        return answer(request, text.encode(), HTML, FRESH | PAGE_HEADERS)
 
     async def _checkpoint(self, request: Request) -> Response:
         data = await self._work(lambda: self._read(CHECKPOINT_PATH))

@@ -66,6 +66,7 @@ POLICY = (
     f"default-src 'none'; style-src 'sha256-{_DIGEST}'; base-uri 'none'; form-action 'none';"
     " frame-ancestors 'none'"
 )
+PAGE_HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
 
 
 def document(title: str, *parts: str) -> str:

@@ -32,6 +32,7 @@ from cryptometer.records import Header
 from cryptometer.steps import step_start_ms
 from cryptometer.tiles import CHECKPOINT_PATH
 from gateway import answers, connections
+from gateway.pages.document import POLICY
 from gateway.sqlite_store import SqliteStore
 from hal.program import EXIT_CONFIGURATION
 from tests.commands.outsider import called
@@ -163,6 +164,21 @@ def web(works: Works) -> Iterator[Web]:
 # --- The ledger. ---------------------------------------------------------------------------------
 
 
+def test_people_are_shown_where_the_energy_is_and_how_to_check_it(works: Works, web: Web) -> None:
+    answer = web.get("/")
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert answer.headers["content-security-policy"] == POLICY
+    text = answer.body.decode()
+    site = web.get("/api/1/community").json["checkpoint"]
+    assert f"size {site['size']}" in text
+    assert site["root"] in text
+    assert "cryptometer audit ADDRESS" in text
+    assert re.findall(r'href="/blocks/(\d+)"', text)[0] == str(works.step)
+    for path in re.findall(r'href="([^"]*)"', text):
+        assert web.get(path).status == 200
+    assert web.get("/", If_None_Match=answer.headers["etag"]).status == 304
+
+
 def test_every_file_of_the_ledger_is_served_as_it_stands(works: Works, web: Web) -> None:
     files = [path for path in works.folder.ledger.rglob("*") if path.is_file()]
     assert len(files) >= 3
@@ -191,7 +207,7 @@ def test_every_file_of_the_ledger_is_served_as_it_stands(works: Works, web: Web)
         "/tile/0/..%2f..%2f..%2fgateway.key", "/tile//etc/passwd", "/tile/0/%00", "/tile/0/000/",
         "/tile/0/0", "/tile/0/x000", "/tile/64/000", "/tile/00/000", "/tile/-1/0", "/tile/0/000.p",
         "/tile/0/000.p/9999", "/tile/entries/000.p/../000", "/tile/0/\u0660\u0660\u0660",
-        "/tile/0/001", "/tile/7/000", "/gateway.toml", "/store.sqlite", "/", "//", "/checkpoint/",
+        "/tile/0/001", "/tile/7/000", "/gateway.toml", "/store.sqlite", "//", "/checkpoint/",
         "/tile", "/ledger/checkpoint", "/tile/0/" + "x000/" * 2000 + "000",
     ],
 )  # fmt: skip
