@@ -67,9 +67,7 @@ def _said(source: Source, balance: Balance, newest: Sequence[BlockRow]) -> Marku
     ]
     caught_up = sum(row.caught_up for row in newest)
     if caught_up:
-        lines.append(
-            f"{caught_up} of the blocks below were made late, since the gateway did not run."
-        )
+        lines.append(f"Made late, since the gateway did not run: {caught_up} of the blocks below.")
     return tag("div", *(tag("p", line) for line in lines), class_="said")
 
 
