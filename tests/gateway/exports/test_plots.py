@@ -105,3 +105,27 @@ def test_whatever_is_drawn_is_well_formed_and_in_its_frame(
             assert all(LEFT <= 10 * float(x) <= WIDTH - RIGHT for x in places)
             heights = re.findall(r"(?:V|M[\d.]+ )([\d.]+)", drawn.get(kind, ""))
             assert all(TOP <= 10 * float(y) <= HEIGHT - BOTTOM for y in heights)
+
+
+def test_another_energy_is_a_line_over_the_bars_and_widens_the_axis() -> None:
+    span = Span(range(4), ())
+    alone = energy_plot("x", span, [(0, 10), (1, 20)], [])
+    both = energy_plot("x", span, [(0, 10), (1, 20)], [], [(1, 40), (3, 0)])
+    assert 'class="line"' not in alone
+    [line] = re.findall(r'<path class="line" d="([^"]*)"', both)
+    heights = [float(y) for y in re.findall(r"M[\d.]+ ([\d.]+)H", line)]
+    bars = re.findall(r'<path class="bar" d="([^"]*)"', both)[0]
+    tops = [float(y) for y in re.findall(r"V([\d.]+)H", bars)]
+    bottom = heights[1]
+    assert heights[0] < tops[1] < tops[0] < bottom
+    assert abs((bottom - heights[0]) - 2 * (bottom - tops[1])) <= 0.2
+
+
+def test_a_band_has_an_edge_above_and_below() -> None:
+    plot = difference_plot("x", Span(range(4), ()), [Band(0, 1, 5), Band(1, 2, 7)], [], [])
+    [edge] = re.findall(r'<path class="edge" d="([^"]*)"', plot)
+    [band] = re.findall(r'<path class="band" d="([^"]*)"', plot)
+    assert edge.count("M") == 4
+    assert {float(y) for y in re.findall(r"M[\d.]+ ([\d.]+)H", edge)} == {
+        float(y) for y in re.findall(r"(?:M[\d.]+ |V)([\d.]+)", band)
+    }
