@@ -17,6 +17,7 @@ from cryptometer.judging import Rule
 from cryptometer.keys import PublicKey
 from cryptometer.merkle import HASH_BYTES, Frontier, leaf_hash
 from cryptometer.openings import Openings
+from cryptometer.proven_tiles import ProvenTiles
 from cryptometer.readable import utc
 from cryptometer.records import (
     Agreement,
@@ -35,7 +36,7 @@ from cryptometer.records import (
 )
 from cryptometer.state import State
 from cryptometer.steps import step_start_ms
-from cryptometer.tiles import CHECKPOINT_PATH, TILE_HEIGHT, TILE_WIDTH, Read, Tile
+from cryptometer.tiles import CHECKPOINT_PATH, TILE_WIDTH, Read, Tile
 
 Watch = Callable[[Checked], None]
 
@@ -143,11 +144,9 @@ def audit(
     named = _named(community)
     _compare_known(earlier, named)
     report = replace(earlier, checkpoint=checkpoint)
-    old = earlier.state.frontier
-    complete: list[bytes] = []
     block: list[Record] = []
     verified: set[bytes] = set()
-    leaves = _leaves(old, checkpoint.size, read, complete)
+    leaves = _leaves(earlier.state.frontier, checkpoint, read)
     for record, is_verified in verify(_with_keys(earlier.state, leaves)):
         block.append(record)
         if is_verified:
@@ -161,11 +160,8 @@ def audit(
     if block:
         at = checkpoint.size - len(block)
         raise Rejected(Reason.WRONG_ORDER, f"leaf {at}: no header ends the newest block")
-    if report.state.checkpoint != checkpoint:
-        raise Rejected(Reason.BAD_CHECKPOINT, "the leaves do not give the checkpoint's root")
     if since is not None and report.heads.get(since.size) != since.root:
         raise _not_seen_before(since.size)
-    _check_upper_tiles(old, checkpoint.size, read, complete)
     report.kept_back = [at for at in named if at >= report.state.authority.sequence]
     return report
 
@@ -270,18 +266,12 @@ def _note_authority(report: Report, checked: Checked, named: Mapping[int, bytes]
         report.authority.append(record.identity)
 
 
-def _leaves(
-    old: Frontier, size: int, read: Read, complete: list[bytes]
-) -> Iterator[tuple[int, bytes]]:
-    """Every leaf behind those of `old`, with its index, each compared with its hash in the level-0
-    tiles. What stands for a tile that is full now is appended to `complete`."""
-    for tile in tiles.tiles_of(None, old.size, size):
-        begin = tile.index * TILE_WIDTH
-        entries = tiles.read_entries(tile, read)
-        hashes = Tile(0, tile.index, tile.width)
-        content = tiles.read_tile(hashes, read)
-        if begin < old.size:
-            _check_kept(old, hashes, content)
+def _leaves(old: Frontier, checkpoint: Checkpoint, read: Read) -> Iterator[tuple[int, bytes]]:
+    """Every leaf behind those of `old`, with its index, each proven by the checkpoint before
+    anything else is looked at."""
+    for hashes, content in ProvenTiles(old, checkpoint, read).contents(0):
+        begin = hashes.index * TILE_WIDTH
+        entries = tiles.read_entries(Tile(None, hashes.index, hashes.width), read)
         for offset, raw in enumerate(entries):
             index = begin + offset
             expected = content[offset * HASH_BYTES : (offset + 1) * HASH_BYTES]
@@ -289,46 +279,6 @@ def _leaves(
                 raise Rejected(Reason.BAD_PROOF, f"leaf {index} is not the one its tile holds")
             if index >= old.size:
                 yield index, raw
-        if tile.width == TILE_WIDTH:
-            complete.append(tiles.parent_hash(content))
-
-
-def _check_upper_tiles(old: Frontier, size: int, read: Read, complete: list[bytes]) -> None:
-    """The level-0 tiles are proven by the root; those above must follow from them. `complete` are
-    the hashes that level 1 has gained."""
-    added = complete
-    for level in tiles.levels_of(size)[1:]:
-        have = old.size // TILE_WIDTH**level
-        above: list[bytes] = []
-        for tile in tiles.tiles_of(level, old.size, size):
-            begin = tile.index * TILE_WIDTH
-            content = tiles.read_tile(tile, read)
-            kept = max(0, have - begin)
-            if kept:
-                _check_kept(old, tile, content)
-            first = begin + kept - have
-            expected = b"".join(added[first : first + tile.width - kept])
-            if content[kept * HASH_BYTES :] != expected:
-                raise Rejected(Reason.BAD_PROOF, f"{tile.path} does not follow from those below")
-            if tile.width == TILE_WIDTH:
-                above.append(tiles.parent_hash(content))
-        added = above
-
-
-def _check_kept(old: Frontier, tile: Tile, content: bytes) -> None:
-    """The tile in which the tree of `old` ended begins as it did then: the peaks that lie within
-    it cover just its hashes of that time."""
-    height = TILE_HEIGHT * (tile.level or 0)
-    peaks = old.peaks_between(height, height + TILE_HEIGHT)
-    begin = 0
-    for above, peak in peaks:
-        end = begin + (HASH_BYTES << above - height)
-        if tiles.parent_hash(content[begin:end]) != peak:
-            raise Rejected(
-                Reason.BAD_PROOF,
-                f"{tile.path} does not begin as it did when {old.size} leaves were audited",
-            )
-        begin = end
 
 
 def _not_seen_before(size: int) -> Rejected:

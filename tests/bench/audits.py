@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from cryptometer import records
 from cryptometer.audit import Report, audit
+from cryptometer.audit_state import decode_report, encode_report
 from cryptometer.commands.sources import ledger_reader
 from cryptometer.commands.verifiers import Verifiers
 from cryptometer.community import Community
@@ -28,12 +29,7 @@ from cryptometer.state import State
 from cryptometer.tiles import Entries
 from hal.memory import collect_seldom
 from tests.bench.crowd import Took, timed
-from tests.bench.figures import (
-    Figure,
-    Stopwatch,
-    bare_sign_s,
-    own_memory_mb,
-)
+from tests.bench.figures import MS_PER_S, Figure, Stopwatch, bare_sign_s, own_memory_mb
 from tests.bench.long_ledger import MEMBERS, METERS, STEPS_A_DAY, make
 
 STEPS = 2_976  # quarter hours of 31 days
@@ -52,6 +48,8 @@ def figures(steps: int = STEPS) -> Iterator[Figure]:
         alone = _apart(_audited, folder, made.community, 1)
         bare_s = (bare_s + _apart(_bare_s, folder, made.state)) / 2
         shared = _apart(_audited, folder, made.community, 2)
+        kept = encode_report(alone.report)
+        again = _apart(_gone_on, folder, made.community, kept)
     report = alone.report
     assert report == shared.report
     assert report.state == made.state
@@ -70,6 +68,8 @@ def figures(steps: int = STEPS) -> Iterator[Figure]:
     yield Figure("audit on two cores: wall over that of one", took.wall_s / wall_s, "", most=0.75)
     yield Figure("audit on two cores: left for the first", took.cpu_s / cpu_s, "", most=0.6)
     yield Figure("audit on two cores: memory of the first", shared.memory_mb, "MB", most=200)
+    yield Figure("audit gone on with, nothing new", again.cpu_s * MS_PER_S, "ms", most=2_000)
+    yield Figure("what the audit keeps for that", len(kept) / steps, "B/step", most=300)
     days = steps / STEPS_A_DAY
     yield Figure(
         f"ledger: a meter and day, with its part of {MEMBERS} shares",
@@ -97,6 +97,14 @@ def _audited(folder: Path, community: Community, jobs: int) -> _Audited:
     with Verifiers(jobs) as verify:
         report, took = timed(lambda: audit(read, community, verify=verify))
     return _Audited(report, took, own_memory_mb())
+
+
+def _gone_on(folder: Path, community: Community, kept: bytes) -> Took:
+    """What the next audit takes of a ledger that has gained nothing."""
+    collect_seldom()
+    read = ledger_reader(folder)
+    _, took = timed(lambda: audit(read, community, resume=decode_report(kept, community)))
+    return took
 
 
 def _bare_s(folder: Path, state: State) -> float:

@@ -243,7 +243,10 @@ def test_a_leaf_changed_removed_added_or_moved_is_found_and_named(
         place = re.search(r"leaf (\d+)", said)
         # What stands before the place is still true, and is not blamed.
         assert place is None or int(place[1]) >= min(at, ahead, len(leaves) - 1), said
-        if leaves is changed:
+        if leaves is changed and adversary is by_intruder:
+            # No tile of his is the gateway's, whose key he lacks: they are not believed either.
+            assert said.endswith(f"does not follow from tile/0/000.p/{len(LEAVES)}"), said
+        elif leaves is changed:
             step = getattr(records.decode(raw).body, "step", None)
             named = f"header of step {step}:" if at in HEADERS else f"leaf {at}:"
             assert named in said or f"leaf {at}:" in said, said

@@ -224,6 +224,8 @@ def test_a_changed_leaf_is_found_and_named(adversary: Adversary, at: int) -> Non
         places = [f"leaf {at}:", f"leaf {at} "]
         if isinstance(header, Header):
             places.append(f"header of step {header.step}:")
+        if adversary is with_hashes:  # which none but the gateway signs
+            places = [f"root does not follow from tile/0/000.p/{len(LEAVES)}"]
         assert any(place in found.detail for place in places), found
 
 
@@ -419,7 +421,8 @@ def test_a_checkpoint_of_another_root_is_found() -> None:
     head = Checkpoint(len(LEAVES), bytes(32))
     signed = note.sign_checkpoint(head, COMMUNITY.origin, VILLAGE.gateway)
     found = breach(FILES | {CHECKPOINT_PATH: signed.encode()})
-    assert found.reason is Reason.BAD_CHECKPOINT
+    assert found.reason is Reason.BAD_PROOF
+    assert found.detail == f"the checkpoint's root does not follow from tile/0/000.p/{len(LEAVES)}"
 
 
 def test_a_false_upper_tile_is_found_and_named() -> None:
@@ -433,6 +436,20 @@ def test_a_false_upper_tile_is_found_and_named() -> None:
         audit((files | {path: flip(files[path], 8 * 40)}).get, village.community())
     with refusing(Reason.MALFORMED, path, "missing"):
         audit({name: files[name] for name in files if name != path}.get, village.community())
+
+
+def test_a_mirror_has_its_reader_take_no_record_that_the_gateway_has_not_signed() -> None:
+    """It would go on for ever, with records that fit its own tiles, and no header among them."""
+    asked: list[str] = []
+
+    def mirror(path: str) -> bytes | None:
+        asked.append(path)
+        return files.get(path)
+
+    files = with_hashes([LEAVES[3]] * len(LEAVES))
+    with pytest.raises(Rejected, match="root does not follow"):
+        audit(mirror, COMMUNITY)
+    assert asked == [CHECKPOINT_PATH, f"tile/0/000.p/{len(LEAVES)}"]
 
 
 # --- Since. --------------------------------------------------------------------------------------

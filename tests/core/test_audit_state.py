@@ -96,7 +96,7 @@ def test_only_tiles_that_grew_are_read() -> None:
 
     audit(read, COMMUNITY, resume=LATE)
     width = len(LEAVES) % 256
-    grown = [Tile(level, len(LEAVES) // 256, width).path for level in (None, 0)]
+    grown = [Tile(level, len(LEAVES) // 256, width).path for level in (0, None)]
     assert asked == [CHECKPOINT_PATH, *grown]
     asked.clear()
     audit(read, COMMUNITY, resume=WHOLE)
