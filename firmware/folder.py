@@ -192,7 +192,8 @@ def describe(state: Path, settings: KeySettings = IN_FILES) -> str:
             f"records      {end.sequence} signed, {end.acknowledged} acknowledged,"
             f" {end.sequence - end.acknowledged} waiting"
         )
-        lines.append(f"last close   step {end.closed_step}")
+        closed = "none yet" if end.closed_step is None else f"step {end.closed_step}"
+        lines.append(f"last close   {closed}")
     return "\n".join(lines)
 
 

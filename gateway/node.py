@@ -218,7 +218,7 @@ class Node:
         if published.size > ours.size:
             raise Behind(
                 f"the ledger's files hold {published.size} leaves, the store {ours.size}."
-                " Restore a newer backup: cryptometer-gateway restore"
+                " Restore a newer backup: cryptometer-gateway restore, with these files as --ledger"
             )
         if published.size == ours.size and signed is not None and published != ours:
             raise Behind(
@@ -361,7 +361,8 @@ class Node:
         if checkpoint.size > ours.size or (checkpoint.size == ours.size and checkpoint != ours):
             raise Behind(
                 f"the broker keeps a checkpoint of {checkpoint.size} leaves, and the store has"
-                f" {ours.size}. Restore a newer backup: cryptometer-gateway restore"
+                f" {ours.size}. Restore a newer backup: cryptometer-gateway restore, with"
+                " the newest of the ledger's files as --ledger"
             )
 
     def _say_refusals(self, refusals: list[Refusal]) -> list[Effect]:

@@ -220,5 +220,5 @@ def _why_none(step: int, store: Store) -> str:
     if store.block(step) is None:
         return f"step {step} has no block here"
     if state is not None and step in state.settlements and state.settlements[step].waiting:
-        return f"what step {step} brought waits at the virtual power plant: ask again later"
+        return f"what step {step} brought waits at the virtual power plant; `why` says what lacks"
     return f"nothing was distributed of step {step}: it brought no energy, or no agreement held"
