@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
 
+from cryptometer.authority_records import MeterDetails, ReAnchor, Registration
+from cryptometer.chain_records import Reading
 from cryptometer.energy_verdict import Verdict
 from cryptometer.metrology import MPE_AT_I_MIN, register_uwh
-from cryptometer.records import MeterDetails, Reading, ReAnchor, Record, Registration, Role
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 
 PPM = 10**6
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from cryptometer.explaining import percent, rule_of
 from cryptometer.metrology import UWH_PER_KWH, kwh
-from cryptometer.records import Agreement, Claim, Method
 from cryptometer.sharing import Outcome, share
+from cryptometer.sharing_records import Agreement, Claim, Method
 
 EXAMPLE_UWH = 10 * UWH_PER_KWH
 SHOWN = 20  # members named in a sentence; a block of a thousand would be read by nobody

@@ -10,7 +10,10 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TypeAlias
 
 from cryptometer import records, tiles
+from cryptometer.authority_records import AuthorityRecord, Genesis, Registration
 from cryptometer.block import Checked, check_block
+from cryptometer.block_header import Balance, Header
+from cryptometer.chain_records import Batch, ChainRecord, Reading, StepClose
 from cryptometer.community import Community
 from cryptometer.errors import Reason, Rejected
 from cryptometer.judging import Rule
@@ -19,21 +22,9 @@ from cryptometer.merkle import HASH_BYTES, Frontier, leaf_hash
 from cryptometer.openings import Openings
 from cryptometer.proven_tiles import ProvenTiles
 from cryptometer.readable import utc
-from cryptometer.records import (
-    Agreement,
-    AuthorityRecord,
-    Balance,
-    Batch,
-    ChainRecord,
-    Checkpoint,
-    Distribution,
-    Genesis,
-    Header,
-    Reading,
-    Record,
-    Registration,
-    StepClose,
-)
+from cryptometer.record_fields import Checkpoint
+from cryptometer.records import Record
+from cryptometer.sharing_records import Agreement, Distribution
 from cryptometer.state import State
 from cryptometer.steps import step_start_ms
 from cryptometer.tiles import CHECKPOINT_PATH, TILE_WIDTH, Read, Tile

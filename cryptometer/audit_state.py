@@ -14,7 +14,7 @@ from cryptometer.audit import Report
 from cryptometer.community import Community
 from cryptometer.errors import Reason, Rejected
 from cryptometer.merkle import HASH_BYTES
-from cryptometer.records import DIGEST
+from cryptometer.record_fields import DIGEST
 from cryptometer.snapshot import (
     Rows,
     decode_state,

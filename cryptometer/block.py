@@ -6,6 +6,8 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
 from cryptometer import cose
+from cryptometer.block_header import Header
+from cryptometer.chain_records import ChainRecord
 from cryptometer.distribution import distributor
 from cryptometer.energy_verdict import Verdict
 from cryptometer.errors import Reason, Rejected
@@ -13,7 +15,9 @@ from cryptometer.keys import PublicKey
 from cryptometer.merkle import leaf_hash
 from cryptometer.openings import Openings
 from cryptometer.proposal import Applied, Slot, apply_leaves
-from cryptometer.records import ChainRecord, Distribution, Header, Record, Role
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
+from cryptometer.sharing_records import Distribution
 from cryptometer.state import State
 from cryptometer.steps import step_start_ms
 

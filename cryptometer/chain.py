@@ -3,17 +3,11 @@ again, by the same functions, whenever a block is checked. It says nothing about
 """
 
 from cryptometer import cose, records
+from cryptometer.chain_records import Batch, ChainRecord, Reading, RunStart, StepClose
 from cryptometer.errors import Reason, Rejected
 from cryptometer.meter import Head, Meter
-from cryptometer.records import (
-    REGISTER,
-    Batch,
-    ChainRecord,
-    Reading,
-    Record,
-    RunStart,
-    StepClose,
-)
+from cryptometer.record_fields import REGISTER
+from cryptometer.records import Record
 from cryptometer.state import State
 
 _CHAIN_KINDS = {body.KIND.value for body in (RunStart, Batch, Reading, StepClose)}

@@ -10,18 +10,12 @@ from dataclasses import dataclass
 from textwrap import wrap
 
 from cryptometer import cbor, note, records
+from cryptometer.authority_records import AuthorityRecord, Genesis, Registration, Revocation
 from cryptometer.errors import Reason, Rejected
 from cryptometer.governing import check_authority, found
 from cryptometer.keys import Algorithm, PublicKey
-from cryptometer.records import (
-    AuthorityRecord,
-    Checkpoint,
-    Genesis,
-    Record,
-    Registration,
-    Revocation,
-    Role,
-)
+from cryptometer.record_fields import Checkpoint, Role
+from cryptometer.records import Record
 from cryptometer.state import State
 
 _BEGIN = "-----BEGIN CRYPTOMETER COMMUNITY-----"

@@ -3,12 +3,15 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from cryptometer.block_header import Balance
 from cryptometer.errors import Reason, Rejected
 from cryptometer.judging import Rule, is_recomputed, judge
 from cryptometer.openings import Openings, opened_needs
 from cryptometer.parts import join
-from cryptometer.records import Balance, Distribution, Record, Role
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from cryptometer.settlement import Plant
+from cryptometer.sharing_records import Distribution
 from cryptometer.state import Party, State
 
 _NOTHING: Openings = {}

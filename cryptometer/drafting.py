@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from cryptometer.records import Commitment, Distribution, Part
 from cryptometer.settlement import Agreed, Settlement, moved_by_rule, outputs_of
+from cryptometer.sharing_records import Commitment, Distribution, Part
 
 
 def draft(

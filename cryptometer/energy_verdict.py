@@ -5,12 +5,14 @@ against the state after the block before, and never stops a chain.
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from cryptometer.authority_records import Use
 from cryptometer.chain import follow
+from cryptometer.chain_records import Batch, ChainRecord, Mark, Reading, StepClose
 from cryptometer.errors import Reason, Rejected
 from cryptometer.judging import Rule
 from cryptometer.merkle import leaf_hash
 from cryptometer.meter import Meter
-from cryptometer.records import Batch, ChainRecord, Mark, Reading, Record, StepClose, Use
+from cryptometer.records import Record
 from cryptometer.settlement import Waiting
 from cryptometer.state import State
 from cryptometer.steps import FUTURE_STEPS, MS_PER_S, step_start_ms

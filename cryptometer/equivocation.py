@@ -7,18 +7,15 @@ It refutes neither of the two. It shows that the signer told two stories.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cryptometer.authority_records import AuthorityRecord, Registration
+from cryptometer.block_header import Header
+from cryptometer.chain_records import ChainRecord
 from cryptometer.community import Community
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey
-from cryptometer.records import (
-    AuthorityRecord,
-    ChainRecord,
-    Distribution,
-    Header,
-    Record,
-    Registration,
-    Role,
-)
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
+from cryptometer.sharing_records import Distribution
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 
 from cryptometer.metrology import kwh, number
-from cryptometer.records import Agreement, Method
 from cryptometer.share_file import Share
 from cryptometer.sharing import Outcome, Round, entitlements, rounds, share
+from cryptometer.sharing_records import Agreement, Method
 
 _BY = {
     Method.EQUAL: "everyone of a priority has the same",

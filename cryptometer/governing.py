@@ -5,22 +5,24 @@ acts from the block after the one that holds it.
 from collections.abc import Mapping
 from dataclasses import replace
 
-from cryptometer import records
+from cryptometer.authority_records import (
+    AuthorityRecord,
+    CountingSource,
+    Genesis,
+    ReAnchor,
+    Registration,
+    Revocation,
+    Use,
+)
+from cryptometer.block_header import Balance
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey
 from cryptometer.merkle import Frontier
 from cryptometer.meter import LIFETIME_H, REGISTRATIONS_MAX, Head, Meter, Terms
-from cryptometer.records import (
-    Agreement,
-    Balance,
-    CountingSource,
-    Genesis,
-    Record,
-    Registration,
-    Role,
-    Use,
-)
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from cryptometer.settlement import Agreed
+from cryptometer.sharing_records import Agreement
 from cryptometer.state import Party, Place, State
 from cryptometer.wire import UINT_MAX
 
@@ -77,7 +79,7 @@ def govern(state: State, record: Record) -> State:
     match body:
         case Genesis():
             sequence, previous = 0, state.community
-        case records.AuthorityRecord():
+        case AuthorityRecord():
             sequence, previous = body.sequence, body.previous
         case _:
             raise Rejected(Reason.UNKNOWN_KIND, f"the authority writes no {body.KIND}")
@@ -98,9 +100,9 @@ def act(state: State, record: Record) -> State:
             return _register_meter(state, body, record.identity)
         case Registration() as body:
             return _register_party(state, body)
-        case records.Revocation() as body:
+        case Revocation() as body:
             return _revoke(state, body)
-        case records.ReAnchor() as body:
+        case ReAnchor() as body:
             return _re_anchor(state, body, record.identity)
         case Agreement() as body:
             return _agree(state, body, record.identity)
@@ -185,7 +187,7 @@ def _with_key(
     return {**state.keys, key.thumbprint: owner}
 
 
-def _revoke(state: State, body: records.Revocation) -> State:
+def _revoke(state: State, body: Revocation) -> State:
     if body.role is not Role.METER:
         owner = (body.role, body.name)
         if owner not in state.parties:
@@ -202,7 +204,7 @@ def _revoke(state: State, body: records.Revocation) -> State:
     return replace(state, meters={**state.meters, meter.name: replace(meter, terms=terms)})
 
 
-def _re_anchor(state: State, body: records.ReAnchor, identity: bytes) -> State:
+def _re_anchor(state: State, body: ReAnchor, identity: bytes) -> State:
     meter = _known_meter(state, body.meter)
     if body.at < meter.head.sequence:
         raise Rejected(

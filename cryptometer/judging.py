@@ -8,7 +8,6 @@ from itertools import pairwise
 from struct import pack
 
 from cryptometer.errors import Reason, Rejected
-from cryptometer.records import Agreement, Distribution, Input, Method, Output
 from cryptometer.settlement import (
     Agreed,
     Settlement,
@@ -19,6 +18,7 @@ from cryptometer.settlement import (
     with_tokens,
 )
 from cryptometer.sharing import deductions
+from cryptometer.sharing_records import Agreement, Distribution, Input, Method, Output
 
 
 class Rule(StrEnum):

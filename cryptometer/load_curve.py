@@ -17,7 +17,7 @@ from typing import Any
 
 from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.metrology import SECONDS_PER_HOUR
-from cryptometer.records import NAME
+from cryptometer.record_fields import NAME
 from cryptometer.settings import read_settings, setting
 
 INTERVALS_MINUTES = (15, 30, 60)

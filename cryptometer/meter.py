@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 
+from cryptometer.authority_records import Use
+from cryptometer.chain_records import Batch, Reading
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey
 from cryptometer.metrology import pulse_worth
-from cryptometer.records import DIGEST, MS, NAME, STEP, Batch, Reading, Use
+from cryptometer.record_fields import DIGEST, MS, NAME, STEP
 from cryptometer.wire import Choice, Key, Many, Map, Rational, Text, Uint, wire, wire_optional
 
 REGISTRATIONS_MAX = 1_000  # of one meter; each is kept, since late records may name it

@@ -13,7 +13,7 @@ from hashlib import sha256
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import Algorithm, PublicKey, Signer
 from cryptometer.merkle import HASH_BYTES
-from cryptometer.records import Checkpoint
+from cryptometer.record_fields import Checkpoint
 from cryptometer.wire import UINT_MAX
 
 NOTE_MAX = 65_536  # bytes; room for the 16 signatures that every verifier must accept

@@ -10,7 +10,8 @@ from typing import TypeAlias
 
 from cryptometer import cbor
 from cryptometer.errors import Reason, Rejected
-from cryptometer.records import NAME, STEP, Distribution
+from cryptometer.record_fields import NAME, STEP
+from cryptometer.sharing_records import Distribution
 from cryptometer.wire import UINT_MAX, Bytes, Uint, wire
 
 SALT_BYTES = 32

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from cryptometer.errors import Reason, Rejected
-from cryptometer.records import PARTS_MAX, Distribution, Part
 from cryptometer.settlement import Plant
+from cryptometer.sharing_records import PARTS_MAX, Distribution, Part
 
 # Of what a part lists; the rest of a record, its signature included, takes less than 1 KiB.
 _PART_BYTES = 60_000

@@ -9,20 +9,15 @@ import binascii
 from dataclasses import dataclass
 
 from cryptometer import cbor, merkle, note, records
+from cryptometer.authority_records import AuthorityRecord, Genesis, Registration
+from cryptometer.block_header import Header
+from cryptometer.chain_records import ChainRecord
 from cryptometer.community import Community
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey
-from cryptometer.records import (
-    AuthorityRecord,
-    ChainRecord,
-    Checkpoint,
-    Distribution,
-    Genesis,
-    Header,
-    Record,
-    Registration,
-    Role,
-)
+from cryptometer.record_fields import Checkpoint, Role
+from cryptometer.records import Record
+from cryptometer.sharing_records import Distribution
 
 _MAGIC = "c2sp.org/tlog-proof@v1"
 PATH_MAX = 63  # hashes; a tree of 2^63 leaves has no longer path

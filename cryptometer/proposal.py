@@ -5,23 +5,19 @@ to. The maker signs the header of it; `check_block` compares any header with it.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from cryptometer.authority_records import AuthorityRecord, Genesis
+from cryptometer.block_header import Flow, Header
+from cryptometer.chain_records import ChainRecord
 from cryptometer.distribution import continued, distribute
 from cryptometer.energy_verdict import MeterAccount, Verdict
 from cryptometer.errors import Reason, Rejected
 from cryptometer.governing import act, govern
 from cryptometer.merkle import leaf_hash
 from cryptometer.openings import Openings
-from cryptometer.records import (
-    AuthorityRecord,
-    ChainRecord,
-    ClockReading,
-    Distribution,
-    Flow,
-    Genesis,
-    Header,
-    Record,
-)
+from cryptometer.record_fields import ClockReading
+from cryptometer.records import Record
 from cryptometer.settlement import Settlement, Waiting, opened
+from cryptometer.sharing_records import Distribution
 from cryptometer.state import State
 
 _NONE: Mapping[int, Rejected] = {}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from cryptometer.errors import Reason, Rejected
 from cryptometer.merkle import HASH_BYTES, Frontier
-from cryptometer.records import Checkpoint
+from cryptometer.record_fields import Checkpoint
 from cryptometer.tiles import (
     TILE_HEIGHT,
     TILE_WIDTH,

@@ -6,18 +6,12 @@ from datetime import UTC, datetime
 from enum import Enum, IntEnum
 from fractions import Fraction
 
+from cryptometer.block_header import Header
+from cryptometer.chain_records import Batch, Mark, Reading, StepClose
 from cryptometer.keys import PublicKey
 from cryptometer.metrology import kwh
-from cryptometer.records import (
-    Agreement,
-    Batch,
-    Distribution,
-    Header,
-    Mark,
-    Reading,
-    Record,
-    StepClose,
-)
+from cryptometer.records import Record
+from cryptometer.sharing_records import Agreement, Distribution
 from cryptometer.steps import MS_PER_S, step_start_ms
 
 _COLUMN = 20

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from struct import unpack
 
-from cryptometer.records import CLAIMS_MAX, DIGEST, NAME, STEP, Agreement, Input, Output
+from cryptometer.record_fields import DIGEST, NAME, STEP
 from cryptometer.sharing import Outcome, apportion, share, supplement
+from cryptometer.sharing_records import CLAIMS_MAX, Agreement, Input, Output
 from cryptometer.wire import Bytes, Many, Map, Row, Text, Uint, wire
 
 _MOST = 2**24

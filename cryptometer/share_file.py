@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cryptometer import cbor, cose, merkle, records
+from cryptometer.authority_records import MeterDetails, ReAnchor, Registration
+from cryptometer.block_header import Header
+from cryptometer.chain_records import Batch, ChainRecord, Reading, StepClose
 from cryptometer.community import Community
 from cryptometer.errors import Reason, Rejected
 from cryptometer.governing import check_authority
@@ -16,25 +19,10 @@ from cryptometer.merkle import HASH_BYTES, Node
 from cryptometer.metrology import register_uwh
 from cryptometer.openings import Opening, commitment
 from cryptometer.parts import join
-from cryptometer.records import (
-    NAME,
-    STEP,
-    Agreement,
-    Batch,
-    ChainRecord,
-    Checkpoint,
-    Distribution,
-    Header,
-    Input,
-    MeterDetails,
-    Reading,
-    ReAnchor,
-    Record,
-    Registration,
-    Role,
-    StepClose,
-)
+from cryptometer.record_fields import NAME, STEP, Checkpoint, Role
+from cryptometer.records import Record
 from cryptometer.settlement import Agreed, Settlement, Waiting, opened
+from cryptometer.sharing_records import Agreement, Distribution, Input
 from cryptometer.wire import Bytes, Many, Row, Uint, decode_map, encode_map, wire, wire_optional
 
 MAGIC = b"cryptometer-share 1\n"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeAlias
 
-from cryptometer.records import Agreement, Method
+from cryptometer.sharing_records import Agreement, Method
 
 # By the producer claimed (None: every one), then by priority: the weights of members.
 _Claimed: TypeAlias = dict[str | None, dict[int, dict[str, int]]]

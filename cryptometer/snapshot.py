@@ -8,23 +8,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cryptometer import cbor, records
+from cryptometer.block_header import Balance
 from cryptometer.errors import Reason, Rejected
 from cryptometer.governing import found
 from cryptometer.merkle import Frontier
 from cryptometer.meter import Meter
-from cryptometer.records import DIGEST, NAME, STEP, Balance, Role
+from cryptometer.record_fields import DIGEST, NAME, STEP, Role
 from cryptometer.settlement import Agreed, Plant, Settlement
 from cryptometer.state import Party, Place, State
-from cryptometer.wire import (
-    Choice,
-    Many,
-    Row,
-    Uint,
-    decode_map,
-    encode_map,
-    wire,
-    wire_optional,
-)
+from cryptometer.wire import Choice, Many, Row, Uint, decode_map, encode_map, wire, wire_optional
 
 _MOST = 2**24
 

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cryptometer import records
+from cryptometer.block_header import Header
 from cryptometer.community import Community
 from cryptometer.errors import Reason, Rejected
 from cryptometer.proof import carried_records, is_proof, signed_head
-from cryptometer.records import Header, Record, Role
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from cryptometer.share_file import MAGIC, decode_share
 
 

@@ -5,11 +5,13 @@ stored as a truth of its own; gateway, node and auditor hold the same values.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cryptometer.authority_records import Genesis
+from cryptometer.block_header import Balance
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey
 from cryptometer.merkle import Frontier
 from cryptometer.meter import Meter
-from cryptometer.records import DIGEST, NAME, Balance, Checkpoint, Genesis, Role
+from cryptometer.record_fields import DIGEST, NAME, Checkpoint, Role
 from cryptometer.settlement import Agreed, Plant, Settlement, in_force
 from cryptometer.wire import Choice, Flag, Key, Uint, wire
 

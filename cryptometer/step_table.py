@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from cryptometer.errors import Reason, Rejected
-from cryptometer.records import NAME, STEP
+from cryptometer.record_fields import NAME, STEP
 
 DIGITS = 9  # of a decimal, behind the point
 _SCALE = 1_000_000_000

@@ -2,7 +2,9 @@
 stands there and the time is known.
 """
 
-from cryptometer.records import Acknowledgement, ReAnchor, Record
+from cryptometer.acknowledgement import Acknowledgement
+from cryptometer.authority_records import ReAnchor
+from cryptometer.records import Record
 from firmware.chain import anchored, first_refused, is_acting, may_take_back, signed_so_far
 from firmware.counter import Counter
 from firmware.events import Anchored

@@ -1,6 +1,6 @@
 """Holds the register against another counter of the same pulses. Nothing is read here."""
 
-from cryptometer.records import Mark
+from cryptometer.chain_records import Mark
 from cryptometer.steps import NS_PER_S
 from firmware.events import Aligned, Event, Noticed, Pulses
 from hal.ports import BESIDE_MODULUS

@@ -13,10 +13,11 @@ from fractions import Fraction
 from json import dumps
 from pathlib import Path
 
-from cryptometer import cbor, records
+from cryptometer import cbor, chain_records
+from cryptometer.chain_records import Batch, ChainRecord, Mark, RunStart, StepClose
 from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.keys import PublicKey
-from cryptometer.records import Batch, ChainRecord, Mark, Record, RunStart, StepClose
+from cryptometer.records import Record
 from cryptometer.steps import NS_PER_MS, NS_PER_S
 from firmware import device_key, folder
 from firmware.analysis import LINE_BYTES_MAX, Recording, recording_of, recording_of_tape
@@ -402,9 +403,9 @@ def describe(record: Record) -> str:
             rest = (
                 f"register={body.register} lots={len(body.lots) // 2} pulses={sum(body.lots[::2])}"
             )
-        case records.Reading(counting=False):
+        case chain_records.Reading(counting=False):
             rest = f"compared index={body.index} unit_uwh={body.unit_uwh} counted={body.counted}"
-        case records.Reading():
+        case chain_records.Reading():
             rest = f"index={body.index} from={body.register}"
         case StepClose():
             rest = f"register={body.register}..{body.register_after}"

@@ -6,18 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from cryptometer import records
+from cryptometer.acknowledgement import Acknowledgement
+from cryptometer.authority_records import ReAnchor
+from cryptometer.chain_records import Batch, ChainRecord, Reading, RunStart, StepClose
 from cryptometer.keys import Signer
-from cryptometer.records import (
-    Acknowledgement,
-    Batch,
-    ChainRecord,
-    Checkpoint,
-    Reading,
-    ReAnchor,
-    Record,
-    RunStart,
-    StepClose,
-)
+from cryptometer.record_fields import Checkpoint
+from cryptometer.records import Record
 from firmware.drafts import (
     BatchDraft,
     CloseDraft,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptometer.errors import ConfigurationError
-from cryptometer.records import Role
+from cryptometer.record_fields import Role
 from firmware import device_key, folder
 from firmware.comparing import ComparedLine, Second, second_of, without_ratio
 from firmware.config import Config

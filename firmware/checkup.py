@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from fractions import Fraction
 
+from cryptometer.acknowledgement import Acknowledgement
+from cryptometer.authority_records import CountingSource, MeterDetails
 from cryptometer.errors import ConfigurationError
 from cryptometer.metrology import SECONDS_PER_HOUR, number, wh
-from cryptometer.records import Acknowledgement, CountingSource, MeterDetails
 from cryptometer.steps import (
     DOUBTFUL_ERROR_MS,
     MS_PER_S,

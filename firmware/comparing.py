@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from cryptometer.chain_records import UNIT_UWH, Mark
 from cryptometer.errors import ConfigurationError
-from cryptometer.records import REGISTER, UNIT_UWH, Mark
+from cryptometer.record_fields import REGISTER
 from cryptometer.settings import read_settings, setting
 from cryptometer.steps import NS_PER_MS, NS_PER_S
 from firmware.enrolment import Enrolment

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cryptometer.chain_records import LOTS_MAX
 from cryptometer.errors import ConfigurationError
-from cryptometer.records import LOTS_MAX
 from cryptometer.settings import read_settings, setting
 from hal.broker import BrokerSettings
 from hal.keyplace import Place, read_place

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from cryptometer.acknowledgement import Stop
 from cryptometer.errors import Rejected
-from cryptometer.records import Stop
 from firmware.anchoring import Anchoring
 from firmware.enrolment import Enrolment, open_acknowledgement
 from firmware.logs import Logs

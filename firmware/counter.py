@@ -6,8 +6,9 @@ boot and the monotonic time they came at; once both are known they are counted a
 
 from dataclasses import dataclass, replace
 
+from cryptometer.chain_records import Ending, Mark
 from cryptometer.doubt import STEPPED_MS
-from cryptometer.records import REGISTER, Ending, Mark
+from cryptometer.record_fields import REGISTER
 from cryptometer.steps import NS_PER_MS, NS_PER_S
 from cryptometer.wire import (
     UINT_MAX,

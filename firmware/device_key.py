@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 from cryptometer import __version__, cbor, records
+from cryptometer.enrolment import EnrolmentRequest
 from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.keys import Algorithm, PublicKey
-from cryptometer.records import EnrolmentRequest, Role
+from cryptometer.record_fields import Role
 from cryptometer.request_text import encode_request_text
 from firmware.config import KeySettings
 from hal.drivers import has_key, make_guard, make_key, open_key

@@ -5,7 +5,8 @@ chain, registration and signature come with `firmware.chain`.
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from cryptometer.records import MS, REGISTER, UNIT_UWH, ClockReading, Ending
+from cryptometer.chain_records import UNIT_UWH, Ending
+from cryptometer.record_fields import MS, REGISTER, ClockReading
 from cryptometer.wire import wire
 
 

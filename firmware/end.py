@@ -4,7 +4,9 @@ outbox and journal, so that each of the two alone knows what was signed.
 
 from dataclasses import dataclass, replace
 
-from cryptometer.records import DIGEST, MS, STEP, Batch, Reading, Record, RunStart, StepClose
+from cryptometer.chain_records import Batch, Reading, RunStart, StepClose
+from cryptometer.record_fields import DIGEST, MS, STEP
+from cryptometer.records import Record
 from cryptometer.wire import Row, Uint, wire, wire_optional
 
 OFFSET_ZERO = 2**62  # offsets are stored from here, since records hold no negative numbers

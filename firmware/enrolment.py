@@ -5,23 +5,22 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from cryptometer import cbor, records
-from cryptometer.community import Community, trust
-from cryptometer.errors import ConfigurationError, Reason, Rejected
-from cryptometer.keys import PublicKey
-from cryptometer.metrology import SECONDS_PER_HOUR, UWH_PER_KWH, Side, lot_limit
-from cryptometer.records import (
-    Acknowledgement,
+from cryptometer.acknowledgement import Acknowledgement
+from cryptometer.authority_records import (
     AuthorityRecord,
-    Broker,
-    Bundle,
     CountingSource,
     MeterDetails,
     ReAnchor,
-    Record,
     Registration,
     Revocation,
-    Role,
 )
+from cryptometer.community import Community, trust
+from cryptometer.enrolment import Broker, Bundle
+from cryptometer.errors import ConfigurationError, Reason, Rejected
+from cryptometer.keys import PublicKey
+from cryptometer.metrology import SECONDS_PER_HOUR, UWH_PER_KWH, Side, lot_limit
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from cryptometer.steps import NS_PER_S, step_start_ms
 from firmware.lots import Terms
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from cryptometer import cbor
+from cryptometer.chain_records import UNIT_UWH, Ending, Mark
 from cryptometer.errors import Reason, Rejected
-from cryptometer.records import LABEL, MS, REGISTER, UNIT_UWH, Ending, Mark
+from cryptometer.record_fields import LABEL, MS, REGISTER
 from cryptometer.wire import Bytes, Choice, Map, Row, Uint, wire
 from firmware.end import End
 from firmware.timekeeping import Dating

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 
+from cryptometer.authority_records import CountingSource
 from cryptometer.metrology import SECONDS_PER_HOUR, number, wh
-from cryptometer.records import CountingSource
 from cryptometer.steps import MS_PER_S, NS_PER_MS
 from firmware.analysis import Recording, analyse, kwh_text
 from firmware.checkup import Finding, fine, note, wrong

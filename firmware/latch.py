@@ -8,7 +8,8 @@ registered constant. No clock, no file, no key.
 
 from dataclasses import replace
 
-from cryptometer.records import ClockReading, Ending, Mark
+from cryptometer.chain_records import Ending, Mark
+from cryptometer.record_fields import ClockReading
 from cryptometer.steps import step_of, step_start_ms
 from firmware.drafts import CloseDraft, ReadingDraft
 from firmware.lots import Limits, Lots, LotState, Signed, Terms

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from cryptometer.records import REGISTER, Mark
+from cryptometer.chain_records import Mark
+from cryptometer.record_fields import REGISTER
 from cryptometer.steps import MS_PER_S, NS_PER_MS
 from firmware.counter import Counter
 from firmware.enrolment import Enrolment

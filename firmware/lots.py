@@ -6,18 +6,8 @@ Everything is in UTC milliseconds and in the counter's own registers. No clock, 
 from collections import Counter as Amounts
 from dataclasses import dataclass, replace
 
-from cryptometer.records import (
-    LABEL,
-    LOTS_MAX,
-    MARKS_MAX,
-    MS,
-    REGISTER,
-    STEP,
-    WATCHED_MAX,
-    ClockReading,
-    Ending,
-    Mark,
-)
+from cryptometer.chain_records import LOTS_MAX, MARKS_MAX, WATCHED_MAX, Ending, Mark
+from cryptometer.record_fields import LABEL, MS, REGISTER, STEP, ClockReading
 from cryptometer.steps import (
     DOUBTFUL_ERROR_MS,
     FUTURE_STEPS,

@@ -12,13 +12,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from cryptometer import cbor, records
+from cryptometer.acknowledgement import Acknowledgement, Stop
+from cryptometer.chain_records import ChainRecord
 from cryptometer.errors import Reason, Rejected
-from cryptometer.records import (
-    Acknowledgement,
-    ChainRecord,
-    Record,
-    Stop,
-)
+from cryptometer.records import Record
 from cryptometer.steps import NS_PER_S
 from cryptometer.wire import UINT_MAX, Row, Uint, decode_map, encode_map, wire
 from firmware.end import OFFSET_ZERO, Anew, End, acknowledged, follow, starts_from

@@ -7,7 +7,8 @@ which it no longer stands.
 
 from dataclasses import dataclass, replace
 
-from cryptometer.records import Ending, Record
+from cryptometer.chain_records import Ending
+from cryptometer.records import Record
 from cryptometer.steps import step_start_ms
 from firmware.chain import anchored, signed_so_far
 from firmware.counter import BLANK_SNAPSHOT, Counter, Snapshot

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+from cryptometer.acknowledgement import Acknowledgement
 from cryptometer.keys import KeyLost, Signer
-from cryptometer.records import Acknowledgement, Checkpoint, Record
+from cryptometer.record_fields import Checkpoint
+from cryptometer.records import Record
 from cryptometer.steps import NS_PER_S
 from firmware.chain import Chain, aligned, draft_of, is_acting
 from firmware.config import Config

@@ -1,6 +1,6 @@
 """How much goes into one record: a batch's lots, and on a full card a lot's pulses."""
 
-from cryptometer.records import LOTS_MAX
+from cryptometer.chain_records import LOTS_MAX
 from cryptometer.steps import NS_PER_MS
 from firmware.config import Config
 from firmware.lots import Limits

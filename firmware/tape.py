@@ -17,7 +17,7 @@ from zlib import crc32
 from cryptometer import cbor, cose
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import KeyLost, Signer
-from cryptometer.records import LABEL
+from cryptometer.record_fields import LABEL
 from cryptometer.steps import ClockSource, Instant
 from cryptometer.wire import (
     Bytes,

@@ -7,7 +7,7 @@ synchronised clock; between adoptions the bound grows as fast as a board's cryst
 from dataclasses import dataclass
 
 from cryptometer.doubt import DRIFT_PPM, WITH_A_SOURCE
-from cryptometer.records import ClockReading
+from cryptometer.record_fields import ClockReading
 from cryptometer.steps import (
     DOUBTFUL_ERROR_MS,
     NS_PER_MS,

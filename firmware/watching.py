@@ -6,7 +6,7 @@ the machine's.
 
 from collections.abc import Callable
 
-from cryptometer.records import Ending, Mark
+from cryptometer.chain_records import Ending, Mark
 from cryptometer.steps import MS_PER_S, NS_PER_MS, NS_PER_S, Instant
 from firmware.believing import Believing
 from firmware.beside import PULSE_MAX_NS, aligned, missed

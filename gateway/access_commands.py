@@ -7,9 +7,10 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 
+from cryptometer.authority_records import Registration
 from cryptometer.errors import ConfigurationError
 from cryptometer.readable import utc
-from cryptometer.records import Registration, Role
+from cryptometer.record_fields import Role
 from cryptometer.steps import MS_PER_S, NS_PER_MS
 from gateway.access import Grant, Holder, digest_of, make_token
 from gateway.folder import Folder, open_folder, read_community

@@ -13,11 +13,12 @@ from typing import TypeAlias
 
 from cryptometer import cose, records
 from cryptometer.accuracy import Comparison, Total, total
+from cryptometer.block_header import Balance, Flow, Header
 from cryptometer.community import Community
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey
 from cryptometer.readable import describe_record, utc
-from cryptometer.records import Balance, Checkpoint, Flow, Header
+from cryptometer.record_fields import Checkpoint
 from cryptometer.steps import step_start_ms
 from cryptometer.tiles import CHECKPOINT_PATH, TILE_WIDTH, Read, Tile, read_entries
 from gateway.prove import find_record

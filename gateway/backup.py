@@ -16,10 +16,12 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from cryptometer import records
+from cryptometer.authority_records import AuthorityRecord
 from cryptometer.block import check_block
+from cryptometer.block_header import Header
 from cryptometer.community import Community
 from cryptometer.errors import ConfigurationError, Reason, Rejected
-from cryptometer.records import AuthorityRecord, Header, Record
+from cryptometer.records import Record
 from cryptometer.tiles import (
     CHECKPOINT_PATH,
     TILE_WIDTH,

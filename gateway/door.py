@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from cryptometer.acknowledgement import Stop
 from cryptometer.chain import follow, open_envelope, read_statement, verify
+from cryptometer.chain_records import ChainRecord
 from cryptometer.cose import Envelope
 from cryptometer.errors import Reason, Rejected
 from cryptometer.meter import Meter
-from cryptometer.records import ChainRecord, Record, Stop
+from cryptometer.records import Record
 from cryptometer.state import State
 from gateway.store import Contact, Refusal
 from gateway.waiting import Waiting

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from cryptometer import __version__, audit
+from cryptometer.authority_records import Registration
 from cryptometer.block import Checked
 from cryptometer.community import Community
 from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.keys import Algorithm, PublicKey
 from cryptometer.local_calendar import month_days, steps_of_day
-from cryptometer.records import Record, Registration
+from cryptometer.records import Record
 from cryptometer.state import State
 from cryptometer.tiles import CHECKPOINT_PATH, Read
 from gateway.exports.allotments import Allotment, totals_by_step

@@ -5,17 +5,12 @@ forward from the ledger's files.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cryptometer.authority_records import ReAnchor, Registration, Revocation
 from cryptometer.block import Checked
-from cryptometer.records import (
-    ChainRecord,
-    Header,
-    ReAnchor,
-    Record,
-    Registration,
-    Revocation,
-    Role,
-    StepClose,
-)
+from cryptometer.block_header import Header
+from cryptometer.chain_records import ChainRecord, StepClose
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from cryptometer.state import State
 from gateway.store import BlockRow, NewBlock, Tally
 

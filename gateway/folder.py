@@ -11,8 +11,10 @@ from pathlib import Path
 
 from cryptometer import __version__, cbor, records
 from cryptometer.community import Community, trust
+from cryptometer.enrolment import Bundle, EnrolmentRequest
 from cryptometer.errors import ConfigurationError, Reason, Rejected
-from cryptometer.records import Bundle, EnrolmentRequest, Record, Role
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from gateway.config import Config, read_config
 from gateway.node import whole_chain
 from gateway.sqlite_store import SqliteStore, create_store

@@ -4,7 +4,9 @@ an export gathers from all blocks, without going through them."""
 from collections.abc import Iterator, Mapping
 
 from cryptometer import cose, records
-from cryptometer.records import Distribution, StepClose, Use
+from cryptometer.authority_records import Use
+from cryptometer.chain_records import StepClose
+from cryptometer.sharing_records import Distribution
 from cryptometer.state import State
 from cryptometer.tiles import Entries
 from gateway.answers import Site

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from cryptometer.records import Agreement, Method
 from cryptometer.settlement import Settlement
 from cryptometer.sharing import deductions
+from cryptometer.sharing_records import Agreement, Method
 from gateway.consumption import Consumption
 
 NAMED_MAX = 10  # members in a sentence

@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+from cryptometer.authority_records import Registration, Use
 from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.load_curve import (
     GENERIC,
@@ -21,7 +22,7 @@ from cryptometer.load_curve import (
 from cryptometer.metrology import kwh
 from cryptometer.openings import encode_openings
 from cryptometer.readable import utc
-from cryptometer.records import NAME, Registration, Role, Use
+from cryptometer.record_fields import NAME, Role
 from cryptometer.state import State
 from cryptometer.step_table import step_named
 from cryptometer.steps import NS_PER_MS, step_of, step_start_ms

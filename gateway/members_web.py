@@ -24,7 +24,7 @@ from starlette.routing import Route
 from cryptometer.errors import ConfigurationError
 from cryptometer.local_calendar import steps_of_day
 from cryptometer.openings import Opening, Openings
-from cryptometer.records import Role
+from cryptometer.record_fields import Role
 from cryptometer.share_file import Share, verify_share
 from cryptometer.state import State
 from cryptometer.steps import NS_PER_MS

@@ -5,9 +5,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from cryptometer.accuracy import Pair
+from cryptometer.authority_records import Genesis
+from cryptometer.chain_records import ChainRecord
 from cryptometer.errors import Reason
 from cryptometer.governing import found
-from cryptometer.records import ChainRecord, Genesis, Record
+from cryptometer.records import Record
 from cryptometer.state import State
 from gateway.store import (
     EVIDENCE_MAX,

@@ -8,8 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from cryptometer import cbor, note, records
+from cryptometer.acknowledgement import Acknowledgement, Stop
+from cryptometer.authority_records import Registration, Revocation
 from cryptometer.block import check_block
 from cryptometer.chain import follow, open_record
+from cryptometer.chain_records import StepClose
 from cryptometer.community import Community, trust
 from cryptometer.errors import Reason, Rejected
 from cryptometer.governing import found, govern
@@ -17,18 +20,8 @@ from cryptometer.keys import Signer
 from cryptometer.meter import Meter
 from cryptometer.proposal import Proposal, Slot
 from cryptometer.readable import utc
-from cryptometer.records import (
-    NAME,
-    Acknowledgement,
-    Checkpoint,
-    ClockReading,
-    Record,
-    Registration,
-    Revocation,
-    Role,
-    StepClose,
-    Stop,
-)
+from cryptometer.record_fields import NAME, Checkpoint, ClockReading, Role
+from cryptometer.records import Record
 from cryptometer.state import State
 from cryptometer.steps import NS_PER_MS, ClockState, Instant, step_of, step_start_ms
 from cryptometer.tiles import TILE_WIDTH

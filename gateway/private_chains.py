@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from cryptometer.chain_records import ChainRecord
 from cryptometer.errors import Reason, Rejected
 from cryptometer.meter import Meter
-from cryptometer.records import ChainRecord, Record
+from cryptometer.records import Record
 from cryptometer.snapshot import decode_meter, encode_meter
 from gateway.private import PrivateStore
 from gateway.private_path import Advance, Governed

@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from cryptometer.authority_records import AuthorityRecord
 from cryptometer.chain import follow, open_record
+from cryptometer.chain_records import ChainRecord, StepClose
 from cryptometer.errors import Reason, Rejected
 from cryptometer.governing import act
 from cryptometer.meter import Meter
 from cryptometer.proposal import Proposal
-from cryptometer.records import AuthorityRecord, ChainRecord, Record, StepClose, decode
+from cryptometer.records import Record, decode
 from cryptometer.state import State
 from gateway.filing import meter_of
 from gateway.store import Refusal, StoreDamaged

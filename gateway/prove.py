@@ -3,17 +3,15 @@
 from contextlib import suppress
 
 from cryptometer import note, records
+from cryptometer.authority_records import Registration
+from cryptometer.chain_records import ChainRecord
 from cryptometer.community import Community
 from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.merkle import inclusion_proof
 from cryptometer.proof import encode_proof
-from cryptometer.records import ChainRecord, Record, Registration, Role
-from cryptometer.tiles import (
-    CHECKPOINT_PATH,
-    Entries,
-    Read,
-    node_from_tiles,
-)
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
+from cryptometer.tiles import CHECKPOINT_PATH, Entries, Read, node_from_tiles
 from gateway.store import Store
 
 _IDENTITY_HEX = 64

@@ -4,23 +4,15 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from cryptometer import cose, records
+from cryptometer.authority_records import ReAnchor, Registration
+from cryptometer.chain_records import Batch, ChainRecord, Reading, StepClose
 from cryptometer.community import Community
 from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.openings import Opening
-from cryptometer.records import (
-    Agreement,
-    Batch,
-    ChainRecord,
-    Distribution,
-    Input,
-    Reading,
-    ReAnchor,
-    Record,
-    Registration,
-    Role,
-    StepClose,
-)
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from cryptometer.share_file import encode_share
+from cryptometer.sharing_records import Agreement, Distribution, Input
 from cryptometer.tiles import CHECKPOINT_PATH, Entries, Read, node_from_tiles
 from gateway.store import BlockRow, Store
 

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from cryptometer.metrology import kwh
 from cryptometer.readable import utc
-from cryptometer.records import Role
+from cryptometer.record_fields import Role
 from cryptometer.settlement import Settlement
 from cryptometer.state import State
 from cryptometer.steps import step_start_ms

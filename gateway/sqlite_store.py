@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from cryptometer.accuracy import Pair
+from cryptometer.authority_records import Genesis
+from cryptometer.chain_records import ChainRecord
 from cryptometer.errors import ConfigurationError, Reason
-from cryptometer.records import ChainRecord, Genesis, Record
+from cryptometer.records import Record
 from cryptometer.snapshot import (
     Rows,
     decode_state,

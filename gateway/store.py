@@ -11,7 +11,8 @@ from typing import Protocol
 
 from cryptometer.accuracy import Pair, pair_of
 from cryptometer.errors import Reason
-from cryptometer.records import Distribution, Record
+from cryptometer.records import Record
+from cryptometer.sharing_records import Distribution
 from cryptometer.state import State
 
 # Records kept as evidence: enough to show a fork, too few to fill a disk; and of one meter, so that

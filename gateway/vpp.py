@@ -10,8 +10,10 @@ from cryptometer.drafting import draft
 from cryptometer.keys import Signer
 from cryptometer.openings import commitment
 from cryptometer.parts import split
-from cryptometer.records import Distribution, Record, Role
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from cryptometer.settlement import Plant, Settlement
+from cryptometer.sharing_records import Distribution
 from cryptometer.state import State
 from gateway.lacking import Facts, asked, lacks, look_up
 from gateway.store import StoreDamaged

@@ -7,10 +7,11 @@ from collections.abc import Container, Iterable, Iterator
 from itertools import islice, pairwise
 
 from cryptometer.chain import follow
+from cryptometer.chain_records import ChainRecord, StepClose
 from cryptometer.errors import Reason, Rejected
 from cryptometer.meter import Head, Meter
 from cryptometer.proposal import Proposal
-from cryptometer.records import ChainRecord, Record, StepClose
+from cryptometer.records import Record
 from cryptometer.steps import FUTURE_STEPS
 
 # Records that wait for their block live in memory, decoded: some eight times their bytes.

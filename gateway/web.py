@@ -23,9 +23,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from cryptometer import records
+from cryptometer.block_header import Header
 from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.note import decimal
-from cryptometer.records import Header
 from cryptometer.state import State
 from cryptometer.tiles import CHECKPOINT_PATH
 from gateway import answers, community_answers

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from cryptometer.records import Broker
+from cryptometer.enrolment import Broker
 from cryptometer.settings import setting
 from hal.files import put_file
 

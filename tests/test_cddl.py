@@ -1,7 +1,7 @@
 """records.cddl against the code, with pycddl as the judge that knows neither.
 
-Three parts: the text mirrors records.py line by line; what the code seals is valid; what lies just
-inside or just outside a limit gets the same verdict from the CDDL and from the code.
+Three parts: the text mirrors the records' classes line by line; what the code seals is valid; what
+lies just inside or just outside a limit gets the same verdict from the CDDL and from the code.
 
 pycddl validates envelope, protected header and payload one by one, since it does not follow `.cbor`
 inside an array; whole records, and the groups of flat arrays, are zcbor's part in test_peers.
@@ -22,11 +22,17 @@ from hypothesis import strategies as st
 from pycddl import Schema, ValidationError  # type: ignore[import-untyped]
 
 from cryptometer import cbor, cose, records, share_file, wire
+from cryptometer.authority_records import CountingSource, MeterDetails, Use
+from cryptometer.block_header import Balance, Flow
+from cryptometer.chain_records import Ending, Mark
+from cryptometer.enrolment import Broker
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey, Signer
 from cryptometer.metrology import Side
 from cryptometer.openings import Opening
-from cryptometer.records import Body, CountingSource, Ending, Kind, Mark, Method, Role, Use
+from cryptometer.record_fields import Checkpoint, ClockReading, Kind, Role
+from cryptometer.records import Body
+from cryptometer.sharing_records import Claim, Method
 from cryptometer.steps import ClockSource, ClockState
 from tests.keys import signer
 from tests.vectors.edges import SIGNERS, edges, plan
@@ -100,9 +106,9 @@ def test_a_payload_has_the_same_entries_in_cddl_and_code(kind: Kind) -> None:
 @pytest.mark.parametrize(
     ("rule", "cls"),
     [
-        ("meter-details", records.MeterDetails),
-        ("claim", records.Claim),
-        ("broker", records.Broker),
+        ("meter-details", MeterDetails),
+        ("claim", Claim),
+        ("broker", Broker),
         ("share-file", share_file.ShareFile),
     ],
 )
@@ -113,10 +119,10 @@ def test_a_nested_map_has_the_same_entries_in_cddl_and_code(rule: str, cls: type
 @pytest.mark.parametrize(
     ("rule", "cls"),
     [
-        ("clock-reading", records.ClockReading),
-        ("checkpoint", records.Checkpoint),
-        ("flow", records.Flow),
-        ("balance", records.Balance),
+        ("clock-reading", ClockReading),
+        ("checkpoint", Checkpoint),
+        ("flow", Flow),
+        ("balance", Balance),
         ("share-leaf", share_file.Leaf),
         ("share-opening", Opening),
     ],

@@ -26,7 +26,7 @@ from cryptometer.commands.certificates import LIFETIME
 from cryptometer.commands.folder import BrokerFile, CredentialKind
 from cryptometer.cose import RECORD_MAX
 from cryptometer.keys import Algorithm
-from cryptometer.records import Role
+from cryptometer.record_fields import Role
 from firmware import device_key
 from firmware import folder as device_folder
 from firmware.config import read_config as read_meter_toml

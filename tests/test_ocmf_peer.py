@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cryptometer.records import Use
+from cryptometer.authority_records import Use
 from cryptometer.steps import ClockState, step_start_ms
 from gateway.exports.ocmf import Close, key_text, ocmf_container
 from tests.gateway.exports.test_ocmf import CLOSE, KEY, STEP, record_of

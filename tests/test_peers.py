@@ -19,6 +19,7 @@ import pytest
 from cryptometer import cbor, merkle, note, records, wire
 from cryptometer.errors import Rejected
 from cryptometer.keys import PublicKey, Signer
+from cryptometer.record_fields import Checkpoint
 from cryptometer.records import Record
 from tests.keys import p256_signer, signer
 from tests.vectors.edges import edges
@@ -381,7 +382,7 @@ def test_openssl_verifies_fresh_checkpoints_and_refuses_altered_ones(
     size: int, tmp_path: Path
 ) -> None:
     key = signer(GATEWAY)
-    head = records.Checkpoint(size, merkle.leaf_hash(b"%d" % size))
+    head = Checkpoint(size, merkle.leaf_hash(b"%d" % size))
     text, _, _, signature = parts_of(note.sign_checkpoint(head, "example.org/log", key))
     assert openssl_verifies(tmp_path, key.public.coordinates, text, signature)
     assert not openssl_verifies(tmp_path, key.public.coordinates, text + b"\n", signature)

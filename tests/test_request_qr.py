@@ -17,7 +17,7 @@ from cryptometer.commands import authority
 from cryptometer.commands.folder import BrokerFile
 from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.keys import Algorithm
-from cryptometer.records import Role
+from cryptometer.record_fields import Role
 from cryptometer.request_text import encode_request_text
 from firmware import device_key, folder
 from tests.commands.test_authority import METER, NOW_MS, found

@@ -19,22 +19,17 @@ import pytest
 from cryptometer import merkle, note, records
 from cryptometer.accuracy import compare_verdicts
 from cryptometer.audit import audit
+from cryptometer.authority_records import CountingSource, MeterDetails, Registration, Use
+from cryptometer.block_header import Header
+from cryptometer.chain_records import Mark
 from cryptometer.community import decode_community, encode_community
 from cryptometer.errors import Rejected
 from cryptometer.keys import Signer
 from cryptometer.metrology import Side
-from cryptometer.records import (
-    Claim,
-    CountingSource,
-    Distribution,
-    Header,
-    Mark,
-    Method,
-    Record,
-    Role,
-    Use,
-)
+from cryptometer.record_fields import Checkpoint, Role
+from cryptometer.records import Record
 from cryptometer.share_file import verify_share
+from cryptometer.sharing_records import Claim, Distribution, Method
 from cryptometer.tiles import CHECKPOINT_PATH, encode_bundle
 from tests.core.community import Device, Village, flip, lay_out, reseal, sign_head
 from tests.core.neighbourhood import Neighbourhood
@@ -226,10 +221,10 @@ def change_source(village: Village, meter: Device) -> None:
         village.block()
 
 
-def replace_details(village: Village, name: str, lot_pulses: int) -> records.MeterDetails:
+def replace_details(village: Village, name: str, lot_pulses: int) -> MeterDetails:
     for raw in village.leaves:
         body = records.decode(raw).body
-        if isinstance(body, records.Registration) and body.name == name:
+        if isinstance(body, Registration) and body.name == name:
             assert body.meter is not None
             return replace(body.meter, lot_pulses=lot_pulses)
     raise LookupError(name)
@@ -506,7 +501,7 @@ def published_consumption(village: Village) -> dict[str, bytes]:
 
 
 def other_head(village: Village) -> dict[str, bytes]:
-    wrong = records.Checkpoint(len(village.leaves), merkle.leaf_hash(b"elsewhere"))
+    wrong = Checkpoint(len(village.leaves), merkle.leaf_hash(b"elsewhere"))
     signed = note.sign_checkpoint(wrong, village.community().origin, village.gateway)
     return village.files() | {CHECKPOINT_PATH: signed.encode()}
 

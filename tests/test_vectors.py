@@ -16,25 +16,18 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from cryptometer import proof, records
 from cryptometer.audit import audit
+from cryptometer.authority_records import Registration
 from cryptometer.cbor import encode
+from cryptometer.chain_records import Batch, StepClose
 from cryptometer.community import decode_community
 from cryptometer.cose import HEADER_MAX
 from cryptometer.errors import Reason, Rejected
 from cryptometer.judging import judge
 from cryptometer.keys import from_cose
 from cryptometer.metrology import lot_limit, register_uwh
-from cryptometer.records import (
-    Agreement,
-    Batch,
-    Checkpoint,
-    Distribution,
-    Input,
-    Kind,
-    Output,
-    Registration,
-    StepClose,
-)
+from cryptometer.record_fields import Checkpoint, Kind
 from cryptometer.share_file import verify_share
+from cryptometer.sharing_records import Agreement, Distribution, Input, Output
 from cryptometer.steps import step_of
 from cryptometer.wire import encode_map
 from tests.keys import p256_signer

@@ -15,8 +15,9 @@ from cryptometer.commands.quantities import moment_ms
 from cryptometer.commands.roll import Roll, check_name
 from cryptometer.errors import ConfigurationError
 from cryptometer.readable import utc
-from cryptometer.records import CLAIMS_MAX, Agreement, Claim, Method, Role
+from cryptometer.record_fields import Role
 from cryptometer.settings import read_settings, setting
+from cryptometer.sharing_records import CLAIMS_MAX, Agreement, Claim, Method
 from cryptometer.steps import step_of, step_start_ms
 
 T = TypeVar("T")

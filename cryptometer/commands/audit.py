@@ -24,7 +24,7 @@ from cryptometer.judging import Rule
 from cryptometer.metrology import kwh
 from cryptometer.openings import OPENINGS_MAX, decode_openings
 from cryptometer.readable import printable, utc
-from cryptometer.records import Distribution
+from cryptometer.sharing_records import Distribution
 from cryptometer.steps import step_start_ms
 from cryptometer.tiles import Read
 from hal.files import put_file

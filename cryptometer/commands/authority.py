@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 from cryptometer import records
 from cryptometer.agreed_terms import describe_terms
+from cryptometer.authority_records import ChainPlace, CountingSource, Genesis
 from cryptometer.commands import agreements
 from cryptometer.commands import roll as rolls
 from cryptometer.commands.bound import step_seconds
@@ -33,19 +34,13 @@ from cryptometer.commands.meters import read_meters
 from cryptometer.commands.quantities import duration_ms, energy_uwh, moment_ms
 from cryptometer.commands.roll import Roll, Standing
 from cryptometer.cose import RECORD_MAX
+from cryptometer.enrolment import EnrolmentRequest
 from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.keys import PublicKey
 from cryptometer.readable import utc
-from cryptometer.records import (
-    DIGEST,
-    Agreement,
-    ChainPlace,
-    CountingSource,
-    EnrolmentRequest,
-    Genesis,
-    Role,
-)
+from cryptometer.record_fields import DIGEST, Role
 from cryptometer.request_text import decode_request_text, is_request_text
+from cryptometer.sharing_records import Agreement
 from cryptometer.steps import MS_PER_S, step_of, step_start_ms
 from hal import faults
 

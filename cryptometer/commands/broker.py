@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from cryptometer.errors import ConfigurationError
-from cryptometer.records import LABEL, Role
+from cryptometer.record_fields import LABEL, Role
 from cryptometer.wire import Bytes, wire, wire_optional
 
 PORT_PLAIN, PORT_TLS = 1883, 8883

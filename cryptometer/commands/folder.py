@@ -22,21 +22,15 @@ from enum import StrEnum
 from pathlib import Path
 
 from cryptometer import cbor, records
+from cryptometer.authority_records import AuthorityRecord, Genesis, Registration, Revocation
 from cryptometer.commands import broker, certificates
 from cryptometer.commands.broker import Address, Credential
 from cryptometer.commands.roll import NAMES_ITS_KEY, Roll, Standing, found_roll, open_roll
 from cryptometer.community import encode_community, trust
+from cryptometer.enrolment import AUTHORITY_RECORDS_MAX, Broker, Bundle
 from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.keys import Algorithm, PublicKey
-from cryptometer.records import (
-    AUTHORITY_RECORDS_MAX,
-    Broker,
-    Bundle,
-    Genesis,
-    Record,
-    Registration,
-    Revocation,
-)
+from cryptometer.records import Record
 from cryptometer.settings import read_settings, setting
 from cryptometer.wire import decode_map, encode_map
 from hal.files import put_file
@@ -355,7 +349,7 @@ def _bundled(shared: list[Record], standing: Standing) -> tuple[bytes, ...]:
 
 def _sequence(record: Record) -> int:
     body = record.body
-    return body.sequence if isinstance(body, records.AuthorityRecord) else 0
+    return body.sequence if isinstance(body, AuthorityRecord) else 0
 
 
 def _party_broker(address: Address, credential: Credential | None, ca: bytes | None) -> Broker:

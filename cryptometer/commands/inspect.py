@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cryptometer import cbor, records
+from cryptometer.authority_records import Genesis
+from cryptometer.block_header import Header
 from cryptometer.commands.sources import ledger_folder, ledger_reader, read_file
 from cryptometer.community import decode_community
+from cryptometer.enrolment import Bundle
 from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.note import decimal
 from cryptometer.proof import carried_records
 from cryptometer.readable import describe_record, summarise_record
-from cryptometer.records import Bundle, Genesis, Header, Record
+from cryptometer.records import Record
 from cryptometer.tiles import (
     CHECKPOINT_PATH,
     TILE_WIDTH,

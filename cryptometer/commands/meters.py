@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
 
+from cryptometer.authority_records import CountingSource, MeterDetails, Use
 from cryptometer.commands.bound import check_ratings
 from cryptometer.commands.quantities import moment_ms, rational, thousandths
 from cryptometer.errors import ConfigurationError
 from cryptometer.metrology import Side, lot_limit
-from cryptometer.records import CountingSource, MeterDetails, Use
 from cryptometer.settings import read_settings, setting
 
 LOT_PULSES_MAX = 2**32  # what a registration can state

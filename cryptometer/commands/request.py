@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 from cryptometer import __version__, records
+from cryptometer.enrolment import EnrolmentRequest
 from cryptometer.keys import Signer
-from cryptometer.records import EnrolmentRequest, Role
+from cryptometer.record_fields import Role
 from hal.files import put_file
 from hal.keyfile import create_key, load_key
 

@@ -9,22 +9,21 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from cryptometer import records
-from cryptometer.errors import ConfigurationError, Rejected
-from cryptometer.governing import act, found, govern
-from cryptometer.keys import Algorithm, PublicKey, Signer
-from cryptometer.records import (
-    AUTHORITY_RECORDS_MAX,
-    NAME,
-    Agreement,
+from cryptometer.authority_records import (
     ChainPlace,
     Genesis,
     MeterDetails,
     ReAnchor,
-    Record,
     Registration,
     Revocation,
-    Role,
 )
+from cryptometer.enrolment import AUTHORITY_RECORDS_MAX
+from cryptometer.errors import ConfigurationError, Rejected
+from cryptometer.governing import act, found, govern
+from cryptometer.keys import Algorithm, PublicKey, Signer
+from cryptometer.record_fields import NAME, Role
+from cryptometer.records import Record
+from cryptometer.sharing_records import Agreement
 from cryptometer.state import State
 
 SIGNS_NOTES = (Role.GATEWAY, Role.NODE)  # checkpoints, and C2SP notes know Ed25519 only

@@ -13,8 +13,8 @@ from cryptometer.explaining import explain_share
 from cryptometer.metrology import kwh
 from cryptometer.proof import verify_proof
 from cryptometer.readable import describe_record, printable, utc
-from cryptometer.records import Agreement, Method
 from cryptometer.share_file import MAGIC, SHARE_MAX, Given, Share, Source, verify_share
+from cryptometer.sharing_records import Agreement, Method
 from cryptometer.steps import step_start_ms
 
 

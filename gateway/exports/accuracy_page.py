@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import date, datetime, tzinfo
 
 from cryptometer.accuracy import Total, percent
+from cryptometer.authority_records import CountingSource
 from cryptometer.local_calendar import LocalStep, local_steps
 from cryptometer.metrology import UWH_PER_KWH
 from cryptometer.readable import mark_name, utc
-from cryptometer.records import CountingSource
 from gateway.exports.accuracy_table import marks_text
 from gateway.exports.accuracy_words import figures, is_good, sentences
 from gateway.exports.displays import Shown
@@ -25,16 +25,7 @@ from gateway.exports.measured import (
 from gateway.exports.plots import Band, Dot, Span, difference_plot, energy_plot, wait_plot
 from gateway.exports.source import Source, one_line
 from gateway.pages.document import document
-from gateway.pages.markup import (
-    Markup,
-    aligned,
-    facts,
-    figure,
-    markup,
-    name_of,
-    table,
-    tag,
-)
+from gateway.pages.markup import Markup, aligned, facts, figure, markup, name_of, table, tag
 
 ALL_STEPS_MAX = 300  # of one meter: three days; of more, days and the steps worth a look are shown
 NOTED_MAX = 500  # steps worth a look of one meter; the CSV has them all

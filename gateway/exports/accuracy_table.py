@@ -4,8 +4,8 @@ a display was compared."""
 from collections.abc import Iterator
 
 from cryptometer.accuracy import percent
+from cryptometer.authority_records import Use
 from cryptometer.readable import mark_name, utc
-from cryptometer.records import Use
 from cryptometer.steps import step_start_ms
 from gateway.exports.accuracy_words import sentences
 from gateway.exports.displays import Shown

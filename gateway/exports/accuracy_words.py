@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from cryptometer.accuracy import Comparison, percent
+from cryptometer.authority_records import CountingSource
 from cryptometer.metrology import kwh, number
 from cryptometer.readable import utc
-from cryptometer.records import CountingSource
 from gateway.exports.measured import Measured, MeterReport, StepState, Summary
 
 

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cryptometer.accuracy import PPM, relative_ppm
+from cryptometer.authority_records import MeterDetails
 from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.metrology import MPE_AT_I_MIN
-from cryptometer.records import NAME, MeterDetails
+from cryptometer.record_fields import NAME
 
 READ_MS = 60_000  # a person notes the minute
 SEEN_MAX = 10_000  # readings in the file: one a month of a hundred meters, for eight years

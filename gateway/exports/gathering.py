@@ -3,8 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cryptometer.authority_records import Use
 from cryptometer.block import Checked
-from cryptometer.records import Distribution, Record, StepClose, Use
+from cryptometer.chain_records import StepClose
+from cryptometer.records import Record
+from cryptometer.sharing_records import Distribution
 from cryptometer.state import State
 from cryptometer.steps import step_start_ms
 from gateway.exports.allotments import Allotment, Given

@@ -9,24 +9,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from cryptometer.accuracy import PPM, Comparison, Pair, Total, compare, known_of, pair_of, total
+from cryptometer.authority_records import MeterDetails, ReAnchor, Registration
 from cryptometer.block import Checked
+from cryptometer.block_header import Header
+from cryptometer.chain_records import Batch, ChainRecord, Mark, Reading, RunStart, StepClose
 from cryptometer.energy_verdict import Verdict
 from cryptometer.meter import Meter, Terms
 from cryptometer.metrology import MPE_AT_I_MIN
-from cryptometer.records import (
-    Batch,
-    ChainRecord,
-    ClockReading,
-    Header,
-    Mark,
-    MeterDetails,
-    Reading,
-    ReAnchor,
-    Record,
-    Registration,
-    RunStart,
-    StepClose,
-)
+from cryptometer.record_fields import ClockReading
+from cryptometer.records import Record
 from cryptometer.state import State
 from cryptometer.steps import ClockState, step_of, step_start_ms
 from gateway.exports.displays import Dial, Seen, Shown, device_of, shown, unanswered

@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from cryptometer.authority_records import Use
 from cryptometer.errors import ConfigurationError
 from cryptometer.keys import Algorithm, PublicKey
-from cryptometer.records import Use
 from cryptometer.steps import DOUBTFUL_ERROR_MS, MS_PER_S, ClockState
 from gateway.exports.source import Source, kwh_text
 

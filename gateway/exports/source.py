@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 
 from cryptometer.metrology import UWH_PER_KWH
-from cryptometer.records import Checkpoint
+from cryptometer.record_fields import Checkpoint
 
 SIDECAR_SUFFIX = ".source.json"
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from cryptometer.block import Checked
+from cryptometer.chain_records import StepClose
 from cryptometer.readable import utc
-from cryptometer.records import Agreement, Distribution, StepClose
 from cryptometer.settlement import Settlement
 from cryptometer.sharing import entitlements
+from cryptometer.sharing_records import Agreement, Distribution
 from cryptometer.steps import step_start_ms
 from cryptometer.storage import StorageLedger, charge, discharge, excesses
 from gateway.exports.source import Source, to_csv

@@ -3,9 +3,9 @@ of it. Values in, HTML out."""
 
 from collections.abc import Sequence
 
+from cryptometer.block_header import Balance
 from cryptometer.metrology import kwh
 from cryptometer.readable import utc
-from cryptometer.records import Balance
 from cryptometer.steps import step_start_ms
 from gateway.exports.source import Source, one_line
 from gateway.pages.document import document

@@ -11,10 +11,11 @@ from pathlib import Path
 from cryptometer import note, records
 from cryptometer.block import check_block
 from cryptometer.chain import follow
+from cryptometer.chain_records import ChainRecord
 from cryptometer.commands.demo.broker import HOST
 from cryptometer.proof import verify_proof
 from cryptometer.proposal import Applied, Proposal, Slot
-from cryptometer.records import ChainRecord, Record
+from cryptometer.records import Record
 from cryptometer.state import State
 from cryptometer.steps import NS_PER_MS, step_start_ms
 from gateway.filing import file_block
@@ -24,15 +25,7 @@ from gateway.prove import prove
 from gateway.store import Changes
 from gateway.waiting import Waiting
 from hal.memory import collect_seldom
-from tests.bench.crowd import (
-    crowd,
-    deliver,
-    in_turn,
-    mosquitto,
-    served,
-    timed,
-    whole_step,
-)
+from tests.bench.crowd import crowd, deliver, in_turn, mosquitto, served, timed, whole_step
 from tests.bench.figures import (
     MS_PER_S,
     US_PER_S,

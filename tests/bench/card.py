@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 from cryptometer.block import Checked
-from cryptometer.records import Batch, ChainRecord
+from cryptometer.chain_records import Batch, ChainRecord
 from cryptometer.steps import NS_PER_S
 from hal.files import SimulatedDirectory
 from tests.bench.figures import Figure

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cryptometer import records
+from cryptometer.acknowledgement import Acknowledgement
 from cryptometer.commands.demo.broker import HOST
-from cryptometer.records import Acknowledgement, Record
+from cryptometer.records import Record
 from cryptometer.steps import step_start_ms
 from gateway.service import MESSAGES_MAX
 from gateway.store import Changes, Contact

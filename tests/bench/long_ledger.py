@@ -8,9 +8,11 @@ from pathlib import Path
 
 from cryptometer import note
 from cryptometer.block import Checked, check_block
+from cryptometer.chain_records import ChainRecord
 from cryptometer.community import Community
 from cryptometer.proposal import Proposal
-from cryptometer.records import ChainRecord, Claim, Method, Record
+from cryptometer.records import Record
+from cryptometer.sharing_records import Claim, Method
 from cryptometer.state import State
 from gateway.ledger import Ledger
 from hal.files import DiskTree

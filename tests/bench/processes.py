@@ -8,9 +8,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from cryptometer.block_header import Header
 from cryptometer.commands.demo.community import STEP_S, SimulatedMeter
 from cryptometer.commands.demo.processes import Tail
-from cryptometer.records import Header
 from cryptometer.steps import step_start_ms
 from tests.bench.figures import Figure, process_memory_mb
 from tests.system.plant import Plant

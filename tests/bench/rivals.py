@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Protocol
 
 from cryptometer import records
+from cryptometer.chain_records import Batch
 from cryptometer.commands.demo.broker import HOST
 from cryptometer.commands.demo.community import SimulatedMeter
 from cryptometer.commands.demo.processes import Child
 from cryptometer.errors import Rejected
-from cryptometer.records import Batch
 from firmware.config import JournalSettings
 from firmware.simulate import Terminal
 from hal.broker import BrokerSettings

@@ -7,10 +7,13 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 
 from cryptometer.block import check_block
+from cryptometer.chain_records import ChainRecord
 from cryptometer.community import trust
 from cryptometer.proposal import Proposal, propose
-from cryptometer.records import ChainRecord, Claim, Method, Record, Role
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from cryptometer.share_file import verify_share
+from cryptometer.sharing_records import Claim, Method
 from gateway.share import make_share
 from tests.bench.crowd import timed
 from tests.bench.figures import MS_PER_S, Figure, Stopwatch

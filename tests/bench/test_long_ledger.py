@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from cryptometer.audit import audit
+from cryptometer.chain_records import Batch, StepClose
 from cryptometer.commands.sources import ledger_reader
-from cryptometer.records import Batch, Distribution, StepClose
+from cryptometer.sharing_records import Distribution
 from cryptometer.tiles import CHECKPOINT_PATH
 from tests.bench.long_ledger import LOTS, METERS, STEPS_A_DAY, make
 from tests.core.community import LOT_PULSES, PULSE_UWH

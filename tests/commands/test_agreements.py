@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryptometer.agreed_terms import describe_terms
+from cryptometer.authority_records import Genesis
 from cryptometer.commands import roll as rolls
 from cryptometer.commands.agreements import (
     Draft,
@@ -21,8 +22,9 @@ from cryptometer.commands.agreements import (
 from cryptometer.commands.roll import Roll
 from cryptometer.errors import ConfigurationError
 from cryptometer.metrology import UWH_PER_KWH
-from cryptometer.records import Agreement, Claim, Genesis, Method, Role
+from cryptometer.record_fields import Role
 from cryptometer.sharing import Outcome, share
+from cryptometer.sharing_records import Agreement, Claim, Method
 from cryptometer.wire import decode_map, encode_map
 from tests.core.community import DETAILS, FIRST_STEP
 from tests.keys import signer

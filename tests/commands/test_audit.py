@@ -17,8 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cryptometer import records
+from cryptometer.block_header import Header
+from cryptometer.chain_records import Batch
 from cryptometer.community import encode_community
-from cryptometer.records import Batch, Claim, ClockReading, Distribution, Header, Method
+from cryptometer.record_fields import ClockReading
+from cryptometer.sharing_records import Claim, Distribution, Method
 from cryptometer.steps import ClockSource, ClockState
 from cryptometer.tiles import CHECKPOINT_PATH
 from hal.program import EXIT_CONFIGURATION

@@ -15,6 +15,7 @@ import pytest
 from cryptography import x509
 
 from cryptometer import cbor, records
+from cryptometer.authority_records import ChainPlace
 from cryptometer.commands import authority
 from cryptometer.commands.broker import Address, check_folder, mosquitto_conf, parse_address
 from cryptometer.commands.certificates import LIFETIME, serial_of
@@ -22,15 +23,10 @@ from cryptometer.commands.folder import BrokerFile, CredentialKind
 from cryptometer.commands.main import main
 from cryptometer.commands.request import make_request
 from cryptometer.community import decode_community
+from cryptometer.enrolment import AUTHORITY_RECORDS_MAX, Bundle, EnrolmentRequest
 from cryptometer.errors import ConfigurationError, Rejected
-from cryptometer.records import (
-    AUTHORITY_RECORDS_MAX,
-    Agreement,
-    Bundle,
-    ChainPlace,
-    EnrolmentRequest,
-    Role,
-)
+from cryptometer.record_fields import Role
+from cryptometer.sharing_records import Agreement
 from firmware import folder as device_folder
 from gateway import folder as gateway_folder
 from hal import faults

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from cryptometer.chain_records import ChainRecord
 from cryptometer.community import encode_community
-from cryptometer.records import ChainRecord, Record
+from cryptometer.records import Record
 from tests.commands.outsider import called, process
 from tests.core.community import Village, reseal, sign_head
 from tests.core.test_distribution import agreed, create

@@ -10,9 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cryptometer import cbor, records
+from cryptometer.authority_records import Genesis
+from cryptometer.chain_records import RunStart
 from cryptometer.commands.demo.processes import COMMON, program
 from cryptometer.community import encode_community
-from cryptometer.records import Broker, Bundle, Genesis, Kind, RunStart
+from cryptometer.enrolment import Broker, Bundle
+from cryptometer.record_fields import Kind
 from cryptometer.tiles import TILE_WIDTH, encode_bundle
 from tests.commands.outsider import COMMAND_MAX_S, ROOT, VECTORS, called, lay, process
 from tests.core.community import Village, flip, sign_head

@@ -4,10 +4,10 @@ from fractions import Fraction
 
 import pytest
 
+from cryptometer.authority_records import CountingSource, MeterDetails, Use
 from cryptometer.commands.meters import MeterEntry, read_meters
 from cryptometer.errors import ConfigurationError
 from cryptometer.metrology import Side
-from cryptometer.records import CountingSource, MeterDetails, Use
 
 STEP_S = 900
 NOW_MS = 1_769_860_800_000

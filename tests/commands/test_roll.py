@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cryptometer.authority_records import ChainPlace, Genesis, MeterDetails
 from cryptometer.commands import roll as rolls
 from cryptometer.commands.roll import NAMES_ITS_KEY_MAX, Roll
+from cryptometer.enrolment import AUTHORITY_RECORDS_MAX
 from cryptometer.errors import ConfigurationError, Rejected
-from cryptometer.records import AUTHORITY_RECORDS_MAX, ChainPlace, Genesis, MeterDetails, Role
+from cryptometer.record_fields import Role
 from tests.core.community import DETAILS, FIRST_STEP
 from tests.keys import p256_signer, signer
 

@@ -13,10 +13,10 @@ import pytest
 
 from cryptometer import records
 from cryptometer.audit import Verify, audit, verify_none
+from cryptometer.chain_records import ChainRecord
 from cryptometer.commands import verifiers
 from cryptometer.commands.verifiers import Named, Verifiers
 from cryptometer.errors import Reason, Rejected
-from cryptometer.records import ChainRecord
 from tests.commands.outsider import VECTORS, called
 from tests.core.community import Village, flip, lay_out, sign_head
 from tests.keys import p256_signer

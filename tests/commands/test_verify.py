@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cryptometer import cbor, records
+from cryptometer.block_header import Header
+from cryptometer.chain_records import ChainRecord
 from cryptometer.community import encode_community
 from cryptometer.merkle import inclusion_proof
 from cryptometer.proof import encode_proof
-from cryptometer.records import ChainRecord, Header
 from cryptometer.tiles import node_from_tiles
 from hal.program import EXIT_CONFIGURATION
 from tests.commands.outsider import COMMAND_MAX_S, ROOT, VECTORS, called, process

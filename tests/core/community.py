@@ -9,8 +9,21 @@ from fractions import Fraction
 from typing import Any
 
 from cryptometer import note, proof, records
+from cryptometer.authority_records import (
+    AuthorityRecord,
+    ChainPlace,
+    CountingSource,
+    Genesis,
+    MeterDetails,
+    ReAnchor,
+    Registration,
+    Revocation,
+    Use,
+)
 from cryptometer.block import Checked, check_block
+from cryptometer.block_header import Header
 from cryptometer.chain import follow, open_record, register_after
+from cryptometer.chain_records import Batch, ChainRecord, Ending, Reading, RunStart, StepClose
 from cryptometer.community import Community, trust
 from cryptometer.drafting import draft
 from cryptometer.errors import Rejected
@@ -22,34 +35,10 @@ from cryptometer.metrology import Side
 from cryptometer.openings import commitment
 from cryptometer.parts import split
 from cryptometer.proposal import Proposal, Slot, propose
-from cryptometer.records import (
-    Agreement,
-    AuthorityRecord,
-    Batch,
-    Body,
-    ChainPlace,
-    ChainRecord,
-    Checkpoint,
-    Claim,
-    ClockReading,
-    CountingSource,
-    Distribution,
-    Ending,
-    Genesis,
-    Header,
-    MeterDetails,
-    Method,
-    Reading,
-    ReAnchor,
-    Record,
-    Registration,
-    Revocation,
-    Role,
-    RunStart,
-    StepClose,
-    Use,
-)
+from cryptometer.record_fields import Checkpoint, ClockReading, Role
+from cryptometer.records import Body, Record
 from cryptometer.settlement import Plant, Settlement
+from cryptometer.sharing_records import Agreement, Claim, Distribution, Method
 from cryptometer.state import State
 from cryptometer.steps import FUTURE_STEPS, ClockSource, ClockState, step_start_ms
 from cryptometer.tiles import (

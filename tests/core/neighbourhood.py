@@ -10,13 +10,16 @@ from fractions import Fraction
 from random import Random
 from typing import Any
 
+from cryptometer.authority_records import Use
 from cryptometer.drafting import draft
 from cryptometer.errors import Reason
 from cryptometer.openings import commitment
 from cryptometer.parts import split
 from cryptometer.proposal import Proposal
-from cryptometer.records import Claim, Distribution, Method, Output, Part, Record, Role, Use
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from cryptometer.settlement import Settlement
+from cryptometer.sharing_records import Claim, Distribution, Method, Output, Part
 from tests.core.community import LOT_PULSES, PULSE_UWH, Device, Village, due
 from tests.keys import signer
 

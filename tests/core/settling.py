@@ -7,8 +7,8 @@ from typing import Any
 
 from cryptometer.drafting import draft
 from cryptometer.openings import commitment
-from cryptometer.records import Agreement, Claim, Distribution, Method, Output
 from cryptometer.settlement import Agreed, Plant, Settlement, Waiting, opened
+from cryptometer.sharing_records import Agreement, Claim, Distribution, Method, Output
 
 STEP = 7
 LATE, EARLY = Waiting(b"\2" * 32, "m1", 1000, 3), Waiting(b"\1" * 32, "m0", 1500, 2)

@@ -20,10 +20,12 @@ from cryptometer.accuracy import (
     relative_ppm,
     total,
 )
+from cryptometer.authority_records import MeterDetails
 from cryptometer.energy_verdict import Verdict
 from cryptometer.errors import Reason
 from cryptometer.metrology import Side
-from cryptometer.records import MeterDetails, Record, Role
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from cryptometer.steps import step_start_ms
 from tests.core.community import DETAILS, FIRST_STEP, PULSE_UWH, STEP_S, Authority, Device
 from tests.core.strategies import examples

@@ -12,22 +12,16 @@ import pytest
 
 from cryptometer import note, records
 from cryptometer.audit import Report, audit
+from cryptometer.authority_records import Registration
 from cryptometer.block import Checked
+from cryptometer.block_header import Balance, Flow, Header
+from cryptometer.chain_records import Batch, Mark
 from cryptometer.community import encode_community, trust
 from cryptometer.errors import Reason, Rejected
 from cryptometer.merkle import Frontier, leaf_hash
 from cryptometer.readable import utc
-from cryptometer.records import (
-    Balance,
-    Checkpoint,
-    ClockReading,
-    Flow,
-    Header,
-    Mark,
-    Record,
-    Registration,
-    Role,
-)
+from cryptometer.record_fields import Checkpoint, ClockReading, Role
+from cryptometer.records import Record
 from cryptometer.steps import ClockSource, ClockState, step_start_ms
 from cryptometer.tiles import CHECKPOINT_PATH, encode_bundle
 from tests.core.community import (
@@ -332,7 +326,7 @@ def test_quarantined_energy_cannot_be_counted_by_a_dishonest_maker() -> None:
 
 
 def test_the_gateway_cannot_speak_for_a_device() -> None:
-    at = next(at for at in OTHERS if isinstance(records.decode(LEAVES[at]).body, records.Batch))
+    at = next(at for at in OTHERS if isinstance(records.decode(LEAVES[at]).body, Batch))
     forged = reseal(records.decode(LEAVES[at]), VILLAGE.gateway, marks=(int(Mark.LOST), 1))
     found = breach(by_gateway([*LEAVES[:at], forged.raw, *LEAVES[at + 1 :]]))
     assert (found.reason, first_leaf(found)) == (Reason.WRONG_ROLE, at)
@@ -387,7 +381,7 @@ def test_an_exchanged_gateway_key_is_found() -> None:
     """The thief registers his own gateway; he cannot sign as the authority."""
     thief = signer(90)
     body = records.decode(LEAVES[1]).body
-    assert isinstance(body, records.Registration)
+    assert isinstance(body, Registration)
     forged = records.seal(replace(body, key=thief.public), VILLAGE.id, thief)
     found = breach(by_gateway([LEAVES[0], forged.raw, *LEAVES[2:]]))
     assert first_leaf(found) == 1

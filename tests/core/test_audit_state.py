@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from cryptometer import cbor, records
 from cryptometer.audit import Report, audit
 from cryptometer.audit_state import decode_report, encode_report
+from cryptometer.authority_records import Registration
 from cryptometer.block import Checked
 from cryptometer.community import Community, trust
 from cryptometer.errors import Reason, Rejected
-from cryptometer.records import Checkpoint, Registration, Role
+from cryptometer.record_fields import Checkpoint, Role
 from cryptometer.tiles import CHECKPOINT_PATH, Tile
 from tests.core.community import FIRST_STEP, Village, flip, lay_out, reseal, sign_head
 from tests.core.refusing import refusing

@@ -8,29 +8,18 @@ import pytest
 
 from cryptometer import block as making
 from cryptometer import records
+from cryptometer.acknowledgement import Acknowledgement
 from cryptometer.block import check_block
+from cryptometer.block_header import Balance, Flow, Header
+from cryptometer.chain_records import ChainRecord
+from cryptometer.enrolment import Broker, Bundle, EnrolmentRequest
 from cryptometer.errors import Reason
 from cryptometer.merkle import leaf_hash
 from cryptometer.proposal import Proposal, apply_leaves, propose
-from cryptometer.records import (
-    Balance,
-    Checkpoint,
-    ClockReading,
-    Flow,
-    Header,
-    Record,
-    Role,
-)
+from cryptometer.record_fields import Checkpoint, ClockReading, Role
+from cryptometer.records import Record
 from cryptometer.steps import ClockSource, ClockState, step_start_ms
-from tests.core.community import (
-    STEP_S,
-    Device,
-    Village,
-    due,
-    flip,
-    header_of,
-    reseal,
-)
+from tests.core.community import STEP_S, Device, Village, due, flip, header_of, reseal
 from tests.core.refusing import refusing
 from tests.keys import p256_signer, signer
 
@@ -126,10 +115,10 @@ def test_a_block_ends_with_its_header(full: Village) -> None:
 def test_what_is_no_record_of_the_ledger_is_refused(village: Village, kind: str) -> None:
     key = signer(1)
     bodies: dict[str, tuple[records.Body, bytes | None]] = {
-        "bundle": (records.Bundle("m0", b"x", (), records.Broker("mqtt://a:1")), village.id),
-        "acknowledgement": (records.Acknowledgement("m0", 1, 1, bytes(32), 0), village.id),
+        "bundle": (Bundle("m0", b"x", (), Broker("mqtt://a:1")), village.id),
+        "acknowledgement": (Acknowledgement("m0", 1, 1, bytes(32), 0), village.id),
         "enrolment-request": (
-            records.EnrolmentRequest(Role.METER, key.public, "h", "s", 1), None
+            EnrolmentRequest(Role.METER, key.public, "h", "s", 1), None
         ),
     }  # fmt: skip
     stray = records.seal(*bodies[kind], key)
@@ -324,7 +313,7 @@ def test_a_proposal_knows_how_many_leaves_of_a_meter_it_has(village: Village) ->
     assert proposal.count("m0") == 0
     for number, record in enumerate(village.device.step(village.next_step, 3), 1):
         body = record.body
-        assert isinstance(body, records.ChainRecord)
+        assert isinstance(body, ChainRecord)
         proposal.add(record, body)
         assert (proposal.count("m0"), proposal.count("m1")) == (number, 0)
 

@@ -8,10 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer import cose, records
+from cryptometer.authority_records import MeterDetails, Registration
 from cryptometer.chain import follow, open_record, register_after
+from cryptometer.chain_records import Batch, Ending
+from cryptometer.enrolment import EnrolmentRequest
 from cryptometer.errors import Reason
 from cryptometer.keys import Signer
-from cryptometer.records import Batch, Ending, Record, Role
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from tests.core.community import CLOCK, Device, Village, flip, reseal
 from tests.core.refusing import refusing
 from tests.core.strategies import examples, refusal_of
@@ -151,7 +155,7 @@ def test_a_false_signature_is_refused_before_the_payload_is_read(village: Villag
 def test_a_meter_sends_no_other_kinds(village: Village, role: Role) -> None:
     registration = village.authority.register(Role.MEMBER, "x", signer(50).public)
     header = village.blocks[-1][-1]
-    request = records.EnrolmentRequest(role, signer(5).public, "host", "software", 1)
+    request = EnrolmentRequest(role, signer(5).public, "host", "software", 1)
     for body, community in (
         (registration.body, village.id), (header.body, village.id), (request, None),
     ):  # fmt: skip
@@ -268,9 +272,9 @@ def test_a_re_anchored_chain_without_records_begins_from_no_registration() -> No
         chain_verdict(village, start)
 
 
-def details_of(village: Village) -> records.MeterDetails:
+def details_of(village: Village) -> MeterDetails:
     body = village.blocks[0][-2].body
-    assert isinstance(body, records.Registration)
+    assert isinstance(body, Registration)
     assert body.meter is not None
     return body.meter
 

@@ -12,7 +12,7 @@ from cryptometer import note, records
 from cryptometer.community import Community, decode_community, encode_community, trust
 from cryptometer.errors import Reason
 from cryptometer.merkle import EMPTY_ROOT
-from cryptometer.records import Checkpoint, Role
+from cryptometer.record_fields import Checkpoint, Role
 from tests.core.community import Authority, Village, flip, reseal, sign_head
 from tests.core.refusing import refusing
 from tests.core.strategies import examples, refusal_of

@@ -10,23 +10,17 @@ from functools import cache
 import pytest
 
 from cryptometer import records
+from cryptometer.block_header import Balance
 from cryptometer.distribution import Judged, continued, distribute, distributor, follow
 from cryptometer.drafting import draft
 from cryptometer.errors import Reason
 from cryptometer.judging import Rule
 from cryptometer.openings import Opening, commitment
 from cryptometer.parts import split
-from cryptometer.records import (
-    Agreement,
-    Balance,
-    Claim,
-    Distribution,
-    Method,
-    Output,
-    Record,
-    Role,
-)
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from cryptometer.settlement import Agreed, Brought, Plant, Waiting, opened
+from cryptometer.sharing_records import Agreement, Claim, Distribution, Method, Output
 from cryptometer.state import Party, State
 from tests.core.community import Village
 from tests.core.refusing import refusing

@@ -14,25 +14,18 @@ import pytest
 
 from cryptometer import records
 from cryptometer.audit import audit
+from cryptometer.authority_records import Use
 from cryptometer.block import Checked, check_block
+from cryptometer.block_header import Header
 from cryptometer.energy_verdict import Verdict
 from cryptometer.errors import Reason
 from cryptometer.judging import is_recomputed, judge
 from cryptometer.openings import commitment
 from cryptometer.parts import split
 from cryptometer.proposal import propose
-from cryptometer.records import (
-    Claim,
-    Commitment,
-    Distribution,
-    Input,
-    Method,
-    Output,
-    Part,
-    Record,
-    Role,
-    Use,
-)
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
+from cryptometer.sharing_records import Claim, Commitment, Distribution, Input, Method, Output, Part
 from tests.core.community import PULSE_UWH, Village, due, flip, reseal
 from tests.core.refusing import refusing
 from tests.core.strategies import refusal_of
@@ -408,7 +401,7 @@ def test_a_block_that_hides_what_a_distribution_moved_is_refused(village: Villag
     village.block()
     block = village.blocks[-1]
     header = block[-1]
-    assert isinstance(header.body, records.Header)
+    assert isinstance(header.body, Header)
     balance = replace(header.body.balance, allocated=0, surplus=A_UWH + B_UWH)
     before = Village.__new__(Village)
     before.state = village.checked[-2].state

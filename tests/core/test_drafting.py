@@ -7,8 +7,8 @@ from struct import pack
 from cryptometer.drafting import draft
 from cryptometer.errors import Reason
 from cryptometer.judging import judge
-from cryptometer.records import Claim, Commitment, Distribution, Input, Method, Output, Part
 from cryptometer.settlement import Brought, Settlement, opened
+from cryptometer.sharing_records import Claim, Commitment, Distribution, Input, Method, Output, Part
 from tests.core.refusing import refusing
 from tests.core.settling import (
     ACCOUNT,

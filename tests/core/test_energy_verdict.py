@@ -9,20 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cryptometer.authority_records import Use
 from cryptometer.block import Checked
+from cryptometer.block_header import Balance, Flow
+from cryptometer.chain_records import Ending, Mark
 from cryptometer.energy_verdict import Verdict
 from cryptometer.errors import Reason
 from cryptometer.metrology import Side, register_uwh
 from cryptometer.proposal import propose
-from cryptometer.records import (
-    Balance,
-    Ending,
-    Flow,
-    Mark,
-    Record,
-    Role,
-    Use,
-)
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from cryptometer.steps import FUTURE_STEPS
 from tests.core.community import (
     DETAILS,

@@ -7,7 +7,9 @@ import pytest
 from cryptometer import records
 from cryptometer.equivocation import equivocation
 from cryptometer.errors import Reason
-from cryptometer.records import Agreement, Record, Role
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
+from cryptometer.sharing_records import Agreement
 from tests.core.community import Village, reseal
 from tests.core.refusing import refusing
 from tests.core.test_distribution import agreed, create

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from cryptometer.explaining import explain
 from cryptometer.metrology import kwh
-from cryptometer.records import Method
 from cryptometer.sharing import Outcome, entitlements, share
+from cryptometer.sharing_records import Method
 from tests.core.strategies import examples
 from tests.core.test_sharing import KWH, Case, agreement, cases, claim, keys
 

@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 
 from cryptometer import records
+from cryptometer.authority_records import ChainPlace, Revocation, Use
+from cryptometer.block_header import Balance
+from cryptometer.enrolment import Broker, Bundle
 from cryptometer.errors import Reason
 from cryptometer.governing import act, found, govern
 from cryptometer.meter import LIFETIME_H, REGISTRATIONS_MAX, Head, Meter
 from cryptometer.metrology import Side
-from cryptometer.records import ChainPlace, Record, Revocation, Role, Use
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from cryptometer.state import Party, State
 from cryptometer.wire import UINT_MAX
 from tests.core.community import DETAILS, FIRST_STEP, Authority, Village, flip, reseal
@@ -56,8 +60,8 @@ def test_a_genesis_founds_an_empty_community() -> None:
     assert set(vars_of(state.balance)) == {0}
 
 
-def vars_of(balance: records.Balance) -> list[int]:
-    return [getattr(balance, name) for name in records.Balance.__slots__]
+def vars_of(balance: Balance) -> list[int]:
+    return [getattr(balance, name) for name in Balance.__slots__]
 
 
 def test_a_genesis_is_signed_by_the_authority_it_names() -> None:
@@ -117,7 +121,7 @@ def test_only_the_authority_governs(office: Office) -> None:
 
 
 def test_the_authority_writes_no_other_kinds(office: Office) -> None:
-    bundle = records.Bundle("m0", b"x", (), records.Broker("mqtt://a:1"))
+    bundle = Bundle("m0", b"x", (), Broker("mqtt://a:1"))
     record = records.seal(bundle, office.state.community, signer(1))
     with refusing(Reason.UNKNOWN_KIND):
         govern(office.state, record)

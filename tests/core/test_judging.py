@@ -6,8 +6,8 @@ from struct import pack
 
 from cryptometer.errors import Reason
 from cryptometer.judging import is_recomputed, judge
-from cryptometer.records import Method, Output
 from cryptometer.settlement import Brought, Settlement
+from cryptometer.sharing_records import Method, Output
 from tests.core.refusing import refusing
 from tests.core.settling import ACCOUNT, LATE, NEEDS, STEP, agreed, digests, drafted, more, private
 

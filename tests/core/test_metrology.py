@@ -7,6 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from cryptometer.authority_records import Use
 from cryptometer.errors import ConfigurationError
 from cryptometer.meter import Terms
 from cryptometer.metrology import (
@@ -20,7 +21,6 @@ from cryptometer.metrology import (
     register_uwh,
     wh,
 )
-from cryptometer.records import Use
 from tests.core.strategies import examples
 from tests.keys import signer
 

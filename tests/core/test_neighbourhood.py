@@ -4,8 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer.audit import audit
+from cryptometer.authority_records import AuthorityRecord
+from cryptometer.chain_records import ChainRecord
 from cryptometer.proposal import Proposal
-from cryptometer.records import AuthorityRecord, ChainRecord, Distribution
+from cryptometer.sharing_records import Distribution
 from cryptometer.snapshot import (
     Rows,
     decode_state,

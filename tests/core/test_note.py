@@ -10,7 +10,7 @@ from cryptometer import note
 from cryptometer.errors import Reason
 from cryptometer.merkle import EMPTY_ROOT, leaf_hash
 from cryptometer.note import NOTE_MAX, Verifier, open_checkpoint, open_note, parse_vkey
-from cryptometer.records import Checkpoint
+from cryptometer.record_fields import Checkpoint
 from tests.core.refusing import refusing
 from tests.core.strategies import examples, refusal_of
 from tests.keys import p256_signer, signer

@@ -16,7 +16,7 @@ from cryptometer.openings import (
     encode_openings,
     salt_of,
 )
-from cryptometer.records import Distribution, Method
+from cryptometer.sharing_records import Distribution, Method
 from cryptometer.wire import UINT_MAX
 from tests.core.community import Village, reseal
 from tests.core.refusing import refusing

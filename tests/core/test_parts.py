@@ -7,7 +7,7 @@ import pytest
 
 from cryptometer.errors import Reason
 from cryptometer.parts import join, split
-from cryptometer.records import PARTS_MAX, Distribution, Part
+from cryptometer.sharing_records import PARTS_MAX, Distribution, Part
 from tests.core.refusing import refusing
 from tests.core.settling import LATE, PLANT, private
 

@@ -10,11 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer import proof, records
+from cryptometer.acknowledgement import Acknowledgement
+from cryptometer.chain_records import Batch
 from cryptometer.community import trust
 from cryptometer.errors import Reason
 from cryptometer.merkle import inclusion_proof
 from cryptometer.proof import carried_records, encode_proof, verify_proof
-from cryptometer.records import Record, Role
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from cryptometer.tiles import node_from_tiles
 from tests.core.community import Village, flip, lay_out, reseal, sign_head
 from tests.core.refusing import refusing
@@ -36,7 +39,7 @@ LEAVES = VILLAGE.leaves
 BATCH = next(
     at
     for at, raw in enumerate(LEAVES)
-    if isinstance(body := records.decode(raw).body, records.Batch) and body.meter == "m0"
+    if isinstance(body := records.decode(raw).body, Batch) and body.meter == "m0"
 )
 PROOF = VILLAGE.prove(BATCH)
 
@@ -237,9 +240,7 @@ def test_a_header_is_signed_by_a_gateway_of_the_community() -> None:
 
 
 def test_a_record_that_no_ledger_holds_is_not_proven() -> None:
-    word = records.seal(
-        records.Acknowledgement("m0", 1, 1, bytes(32), 0), VILLAGE.id, VILLAGE.gateway
-    )
+    word = records.seal(Acknowledgement("m0", 1, 1, bytes(32), 0), VILLAGE.id, VILLAGE.gateway)
     with refusing(Reason.UNKNOWN_KEY, "acknowledgement"):
         verify_proof(with_extra(word.raw), COMMUNITY)
 

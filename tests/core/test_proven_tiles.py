@@ -7,7 +7,7 @@ import pytest
 from cryptometer.errors import Reason
 from cryptometer.merkle import Frontier, leaf_hash
 from cryptometer.proven_tiles import ProvenTiles
-from cryptometer.records import Checkpoint
+from cryptometer.record_fields import Checkpoint
 from cryptometer.tiles import TILE_WIDTH, Tile, levels_of, tiles_of
 from tests.core.community import flip, lay_out
 from tests.core.refusing import refusing

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from cryptometer.audit import audit
+from cryptometer.authority_records import CountingSource, MeterDetails
 from cryptometer.errors import Reason
 from cryptometer.metrology import Side
-from cryptometer.records import CountingSource, MeterDetails, Record, Role
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from cryptometer.steps import step_start_ms
 from tests.core.community import DETAILS, PULSE_UWH, STEP_S, Device, Village
 from tests.core.refusing import refusing

@@ -9,21 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptometer import cbor, cose, records
+from cryptometer import cbor, cose
+from cryptometer.acknowledgement import Acknowledgement, Stop
+from cryptometer.chain_records import LOTS_MAX, MARKS_MAX, Batch, Mark
 from cryptometer.errors import Reason
 from cryptometer.keys import PublicKey
 from cryptometer.metrology import Side
-from cryptometer.records import (
-    Acknowledgement,
-    Batch,
-    Body,
-    Kind,
-    Mark,
-    Record,
-    Stop,
-    decode,
-    seal,
-)
+from cryptometer.record_fields import Kind
+from cryptometer.records import Body, Record, decode, seal
 from cryptometer.wire import encode_map
 from tests.core.community import DETAILS, Village, flip
 from tests.core.refusing import refusing
@@ -234,8 +227,8 @@ def test_a_batch_of_the_most_lots_fits_into_a_record() -> None:
     village = Village()
     device = village.device
     device.sequence, device.register = 2**60, 2**60
-    lots = (2**32, 86_400_000) * records.LOTS_MAX
-    marks = (2**63 - 1, 2**63 - 1) * records.MARKS_MAX
+    lots = (2**32, 86_400_000) * LOTS_MAX
+    marks = (2**63 - 1, 2**63 - 1) * MARKS_MAX
     record = device.batch(village.next_step, lots=lots, marks=marks)
     assert len(record.raw) <= cose.RECORD_MAX
 

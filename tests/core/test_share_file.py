@@ -7,34 +7,17 @@ from dataclasses import replace
 import pytest
 
 from cryptometer import records, share_file
+from cryptometer.authority_records import ReAnchor, Registration
+from cryptometer.block_header import Header
+from cryptometer.chain_records import Batch, ChainRecord, StepClose
 from cryptometer.community import Community, trust
 from cryptometer.errors import Reason
 from cryptometer.openings import Opening
 from cryptometer.parts import split
-from cryptometer.records import (
-    Agreement,
-    Batch,
-    Body,
-    ChainRecord,
-    Claim,
-    Distribution,
-    Header,
-    Input,
-    Method,
-    ReAnchor,
-    Record,
-    Registration,
-    Role,
-    StepClose,
-)
-from cryptometer.share_file import (
-    Given,
-    Share,
-    Source,
-    decode_share,
-    encode_share,
-    verify_share,
-)
+from cryptometer.record_fields import Role
+from cryptometer.records import Body, Record
+from cryptometer.share_file import Given, Share, Source, decode_share, encode_share, verify_share
+from cryptometer.sharing_records import Agreement, Claim, Distribution, Input, Method
 from cryptometer.tiles import node_from_tiles
 from tests.core.community import DETAILS, PULSE_UWH, Village, lay_out, reseal, sign_head
 from tests.core.refusing import refusing

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptometer.records import Agreement, Claim, Method
 from cryptometer.sharing import (
     Outcome,
     Round,
@@ -21,6 +20,7 @@ from cryptometer.sharing import (
     share,
     supplement,
 )
+from cryptometer.sharing_records import Agreement, Claim, Method
 from tests.core.strategies import examples
 from tests.peers import sharing_peer
 

@@ -3,7 +3,7 @@
 import pytest
 
 from cryptometer.errors import Reason, Rejected
-from cryptometer.records import STEP
+from cryptometer.record_fields import STEP
 from cryptometer.step_table import read_coefficients, read_losses, step_named
 from tests.core.refusing import refusing
 

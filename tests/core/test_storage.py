@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptometer.records import Method
 from cryptometer.sharing import entitlements, share
+from cryptometer.sharing_records import Method
 from cryptometer.storage import StorageLedger, charge, discharge, excesses
 from tests.core.strategies import examples
 from tests.core.test_sharing import KWH, agreement, claim

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 
 from cryptometer import cbor, wire
+from cryptometer.authority_records import MeterDetails
+from cryptometer.enrolment import Broker
 from cryptometer.errors import Reason
-from cryptometer.records import Broker, MeterDetails
 from cryptometer.wire import (
     UINT_MAX,
     Bytes,

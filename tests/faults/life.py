@@ -11,8 +11,11 @@ from functools import partial
 from pathlib import Path
 
 from cryptometer import records
+from cryptometer.acknowledgement import Acknowledgement
+from cryptometer.chain_records import ChainRecord
 from cryptometer.community import Community, trust
-from cryptometer.records import Acknowledgement, Broker, Bundle, ChainRecord, Role
+from cryptometer.enrolment import Broker, Bundle
+from cryptometer.record_fields import Role
 from cryptometer.steps import NS_PER_MS, NS_PER_S, step_start_ms
 from firmware import journal
 from firmware import outbox as outboxes

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from cryptometer import records
+from cryptometer.enrolment import Broker, Bundle
 from cryptometer.keys import Algorithm
-from cryptometer.records import Broker, Bundle, Role
+from cryptometer.record_fields import Role
 from firmware.device_key import initialise, load_device_key
 from firmware.folder import enrol
 from hal.program import EXIT_FAILED

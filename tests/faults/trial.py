@@ -21,8 +21,8 @@ from tempfile import TemporaryDirectory
 
 from cryptometer import audit
 from cryptometer.block import Checked
+from cryptometer.chain_records import Batch, ChainRecord
 from cryptometer.errors import Rejected
-from cryptometer.records import Batch, ChainRecord
 from gateway.sqlite_store import SqliteStore
 from hal.files import DiskTree
 from hal.program import EXIT_FAILED

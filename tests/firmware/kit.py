@@ -4,16 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 from cryptometer import records
-from cryptometer.records import (
-    Acknowledgement,
-    Broker,
-    Bundle,
-    ClockReading,
-    Ending,
-    MeterDetails,
-    Record,
-    Role,
-)
+from cryptometer.acknowledgement import Acknowledgement
+from cryptometer.authority_records import MeterDetails
+from cryptometer.chain_records import Ending
+from cryptometer.enrolment import Broker, Bundle
+from cryptometer.record_fields import ClockReading, Role
+from cryptometer.records import Record
 from cryptometer.steps import ClockSource, ClockState, step_start_ms
 from firmware.chain import Chain
 from firmware.drafts import BatchDraft, CloseDraft, Draft, RunDraft

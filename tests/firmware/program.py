@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from cryptometer import records
-from cryptometer.records import Broker, Bundle, EnrolmentRequest, Role
+from cryptometer.enrolment import Broker, Bundle, EnrolmentRequest
+from cryptometer.record_fields import Role
 from firmware import folder
 from firmware.checkup import Verdict
 from firmware.doctor import examine

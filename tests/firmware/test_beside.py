@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptometer.records import Ending, Mark
+from cryptometer.chain_records import Ending, Mark
 from firmware.watching import LINE_RETRY_NS
 from hal.ports import BESIDE_MODULUS
 from tests.core.strategies import examples

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from cryptometer.enrolment import Broker
 from cryptometer.errors import ConfigurationError
 from cryptometer.keys import Algorithm
-from cryptometer.records import Broker
 from cryptometer.steps import step_start_ms
 from firmware import capture, device_key, folder
 from firmware.board import Board

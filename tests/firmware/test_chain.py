@@ -7,15 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer import records
-from cryptometer.records import (
-    Batch,
-    ChainRecord,
-    Checkpoint,
-    ReAnchor,
-    Record,
-    RunStart,
-    StepClose,
-)
+from cryptometer.authority_records import ReAnchor
+from cryptometer.chain_records import Batch, ChainRecord, RunStart, StepClose
+from cryptometer.record_fields import Checkpoint
+from cryptometer.records import Record
 from firmware.chain import (
     aligned,
     anchored,

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from cryptometer.acknowledgement import Acknowledgement, Stop
 from cryptometer.errors import Reason
-from cryptometer.records import Acknowledgement, Stop
 from cryptometer.steps import NS_PER_MS, ClockSource, ClockState, Instant, step_start_ms
 from firmware import checkup
 from firmware.checkup import DiskLook, Finding, Heard, LineLook, LogLook, Reached, Verdict

@@ -9,9 +9,10 @@ import pytest
 
 from cryptometer import accuracy
 from cryptometer.accuracy import Comparison
+from cryptometer.authority_records import MeterDetails
 from cryptometer.block import Checked
+from cryptometer.chain_records import Batch, ChainRecord, Mark, Reading, RunStart, StepClose
 from cryptometer.energy_verdict import Verdict
-from cryptometer.records import Batch, ChainRecord, Mark, MeterDetails, Reading, RunStart, StepClose
 from firmware.comparing import ComparedLine, Second
 from firmware.listening import SpokenLine
 from gateway.report import comparisons_of, describe, make_report

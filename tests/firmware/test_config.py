@@ -5,15 +5,9 @@ from typing import Any
 
 import pytest
 
+from cryptometer.chain_records import LOTS_MAX
 from cryptometer.errors import ConfigurationError
-from cryptometer.records import LOTS_MAX
-from firmware.config import (
-    BatchSettings,
-    Config,
-    JournalSettings,
-    OutboxSettings,
-    read_config,
-)
+from firmware.config import BatchSettings, Config, JournalSettings, OutboxSettings, read_config
 from hal.broker import BrokerSettings
 
 SOURCE = {"driver": "sim"}

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer import cbor
+from cryptometer.chain_records import Ending, Mark
 from cryptometer.errors import Reason
-from cryptometer.records import ClockReading, Ending, Mark
+from cryptometer.record_fields import ClockReading
 from cryptometer.steps import NS_PER_MS, NS_PER_S, ClockSource, ClockState
 from cryptometer.wire import decode_map, encode_map
 from firmware import counter as counting

@@ -11,23 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer import cbor, records
+from cryptometer.acknowledgement import Acknowledgement
+from cryptometer.authority_records import ChainPlace, Revocation
 from cryptometer.block import Checked
 from cryptometer.chain import register_after
+from cryptometer.chain_records import Batch, ChainRecord, Ending, Mark, RunStart, StepClose
 from cryptometer.doubt import BOOT_CONFIRM_NS
 from cryptometer.errors import Reason
-from cryptometer.records import (
-    Acknowledgement,
-    Batch,
-    ChainPlace,
-    ChainRecord,
-    Ending,
-    Mark,
-    Record,
-    Revocation,
-    Role,
-    RunStart,
-    StepClose,
-)
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from cryptometer.steps import NS_PER_MS, NS_PER_S, ClockState, step_of, step_start_ms
 from firmware import conversing
 from firmware import journal as journalling

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from cryptometer import cbor, records
+from cryptometer.enrolment import Broker, Bundle, EnrolmentRequest
 from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.keys import Algorithm, PublicKey
-from cryptometer.records import Broker, Bundle, EnrolmentRequest, Role
+from cryptometer.record_fields import Role
 from cryptometer.request_text import decode_request_text
 from firmware import device_key, folder
 from firmware.config import KeySettings

@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 
 from cryptometer import cbor, records
+from cryptometer.acknowledgement import Acknowledgement, Stop
+from cryptometer.enrolment import Broker
 from cryptometer.errors import Reason
 from cryptometer.keys import Algorithm
-from cryptometer.records import Acknowledgement, Broker, Role, Stop
+from cryptometer.record_fields import Role
 from firmware import device_key, doctor, folder
 from firmware.checkup import Finding, Verdict, worst
 from firmware.segments import SegmentedLog

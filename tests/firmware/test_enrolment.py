@@ -6,8 +6,10 @@ from fractions import Fraction
 import pytest
 
 from cryptometer import cbor, records
+from cryptometer.authority_records import CountingSource
+from cryptometer.enrolment import Broker, Bundle
 from cryptometer.errors import ConfigurationError, Reason
-from cryptometer.records import Broker, Bundle, CountingSource, Role
+from cryptometer.record_fields import Role
 from cryptometer.steps import step_start_ms
 from firmware.enrolment import Enrolment, check_meter, check_source, read_bundle, read_update
 from tests.core.community import DETAILS, FIRST_STEP, LOT_PULSES, STEP_S, Authority, flip

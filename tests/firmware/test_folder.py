@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 
 from cryptometer import cbor, records
+from cryptometer.authority_records import MeterDetails
+from cryptometer.enrolment import Broker, Bundle, EnrolmentRequest
 from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.keys import Algorithm, PublicKey
-from cryptometer.records import Broker, Bundle, EnrolmentRequest, MeterDetails, Record, Role
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from firmware import device_key, folder
 from firmware.counter import BLANK_SNAPSHOT
 from firmware.end import chain_start

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from cryptometer.authority_records import CountingSource, MeterDetails
 from cryptometer.keys import Algorithm
-from cryptometer.records import CountingSource, MeterDetails
 from cryptometer.steps import NS_PER_S, step_start_ms
 from firmware import capture, device_key, doctor, folder, hearing
 from firmware.checkup import Finding, Verdict, as_lines

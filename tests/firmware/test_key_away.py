@@ -10,8 +10,8 @@ from itertools import pairwise
 
 import pytest
 
+from cryptometer.chain_records import LOTS_MAX, Mark
 from cryptometer.keys import KeyLost, Signer
-from cryptometer.records import LOTS_MAX, Mark
 from cryptometer.steps import NS_PER_S
 from firmware import journal as journalling
 from firmware.config import BatchSettings

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from cryptometer.records import ClockReading, Ending, Mark
+from cryptometer.chain_records import Ending, Mark
+from cryptometer.record_fields import ClockReading
 from cryptometer.steps import ClockSource, ClockState
 from firmware.drafts import CloseDraft, Draft, ReadingDraft, RunDraft
 from firmware.latch import Latch

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer import cbor
-from cryptometer.records import LOTS_MAX, WATCHED_MAX, ClockReading, Ending, Mark
+from cryptometer.chain_records import LOTS_MAX, WATCHED_MAX, Ending, Mark
+from cryptometer.record_fields import ClockReading
 from cryptometer.steps import FUTURE_STEPS, NS_PER_MS, ClockSource, ClockState
 from cryptometer.wire import decode_map, encode_map
 from firmware.drafts import BatchDraft, CloseDraft, Draft, RunDraft

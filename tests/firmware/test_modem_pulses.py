@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cryptometer.records import Ending, Mark
+from cryptometer.chain_records import Ending, Mark
 from cryptometer.steps import NS_PER_S
 from hal.modem_line import DOUBT_NS, ModemLine
 from hal.ports import PulseSource

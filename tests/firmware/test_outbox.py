@@ -9,16 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer import cbor
+from cryptometer.acknowledgement import Acknowledgement, Stop
+from cryptometer.authority_records import ReAnchor
+from cryptometer.chain_records import ChainRecord, RunStart
 from cryptometer.errors import Reason
-from cryptometer.records import (
-    Acknowledgement,
-    ChainRecord,
-    ReAnchor,
-    Record,
-    RunStart,
-    Stop,
-    seal,
-)
+from cryptometer.records import Record, seal
 from cryptometer.steps import NS_PER_S
 from cryptometer.wire import encode_map
 from firmware import outbox as keeping

@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from cryptometer.records import ChainRecord, CountingSource, Mark, Reading, RunStart, StepClose
+from cryptometer.authority_records import CountingSource
+from cryptometer.chain_records import ChainRecord, Mark, Reading, RunStart, StepClose
 from cryptometer.steps import NS_PER_S
 from firmware.events import Read
 from firmware.journal import Journal

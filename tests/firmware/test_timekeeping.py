@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer.doubt import DRIFT_PPM
-from cryptometer.records import ClockReading
+from cryptometer.record_fields import ClockReading
 from cryptometer.steps import NS_PER_MS, NS_PER_S, ClockSource, ClockState, Instant
 from firmware.timekeeping import Dating, adopt
 from tests.core.strategies import examples

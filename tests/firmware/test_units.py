@@ -7,7 +7,9 @@ from fractions import Fraction
 
 import pytest
 
-from cryptometer.records import MeterDetails, Reading, Role
+from cryptometer.authority_records import MeterDetails
+from cryptometer.chain_records import Reading
+from cryptometer.record_fields import Role
 from firmware.listening import SpokenLine
 from hal import files
 from hal.ports import LineLost, PulseSource

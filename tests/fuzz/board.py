@@ -8,6 +8,8 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from cryptometer import cbor, records
+from cryptometer.acknowledgement import Acknowledgement
+from cryptometer.chain_records import ChainRecord, Ending
 from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.records import Record
 from cryptometer.steps import ClockSource
@@ -45,14 +47,7 @@ from hal.keyfile import create_key, load_key
 from hal.keyplace import FilePlace, TpmPlace, read_place
 from hal.uart import IS_S0_PULSE
 from tests.firmware.test_speaking import Site
-from tests.fuzz.scene import (
-    FalseAcceptance,
-    World,
-    array_of,
-    check_genuine,
-    honest,
-    rogue,
-)
+from tests.fuzz.scene import FalseAcceptance, World, array_of, check_genuine, honest, rogue
 from tests.fuzz.target import BY_MESSAGE, Target, in_either, of_both, same, scratch, text_of
 from tests.keys import signer
 from tests.simulation import world as simulation
@@ -68,7 +63,7 @@ def _events() -> list[bytes]:
         encode_event(event)
         for event in (
             Began(bytes(16), 1, "test 1.0", 0), Dated(dating), Pulses(7, 1, 2, 0), Watched(9),
-            Noticed(5, 1), Ended(10, records.Ending.STOPPED), Passed(11),
+            Noticed(5, 1), Ended(10, Ending.STOPPED), Passed(11),
         )
     ]  # fmt: skip
 
@@ -134,7 +129,7 @@ def _read_outbox(data: bytes) -> None:
 
 def _place(raw: bytes) -> int:
     body = records.decode(raw).body
-    return body.sequence if isinstance(body, records.ChainRecord) else -1
+    return body.sequence if isinstance(body, ChainRecord) else -1
 
 
 def _outboxes() -> list[bytes]:
@@ -153,13 +148,13 @@ def _outbox_file(world: World) -> bytes:
     box.append(own)
     box.sync()
     before = own[_ACKNOWLEDGED - 1].identity
-    word = records.Acknowledgement("m0", 7, _ACKNOWLEDGED, before, 0)
+    word = Acknowledgement("m0", 7, _ACKNOWLEDGED, before, 0)
     box.acknowledge(word, 5)
     return folder.read("outbox-00000000.log")
 
 
 def _is_of(record: Record, meter: str) -> bool:
-    return isinstance(record.body, records.ChainRecord) and record.body.meter == meter
+    return isinstance(record.body, ChainRecord) and record.body.meter == meter
 
 
 def _read_acknowledgement(data: bytes) -> None:

@@ -10,19 +10,12 @@ from cryptometer.commands.broker import Credential, parse_address
 from cryptometer.commands.meters import read_meters
 from cryptometer.commands.roll import open_roll
 from cryptometer.errors import ConfigurationError, Reason, Rejected
-from cryptometer.records import Role
+from cryptometer.record_fields import Role
 from cryptometer.request_text import decode_request_text, encode_request_text, is_request_text
 from cryptometer.wire import decode_map, encode_map
 from firmware import config as firmware_config
 from gateway import config as gateway_config
-from tests.fuzz.scene import (
-    FalseAcceptance,
-    World,
-    array_of,
-    check_genuine,
-    honest,
-    rogue,
-)
+from tests.fuzz.scene import FalseAcceptance, World, array_of, check_genuine, honest, rogue
 from tests.fuzz.target import BY_MESSAGE, Target, in_either, of_both, same, scratch, text_of
 
 

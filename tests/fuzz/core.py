@@ -7,18 +7,14 @@ import cbor2
 
 from cryptometer import audit, cbor, community, cose, merkle, note, proof, records, tiles
 from cryptometer.block import check_block
+from cryptometer.block_header import Balance
+from cryptometer.chain_records import Batch
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import from_cose
 from cryptometer.merkle import EMPTY_ROOT, leaf_hash
-from cryptometer.records import Batch, Record
+from cryptometer.records import Record
 from cryptometer.wire import encode_map
-from tests.fuzz.scene import (
-    FalseAcceptance,
-    World,
-    check_genuine,
-    honest,
-    rogue,
-)
+from tests.fuzz.scene import FalseAcceptance, World, check_genuine, honest, rogue
 from tests.fuzz.target import Target, in_either, of_both, same, text_of
 from tests.keys import p256_signer, signer
 
@@ -244,7 +240,7 @@ def _read_block(data: bytes) -> None:
     raise refused
 
 
-def _check_energy(leaves: list[Record], before_uwh: int, balance: records.Balance) -> None:
+def _check_energy(leaves: list[Record], before_uwh: int, balance: Balance) -> None:
     """Promise F, in plain words: nothing is registered that no lot holds, and nothing vanishes."""
     pulses = sum(sum(one.body.pulses) for one in leaves if isinstance(one.body, Batch))
     if balance.registered - before_uwh != pulses * 100_000:

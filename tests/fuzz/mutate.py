@@ -17,7 +17,7 @@ from zlib import crc32
 from cryptometer import cose, note
 from cryptometer.errors import Rejected
 from cryptometer.keys import Algorithm, Signer
-from cryptometer.records import Kind
+from cryptometer.record_fields import Kind
 from tests.fuzz.sums import right_again
 
 DEPTH = 4  # of bytes that hold bytes: a community.pub holds an array that holds records

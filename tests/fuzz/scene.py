@@ -8,18 +8,13 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from cryptometer import cbor, records
+from cryptometer.acknowledgement import Acknowledgement, Stop
 from cryptometer.community import Community, encode_community
+from cryptometer.enrolment import Broker, Bundle, EnrolmentRequest
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey, Signer
-from cryptometer.records import (
-    Acknowledgement,
-    Broker,
-    Bundle,
-    EnrolmentRequest,
-    Record,
-    Role,
-    Stop,
-)
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from tests.core.community import Village
 from tests.keys import signer
 

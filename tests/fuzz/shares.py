@@ -5,12 +5,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from cryptometer import records
+from cryptometer.block_header import Header
 from cryptometer.commands.agreements import read_agreement
 from cryptometer.errors import ConfigurationError
 from cryptometer.merkle import EMPTY_ROOT
 from cryptometer.openings import Opening, decode_openings, encode_openings
-from cryptometer.records import Claim, Header, Method
 from cryptometer.share_file import Share, decode_share, verify_share
+from cryptometer.sharing_records import Claim, Method
 from cryptometer.split_view import signed_heads
 from cryptometer.step_table import read_coefficients, read_losses
 from gateway.exports.france import read_template

@@ -8,9 +8,9 @@ from cryptometer import cbor
 from cryptometer.errors import Reason, Rejected
 from cryptometer.judging import judge
 from cryptometer.parts import join
-from cryptometer.records import Agreement, Claim, Distribution, Method
 from cryptometer.settlement import Agreed, Settlement
 from cryptometer.sharing import Outcome, share
+from cryptometer.sharing_records import Agreement, Claim, Distribution, Method
 from cryptometer.snapshot import (
     Rows,
     decode_state,

@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from cryptometer import audit, cbor, records
+from cryptometer.acknowledgement import Acknowledgement
 from cryptometer.block import Checked
+from cryptometer.chain_records import ChainRecord
 from cryptometer.community import Community, trust
+from cryptometer.enrolment import Broker, Bundle
 from cryptometer.keys import Signer
-from cryptometer.records import Acknowledgement, Broker, Bundle, ChainRecord, Record, Role
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from cryptometer.steps import NS_PER_MS, step_start_ms
 from gateway.folder import Folder, import_file, initialise, open_folder
 from gateway.lacking import Facts

@@ -17,8 +17,9 @@ import pytest
 from starlette.exceptions import HTTPException
 
 from cryptometer.community import encode_community
-from cryptometer.records import Method, Role
+from cryptometer.record_fields import Role
 from cryptometer.share_file import verify_share
+from cryptometer.sharing_records import Method
 from cryptometer.steps import NS_PER_MS
 from gateway import exporting, openapi, reporting
 from gateway.access import SECRET_BYTES, Grant, Holder, digest_of, make_token

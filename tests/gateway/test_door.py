@@ -2,8 +2,9 @@
 
 import pytest
 
+from cryptometer.acknowledgement import Stop
 from cryptometer.errors import Reason
-from cryptometer.records import Record, Stop
+from cryptometer.records import Record
 from gateway.door import Door, Verdicts, verify_each
 from gateway.memory_store import MemoryStore
 from gateway.store import Contact, Refusal

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from cryptometer import records
+from cryptometer.authority_records import AuthorityRecord
 from cryptometer.community import Community, trust
 from cryptometer.errors import Rejected
 from cryptometer.keys import Algorithm
-from cryptometer.records import AuthorityRecord
 from gateway.exporting import _serials, go_through
 from gateway.exports.gathering import Gathered
 from gateway.exports.ocmf import key_text

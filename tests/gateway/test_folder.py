@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from cryptometer import cbor, records
+from cryptometer.enrolment import EnrolmentRequest
 from cryptometer.errors import ConfigurationError, Reason
-from cryptometer.records import EnrolmentRequest, Role
+from cryptometer.record_fields import Role
 from gateway.folder import (
     import_file,
     initialise,

@@ -15,11 +15,13 @@ from pathlib import Path
 import pytest
 
 from cryptometer import audit, note, records
+from cryptometer.acknowledgement import Acknowledgement
 from cryptometer.commands.demo.broker import HOST, free_port, listens, start_broker
 from cryptometer.commands.demo.processes import COMMON, GATEWAY, Child, program
 from cryptometer.community import encode_community, trust
 from cryptometer.proof import verify_proof
-from cryptometer.records import Acknowledgement, Record, Role
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from cryptometer.steps import step_start_ms
 from cryptometer.tiles import CHECKPOINT_PATH
 from gateway.main import EXIT_BEHIND

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from cryptometer.authority_records import Use
 from cryptometer.keys import PublicKey
-from cryptometer.records import Role, Use
+from cryptometer.record_fields import Role
 from cryptometer.steps import MS_PER_S, NS_PER_MS, step_of, step_start_ms
 from gateway import main
 from gateway.private import PrivateStore

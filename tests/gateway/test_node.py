@@ -12,19 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer import cbor, note, records
+from cryptometer.acknowledgement import Acknowledgement, Stop
+from cryptometer.authority_records import Use
+from cryptometer.block_header import Header
+from cryptometer.chain_records import Batch, ChainRecord
 from cryptometer.cose import RECORD_MAX
 from cryptometer.errors import Reason
-from cryptometer.records import (
-    Acknowledgement,
-    Batch,
-    ChainRecord,
-    Checkpoint,
-    Header,
-    Record,
-    Role,
-    Stop,
-    Use,
-)
+from cryptometer.record_fields import Checkpoint, Role
+from cryptometer.records import Record
 from cryptometer.steps import NS_PER_MS, ClockState, step_start_ms
 from cryptometer.tiles import TILE_WIDTH
 from gateway import waiting

@@ -2,9 +2,10 @@
 
 import pytest
 
+from cryptometer.block_header import Header
 from cryptometer.doubt import AHEAD_STEPS, CONFIRM_NS
 from cryptometer.errors import Reason
-from cryptometer.records import Header, Role
+from cryptometer.record_fields import Role
 from cryptometer.steps import MS_PER_S, NS_PER_MS, NS_PER_S, ClockState, step_of
 from gateway.node import Policy
 from gateway.present import VOUCH_STEPS, Present

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from cryptometer.chain_records import ChainRecord
 from cryptometer.meter import Meter
-from cryptometer.records import ChainRecord, Record, Role
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from gateway.health import PRIVATE_DAMAGED
 from gateway.node import Say
 from gateway.private import PrivateStore, open_facts

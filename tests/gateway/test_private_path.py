@@ -10,9 +10,14 @@ from typing import Any
 import pytest
 
 from cryptometer import records
+from cryptometer.acknowledgement import Stop
+from cryptometer.authority_records import Use
+from cryptometer.chain_records import Batch, ChainRecord
 from cryptometer.errors import Reason
 from cryptometer.proposal import Proposal, apply_leaves
-from cryptometer.records import Batch, ChainRecord, Claim, Method, Record, Role, Stop, Use
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
+from cryptometer.sharing_records import Claim, Method
 from cryptometer.steps import NS_PER_MS, step_start_ms
 from gateway.backup import backup, restore
 from gateway.folder import open_folder

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 import pytest
 
+from cryptometer.block_header import Header
 from cryptometer.community import trust
 from cryptometer.errors import ConfigurationError, Reason
 from cryptometer.proof import verify_proof
-from cryptometer.records import Header, Record, Role
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from gateway.prove import prove
 from hal.files import SimulatedTree
 from tests.core.community import DETAILS, FIRST_STEP, Device

@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict, replace
 
 from cryptometer import records
-from cryptometer.records import ClockReading, Role
+from cryptometer.record_fields import ClockReading, Role
 from cryptometer.steps import NS_PER_MS, ClockSource, ClockState
 from gateway.node import Sealed
 from gateway.report import MeterReport, Report, describe, make_report

@@ -24,11 +24,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import gateway.web
-from cryptometer import records
+from cryptometer.block_header import Header
+from cryptometer.chain_records import ChainRecord
 from cryptometer.commands.demo.processes import GATEWAY, program
 from cryptometer.community import encode_community
 from cryptometer.proof import verify_proof
-from cryptometer.records import Header
 from cryptometer.steps import step_start_ms
 from cryptometer.tiles import CHECKPOINT_PATH
 from gateway import answers, connections
@@ -320,7 +320,7 @@ def test_a_record_is_told_by_its_place_and_by_its_identity(works: Works, web: We
             header = checked.header.body
             for verdict in checked.verdicts:
                 body = verdict.record.body
-                if not isinstance(body, records.ChainRecord):
+                if not isinstance(body, ChainRecord):
                     continue
                 place = f"/records/{body.meter}/{body.sequence}"
                 said = web.get(place).json

@@ -10,8 +10,8 @@ from cryptometer.commands.verify import describe_share
 from cryptometer.community import trust
 from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.openings import Opening
-from cryptometer.records import Claim, Method
 from cryptometer.share_file import MAGIC, SHARE_MAX, Share, decode_share, encode_share, verify_share
+from cryptometer.sharing_records import Claim, Method
 from cryptometer.tiles import node_from_tiles
 from gateway.share import make_share
 from tests.core.community import PULSE_UWH

@@ -12,7 +12,7 @@ import pytest
 
 from cryptometer.community import trust
 from cryptometer.errors import ConfigurationError
-from cryptometer.records import Claim, Method
+from cryptometer.sharing_records import Claim, Method
 from gateway import answers
 from gateway.lacking import Cause, Facts, Lack, describe
 from gateway.private import PrivateStore, open_facts

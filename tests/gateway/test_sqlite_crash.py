@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from cryptometer import audit
-from cryptometer.records import ChainRecord, Checkpoint
+from cryptometer.chain_records import ChainRecord
+from cryptometer.record_fields import Checkpoint
 from cryptometer.tiles import CHECKPOINT_PATH
 from gateway.sqlite_store import SqliteStore, create_store
 from hal.faults import CRASH_VARIABLE, Point

@@ -15,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer.accuracy import pair_of
+from cryptometer.authority_records import AuthorityRecord, Genesis
+from cryptometer.chain_records import ChainRecord
 from cryptometer.errors import ConfigurationError, Reason
 from cryptometer.governing import found
-from cryptometer.records import AuthorityRecord, ChainRecord, Genesis, Record
+from cryptometer.records import Record
 from cryptometer.state import State
 from gateway.filing import file_block
 from gateway.memory_store import MemoryStore

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from cryptometer import audit, note, records
+from cryptometer.acknowledgement import Acknowledgement
 from cryptometer.community import trust
+from cryptometer.enrolment import Broker, Bundle
 from cryptometer.errors import Rejected
-from cryptometer.records import Acknowledgement, Broker, Bundle, Checkpoint, Record, Role
+from cryptometer.record_fields import Checkpoint, Role
+from cryptometer.records import Record
 from firmware.enrolment import Enrolment, open_acknowledgement, read_bundle
 from gateway import answers
 from gateway.backup import backup, restore

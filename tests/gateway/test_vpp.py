@@ -12,10 +12,13 @@ import pytest
 
 from cryptometer import records
 from cryptometer.audit import audit
+from cryptometer.block_header import Header
 from cryptometer.drafting import draft
 from cryptometer.equivocation import equivocation
 from cryptometer.openings import Opening, commitment
-from cryptometer.records import Claim, Distribution, Header, Method, Output, Record, Role
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
+from cryptometer.sharing_records import Claim, Distribution, Method, Output
 from gateway import vpp
 from gateway.lacking import Facts
 from gateway.private import PrivateStore, open_opening

@@ -3,9 +3,10 @@
 import pytest
 
 from cryptometer.chain import follow
+from cryptometer.chain_records import ChainRecord
 from cryptometer.errors import Reason
 from cryptometer.proposal import Proposal
-from cryptometer.records import ChainRecord, Record
+from cryptometer.records import Record
 from cryptometer.steps import FUTURE_STEPS
 from gateway import waiting as keeping
 from gateway.waiting import Waiting

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cryptometer.records import Broker
+from cryptometer.enrolment import Broker
 from hal.broker import BrokerSettings, broker_settings, install_broker
 
 URL = "mqtts://broker.example.org:8883"

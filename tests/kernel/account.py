@@ -4,7 +4,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cryptometer.records import Batch, ChainRecord, Mark, RunStart
+from cryptometer.chain_records import Batch, ChainRecord, Mark, RunStart
 from cryptometer.steps import NS_PER_MS
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from cryptometer.records import ChainRecord
+from cryptometer.chain_records import ChainRecord
 from cryptometer.steps import NS_PER_MS
 from tests.core.community import Village
 from tests.kernel.account import Account, Life, counted, settle

@@ -13,16 +13,9 @@ from typing import Any
 import pytest
 
 from cryptometer import records
-from cryptometer.records import (
-    Batch,
-    Broker,
-    Bundle,
-    ChainRecord,
-    Ending,
-    Mark,
-    Registration,
-    RunStart,
-)
+from cryptometer.authority_records import Registration
+from cryptometer.chain_records import Batch, ChainRecord, Ending, Mark, RunStart
+from cryptometer.enrolment import Broker, Bundle
 from cryptometer.steps import NS_PER_MS, NS_PER_S, ClockSource, step_start_ms
 from firmware import folder
 from firmware.outbox import Outbox

@@ -22,16 +22,11 @@ from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 from cryptometer import records
+from cryptometer.acknowledgement import Acknowledgement
+from cryptometer.chain_records import Mark
 from cryptometer.errors import Rejected
-from cryptometer.records import (
-    Acknowledgement,
-    Distribution,
-    Input,
-    Mark,
-    Output,
-    Part,
-    Record,
-)
+from cryptometer.records import Record
+from cryptometer.sharing_records import Distribution, Input, Output, Part
 from cryptometer.steps import NS_PER_S, ClockState
 from firmware import journal, outbox
 from firmware.config import Config, read_config

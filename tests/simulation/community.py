@@ -13,21 +13,16 @@ from itertools import groupby
 from typing import TypeAlias
 
 from cryptometer import records
+from cryptometer.acknowledgement import Stop
+from cryptometer.authority_records import ChainPlace, ReAnchor, Revocation
+from cryptometer.chain_records import ChainRecord
 from cryptometer.community import Community, trust
+from cryptometer.enrolment import Broker, Bundle
 from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey, Signer
-from cryptometer.records import (
-    Broker,
-    Bundle,
-    ChainPlace,
-    ChainRecord,
-    Method,
-    ReAnchor,
-    Record,
-    Revocation,
-    Role,
-    Stop,
-)
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
+from cryptometer.sharing_records import Method
 from cryptometer.steps import NS_PER_MS, NS_PER_S, ClockState, step_of, step_start_ms
 from firmware.config import Config
 from firmware.device import Device, Parts

@@ -6,7 +6,8 @@ for good.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from cryptometer.records import Batch, ChainRecord, Record, RunStart, StepClose
+from cryptometer.chain_records import Batch, ChainRecord, RunStart, StepClose
+from cryptometer.records import Record
 
 
 @dataclass

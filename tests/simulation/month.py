@@ -28,12 +28,15 @@ from zoneinfo import ZoneInfo
 
 from cryptometer import audit
 from cryptometer.block import Checked
+from cryptometer.chain_records import Ending
 from cryptometer.community import trust
 from cryptometer.judging import Rule
 from cryptometer.load_curve import read_load_curve, read_template
 from cryptometer.local_calendar import steps_of_day
-from cryptometer.records import Claim, Distribution, Ending, Method, Record, Role
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from cryptometer.share_file import verify_share
+from cryptometer.sharing_records import Claim, Distribution, Method
 from cryptometer.steps import step_start_ms
 from gateway.exports.gathering import Gathered
 from gateway.exports.source import Source

@@ -10,13 +10,16 @@ from unittest.mock import patch
 
 from cryptometer import block, chain, cose, judging, sharing
 from cryptometer import settlement as settlement_module
+from cryptometer.acknowledgement import Acknowledgement
+from cryptometer.chain_records import Mark
 from cryptometer.drafting import draft
 from cryptometer.errors import Reason, Rejected
 from cryptometer.meter import Head, Meter
 from cryptometer.proposal import Applied, Proposal
-from cryptometer.records import Acknowledgement, Distribution, Mark, Output, Record
+from cryptometer.records import Record
 from cryptometer.settlement import Settlement, Waiting
 from cryptometer.sharing import Outcome
+from cryptometer.sharing_records import Distribution, Output
 from cryptometer.steps import NS_PER_MS, ClockState, Instant
 from firmware import (
     believing,

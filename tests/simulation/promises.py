@@ -7,25 +7,17 @@ from functools import partial
 
 from cryptometer import audit, records, tiles
 from cryptometer.block import Checked, check_block
+from cryptometer.block_header import Balance, Header
+from cryptometer.chain_records import Batch, ChainRecord, Mark, RunStart, StepClose
 from cryptometer.community import Community, trust
 from cryptometer.doubt import DRIFT_PPM
 from cryptometer.energy_verdict import Verdict
 from cryptometer.errors import Reason, Rejected
 from cryptometer.merkle import HASH_BYTES, leaf_hash
 from cryptometer.proof import verify_proof
-from cryptometer.records import (
-    Agreement,
-    Balance,
-    Batch,
-    ChainRecord,
-    Distribution,
-    Header,
-    Mark,
-    Record,
-    RunStart,
-    StepClose,
-)
+from cryptometer.records import Record
 from cryptometer.share_file import verify_share
+from cryptometer.sharing_records import Agreement, Distribution
 from cryptometer.state import State
 from cryptometer.steps import MS_PER_S, NS_PER_MS, ClockState, step_start_ms
 from cryptometer.tiles import CHECKPOINT_PATH, TILE_WIDTH, Tile

@@ -14,7 +14,7 @@ from typing import Any
 from cryptometer.energy_verdict import Verdict
 from cryptometer.errors import Reason
 from cryptometer.openings import Opening, commitment
-from cryptometer.records import Agreement, Claim, Distribution, Method
+from cryptometer.sharing_records import Agreement, Claim, Distribution, Method
 from tests.peers import sharing_peer
 from tests.peers.sharing_peer import Account
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from cryptometer.records import Record, Role
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from tests.core.community import DETAILS, FIRST_STEP, Authority, Device
 from tests.keys import signer
 from tests.simulation.dropped import Dropped, pulses_of

@@ -7,8 +7,9 @@ import pytest
 
 from cryptometer import audit, records
 from cryptometer.block import Checked
+from cryptometer.block_header import Header
+from cryptometer.chain_records import Batch, ChainRecord, Mark, StepClose
 from cryptometer.errors import Reason
-from cryptometer.records import Batch, ChainRecord, Header, Mark, StepClose
 from cryptometer.steps import NS_PER_S
 from gateway.store import RefusalCount
 from hal.ports import Message

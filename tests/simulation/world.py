@@ -10,9 +10,13 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from cryptometer import audit, records
+from cryptometer.authority_records import MeterDetails
 from cryptometer.block import Checked
+from cryptometer.chain_records import Batch
 from cryptometer.community import trust
-from cryptometer.records import Broker, Bundle, MeterDetails, Record, Role
+from cryptometer.enrolment import Broker, Bundle
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from cryptometer.steps import NS_PER_MS, NS_PER_S, step_start_ms
 from firmware.chain import signed_so_far
 from firmware.comparing import Second
@@ -384,7 +388,7 @@ class World:
             nonlocal total
             for verdict in checked.verdicts:
                 body = verdict.record.body
-                if isinstance(body, records.Batch) and body.meter == name:
+                if isinstance(body, Batch) and body.meter == name:
                     total += sum(body.pulses)
 
         self.audit(watch)

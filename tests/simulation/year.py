@@ -27,8 +27,11 @@ from tempfile import TemporaryDirectory
 
 from cryptometer import audit, records
 from cryptometer.block import Checked
+from cryptometer.chain_records import Batch
 from cryptometer.community import trust
-from cryptometer.records import Batch, Broker, Bundle, Record, Role
+from cryptometer.enrolment import Broker, Bundle
+from cryptometer.record_fields import Role
+from cryptometer.records import Record
 from cryptometer.steps import NS_PER_MS, NS_PER_S, step_start_ms
 from firmware.config import read_config
 from firmware.device import Device, Parts

@@ -17,9 +17,9 @@ from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from cryptometer.chain_records import ChainRecord, StepClose
 from cryptometer.commands.demo.community import STEP_S, SimulatedMeter
 from cryptometer.commands.demo.processes import FIRMWARE, Child, program
-from cryptometer.records import ChainRecord, StepClose
 from hal.modbus_line import BusLine
 from hal.modbus_maps import load_map
 from hal.modbus_meter import SimulatedBus, WiredEnds

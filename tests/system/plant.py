@@ -13,24 +13,13 @@ from types import TracebackType
 from typing import Self
 
 from cryptometer import audit, records
-from cryptometer.commands.demo.broker import (
-    HOST,
-    find_mosquitto,
-    free_port,
-    listens,
-    start_broker,
-)
-from cryptometer.commands.demo.community import (
-    STEP_S,
-    Layout,
-    SimulatedMeter,
-    configure,
-    found,
-)
+from cryptometer.chain_records import ChainRecord, RunStart
+from cryptometer.commands.demo.broker import HOST, find_mosquitto, free_port, listens, start_broker
+from cryptometer.commands.demo.community import STEP_S, Layout, SimulatedMeter, configure, found
 from cryptometer.commands.demo.processes import FIRMWARE, GATEWAY, Child, Tail, program
 from cryptometer.commands.demo.watch import read_emitted
 from cryptometer.commands.sources import ledger_reader, read_community
-from cryptometer.records import ChainRecord, Record, RunStart
+from cryptometer.records import Record
 from cryptometer.steps import NS_PER_MS, step_of
 from cryptometer.tiles import TILE_WIDTH, Tile, read_entries
 from hal.faults import CRASH_VARIABLE, Point

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from cryptometer.chain_records import RunStart
 from cryptometer.commands.demo.community import SimulatedMeter
 from cryptometer.commands.demo.processes import FIRMWARE, Child, program
-from cryptometer.records import RunStart
 from tests.system.plant import Plant, check_every_pulse, kill
 
 SPEED = 180

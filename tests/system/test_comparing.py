@@ -7,11 +7,11 @@ from pathlib import Path
 
 from cryptometer import accuracy, audit
 from cryptometer.block import Checked
+from cryptometer.chain_records import Reading, StepClose
 from cryptometer.commands.demo.community import SimulatedMeter
 from cryptometer.commands.demo.processes import GATEWAY, program
 from cryptometer.commands.sources import ledger_reader
 from cryptometer.energy_verdict import Verdict
-from cryptometer.records import Reading, StepClose
 from tests.system.plant import Plant, kill
 
 SPEED = 60  # a step in 15 s

@@ -16,26 +16,16 @@ from types import TracebackType
 from typing import Self
 
 from cryptometer import cbor, note, records
+from cryptometer.acknowledgement import Acknowledgement, Stop
+from cryptometer.authority_records import ReAnchor, Revocation
+from cryptometer.chain_records import Batch, ChainRecord, RunStart
 from cryptometer.commands.demo.broker import HOST
 from cryptometer.commands.demo.community import SimulatedMeter
 from cryptometer.commands.demo.processes import COMMON, GATEWAY, run
 from cryptometer.errors import Reason
-from cryptometer.records import (
-    Acknowledgement,
-    Batch,
-    ChainRecord,
-    Checkpoint,
-    Distribution,
-    Input,
-    Output,
-    Part,
-    ReAnchor,
-    Record,
-    Revocation,
-    Role,
-    RunStart,
-    Stop,
-)
+from cryptometer.record_fields import Checkpoint, Role
+from cryptometer.records import Record
+from cryptometer.sharing_records import Distribution, Input, Output, Part
 from gateway.folder import open_folder
 from gateway.report import make_report
 from hal.broker import BrokerSettings

@@ -9,10 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from cryptometer.block_header import Header
+from cryptometer.chain_records import Batch, Ending, RunStart, StepClose
 from cryptometer.commands.demo.broker import HOST, free_port
 from cryptometer.commands.demo.community import STEP_S, SimulatedMeter
 from cryptometer.commands.demo.processes import Child
-from cryptometer.records import Batch, Ending, Header, RunStart, StepClose
 from cryptometer.steps import step_start_ms
 from tests.system.plant import Plant, kill
 

@@ -4,8 +4,8 @@ again. Every pulse is consumption of its member, once, and none is in the ledger
 from contextlib import closing
 from pathlib import Path
 
+from cryptometer.chain_records import ChainRecord
 from cryptometer.commands.demo.community import SimulatedMeter
-from cryptometer.records import ChainRecord
 from gateway.folder import open_folder
 from gateway.private_chains import PrivateChains
 from hal.faults import Point

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from cryptometer.block_header import Header
+from cryptometer.chain_records import RunStart
 from cryptometer.commands.demo.community import SimulatedMeter
 from cryptometer.commands.demo.processes import FIRMWARE, GATEWAY, Child, program
-from cryptometer.records import Header, RunStart
 from cryptometer.steps import NS_PER_MS, ClockSource, ClockState, state_of
 from hal.clock import kernel_clock
 from hal.program import EXIT_FAILED

@@ -3,8 +3,8 @@
 from itertools import pairwise
 from pathlib import Path
 
+from cryptometer.chain_records import Reading, RunStart, StepClose
 from cryptometer.commands.demo.community import SimulatedMeter
-from cryptometer.records import Reading, RunStart, StepClose
 from tests.system.plant import Plant, kill
 
 SPEED = 60  # a step in 15 s; a reading may be 0.3 s old at its end

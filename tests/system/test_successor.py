@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from cryptometer.chain_records import ChainRecord
 from cryptometer.commands.demo.community import SimulatedMeter
 from cryptometer.commands.demo.processes import COMMON, FIRMWARE, GATEWAY, run
-from cryptometer.records import ChainRecord
 from tests.system.plant import Plant, check_every_pulse
 
 SPEED = 300  # a step in 3 s

@@ -23,6 +23,7 @@ from tempfile import TemporaryDirectory
 
 from cryptometer import audit
 from cryptometer.block import Checked
+from cryptometer.chain_records import StepClose
 from cryptometer.commands import authority
 from cryptometer.commands.broker import INSTALLED
 from cryptometer.commands.demo.community import Layout, SimulatedMeter
@@ -32,7 +33,8 @@ from cryptometer.commands.request import make_request
 from cryptometer.commands.sources import ledger_reader
 from cryptometer.judging import Rule
 from cryptometer.openings import decode_openings
-from cryptometer.records import Distribution, Role, StepClose
+from cryptometer.record_fields import Role
+from cryptometer.sharing_records import Distribution
 from cryptometer.steps import MS_PER_S, step_of, step_start_ms
 from tests.captures.place import CAPTURES
 from tests.system.plant import Plant

@@ -1,4 +1,4 @@
-"""Values at the edges of what records may hold, from the codecs that records.py declares."""
+"""Values at the edges of what records may hold, from the codecs that their modules declare."""
 
 from dataclasses import dataclass, fields
 from typing import Any

@@ -10,31 +10,17 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from cryptometer import metrology
+from cryptometer.authority_records import CountingSource, Genesis, MeterDetails, Registration, Use
+from cryptometer.chain_records import Batch, ChainRecord, Ending, RunStart, StepClose
 from cryptometer.community import trust
 from cryptometer.drafting import draft
 from cryptometer.openings import Opening, commitment
 from cryptometer.parts import split
 from cryptometer.proposal import Proposal
-from cryptometer.records import (
-    Agreement,
-    Batch,
-    ChainRecord,
-    Claim,
-    ClockReading,
-    CountingSource,
-    Distribution,
-    Ending,
-    Genesis,
-    MeterDetails,
-    Method,
-    Record,
-    Registration,
-    Role,
-    RunStart,
-    StepClose,
-    Use,
-)
+from cryptometer.record_fields import ClockReading, Role
+from cryptometer.records import Record
 from cryptometer.settlement import Plant, Settlement
+from cryptometer.sharing_records import Agreement, Claim, Distribution, Method
 from cryptometer.steps import ClockSource, ClockState, step_start_ms
 from tests.keys import signer
 from tests.vectors.ledgers import Ledger

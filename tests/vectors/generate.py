@@ -12,33 +12,24 @@ from fractions import Fraction
 from pathlib import Path
 
 from cryptometer import merkle, metrology, note, records
-from cryptometer.community import encode_community, trust
-from cryptometer.errors import Reason, Rejected
-from cryptometer.keys import PublicKey, Signer
-from cryptometer.records import (
-    Acknowledgement,
-    Batch,
-    Broker,
-    Bundle,
+from cryptometer.acknowledgement import Acknowledgement, Stop
+from cryptometer.authority_records import (
     ChainPlace,
-    ClockReading,
     CountingSource,
-    Ending,
-    EnrolmentRequest,
     Genesis,
-    Mark,
     MeterDetails,
-    Reading,
     ReAnchor,
-    Record,
     Registration,
     Revocation,
-    Role,
-    RunStart,
-    StepClose,
-    Stop,
     Use,
 )
+from cryptometer.chain_records import Batch, Ending, Mark, Reading, RunStart, StepClose
+from cryptometer.community import encode_community, trust
+from cryptometer.enrolment import Broker, Bundle, EnrolmentRequest
+from cryptometer.errors import Reason, Rejected
+from cryptometer.keys import PublicKey, Signer
+from cryptometer.record_fields import ClockReading, Role
+from cryptometer.records import Record
 from cryptometer.steps import ClockSource, ClockState, step_start_ms
 from tests.keys import p256_signer, seed, signer
 from tests.vectors import example

@@ -7,7 +7,8 @@ from cryptometer.block import Checked, check_block
 from cryptometer.community import Community
 from cryptometer.openings import Opening
 from cryptometer.proposal import Slot, propose
-from cryptometer.records import Body, ClockReading, Record
+from cryptometer.record_fields import ClockReading
+from cryptometer.records import Body, Record
 from cryptometer.share_file import encode_share
 from cryptometer.state import State
 from cryptometer.steps import ClockSource, ClockState, step_start_ms

@@ -17,7 +17,7 @@ from pathlib import Path
 from cryptometer.commands import authority
 from cryptometer.commands.demo.processes import COMMON, FIRMWARE, GATEWAY, run
 from cryptometer.commands.request import make_request
-from cryptometer.records import Role
+from cryptometer.record_fields import Role
 from cryptometer.steps import MS_PER_S, step_of, step_start_ms
 from hal.clock import ScaledClock
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptometer import records
+from cryptometer.chain_records import Batch, StepClose
 from cryptometer.commands.demo.processes import Tail
 from cryptometer.errors import Rejected
-from cryptometer.records import Batch, StepClose
 from hal.ports import Connection, Message
 
 BLOCKS_SHOWN = 8

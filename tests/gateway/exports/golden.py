@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from cryptometer.records import Checkpoint
+from cryptometer.record_fields import Checkpoint
 from gateway.exports.source import Source
 
 FOLDER = Path(__file__).parent / "golden"

@@ -5,7 +5,8 @@ from contextlib import closing
 from pathlib import Path
 
 from cryptometer import records
-from cryptometer.records import AuthorityRecord, Claim, Genesis, Method
+from cryptometer.authority_records import AuthorityRecord, Genesis
+from cryptometer.sharing_records import Claim, Method
 from gateway.folder import Folder, initialise, open_folder
 from gateway.node import found_store
 from hal.files import DiskTree

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer.errors import ConfigurationError
-from cryptometer.records import Role
+from cryptometer.record_fields import Role
 from gateway.exports.accuracy_words import is_good, sentences
 from gateway.exports.displays import (
     READ_MS,

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cryptometer.authority_records import Use
+from cryptometer.chain_records import Batch, Mark, Reading, StepClose
 from cryptometer.energy_verdict import Verdict
-from cryptometer.records import Batch, Mark, Reading, Role, StepClose, Use
+from cryptometer.record_fields import Role
 from cryptometer.steps import ClockState
 from gateway.exports.accuracy_words import is_good, sentences
 from gateway.exports.measured import Aside, Measured, MeterReport, StepState, summarise

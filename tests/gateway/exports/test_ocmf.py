@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from cryptometer.authority_records import Use
 from cryptometer.errors import ConfigurationError
 from cryptometer.keys import PublicKey
-from cryptometer.records import Use
 from cryptometer.steps import ClockState, step_start_ms
 from gateway.exports.ocmf import Close, key_text, ocmf_container, ocmf_record
 from tests.gateway.exports.golden import QUARTER_S, SOURCE, is_golden

@@ -5,7 +5,8 @@ from fractions import Fraction
 
 import pytest
 
-from cryptometer.records import Claim, Method, Use
+from cryptometer.authority_records import Use
+from cryptometer.sharing_records import Claim, Method
 from gateway.exports.source import Source
 from gateway.exports.storage import StorageBook, storage_csv
 from tests.core.community import PULSE_UWH, STEP_S, Village

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from fractions import Fraction
 from functools import cache
 
-from cryptometer.records import ClockReading, CountingSource, Mark, Record
+from cryptometer.authority_records import CountingSource
+from cryptometer.chain_records import Mark
+from cryptometer.record_fields import ClockReading
+from cryptometer.records import Record
 from cryptometer.steps import ClockSource, ClockState, step_start_ms
 from gateway.exports.displays import Seen
 from gateway.exports.measured import Measured, Measuring

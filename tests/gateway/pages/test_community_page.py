@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from cryptometer.records import Balance
+from cryptometer.block_header import Balance
 from gateway.pages.community import BLOCKS_SHOWN, community_page
 from gateway.store import BlockRow
 from tests.gateway.exports.golden import SOURCE, is_golden
