@@ -488,6 +488,25 @@ def test_who_signs_for_another_is_not_believed_even_if_a_ledger_holds_it(whole: 
         _with(village, batch, elsewhere, whole.step).verify()
 
 
+def test_what_is_rightly_signed_and_stands_in_no_ledger_is_refused(whole: Pieces) -> None:
+    """A plant, a gateway or a meter may sign whatever it likes: what counts is the one tree."""
+    village = whole.village
+    [place] = whole.places(Distribution)
+    header = min(at for at in whole.places(Header) if at > place)
+    [close] = whole.places(StepClose, meter="m0", step=whole.step)
+    for at, key, changes in (
+        (place, village.vpp, {"agreement": bytes(32)}),
+        (header, village.gateway, {"sealed_ms": 2**40}),
+        (close, village.device.signer, {"watched": ()}),
+    ):
+        kept = whole.leaves[at]
+        whole.leaves[at] = reseal(records.decode(kept), key, **changes).raw
+        with refusing(Reason.BAD_PROOF, "do not lead to the root"):
+            whole.verify()
+        whole.leaves[at] = kept
+    assert whole.verify().energy_uwh == 8 * PULSE_UWH
+
+
 def test_a_record_that_others_do_not_continue_is_not_behind_them(whole: Pieces) -> None:
     village = whole.village
     [batch] = whole.places(Batch, meter="m0", step=whole.step)
