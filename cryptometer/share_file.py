@@ -29,6 +29,7 @@ MAGIC = b"cryptometer-share 1\n"
 SHARE_MAX = 2**26  # bytes; a thousand generators in one step take a tenth of it
 _MOST = 2**22
 _RAW = Bytes(1, cose.RECORD_MAX)
+_OLDER = "a community.pub from before a change of keys lacks the new one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,8 @@ def verify_share(data: bytes, community: Community) -> Share:
     try:
         checkpoint = community.open_checkpoint(file.checkpoint)
     except Rejected as refused:
-        raise Rejected(refused.reason, f"the checkpoint: {refused.detail}") from None
+        hint = f"; {_OLDER}" if refused.reason is Reason.UNKNOWN_KEY else ""
+        raise Rejected(refused.reason, f"the checkpoint: {refused.detail}{hint}") from None
     named = _Named(community, file.authority)
     ledger = {leaf.index: named.open_leaf(leaf) for leaf in file.leaves}
     hashes = [file.hashes[at : at + HASH_BYTES] for at in range(0, len(file.hashes), HASH_BYTES)]
@@ -320,7 +322,10 @@ class _Named:
             case body:
                 raise Rejected(Reason.UNKNOWN_KIND, f"a {body.KIND} has no place there")
         if key is None:
-            raise Rejected(Reason.UNKNOWN_KEY, "signed by a key that is not registered for it")
+            hint = "" if isinstance(record.body, ChainRecord) else f"; {_OLDER}"
+            raise Rejected(
+                Reason.UNKNOWN_KEY, f"signed by a key that is not registered for it{hint}"
+            )
         return key
 
 

@@ -550,6 +550,12 @@ def test_what_a_gateway_sealed_before_it_was_revoked_is_shown(whole: Pieces) -> 
     known = [village.gateway_registration, village.vpp_registration, newer, revoked]
     community = trust(village.authority.genesis.raw, [record.raw for record in known])
     assert Pieces(village, whole.step).verify(community).energy_uwh == 8 * PULSE_UWH
+    with refusing(Reason.UNKNOWN_KEY, "the checkpoint: ", "from before a change of keys"):
+        Pieces(village, whole.step).verify(village.community())
+    others = [village.vpp_registration, newer]
+    without = trust(village.authority.genesis.raw, [record.raw for record in others])
+    with refusing(Reason.UNKNOWN_KEY, "leaf ", "from before a change of keys"):
+        Pieces(village, whole.step).verify(without)
 
 
 def test_a_checkpoint_of_another_community_is_said_to_be_the_fault(whole: Pieces) -> None:
