@@ -138,7 +138,7 @@ def _apply(state: State, whole: Distribution) -> State:
         accounts[output.member] = accounts.get(output.member, 0) + output.energy_uwh
     return replace(
         state,
-        settlements={**state.settlements, step: settled},
+        settlements=state.settlements | {step: settled},
         accounts=accounts,
         balance=_moved(state.balance, whole),
     )

@@ -136,7 +136,8 @@ class Proposal:
     def settlements(self) -> dict[int, Settlement]:
         """The virtual power plant's accounts with all that closes have brought it so far, those
         left out of which nothing is expected any more."""
-        found = dict(self._state.settlements)  # in order of steps
+        # In order of steps. As one that has lost entries, dict() would copy it entry by entry.
+        found = self._state.settlements.copy()
         newest = next(reversed(found), 0)
         brought: dict[int, list[Waiting]] = {}
         for name in sorted(self._accounts):

@@ -66,7 +66,7 @@ class State:
     meters: Mapping[str, Meter] = field(default_factory=dict)
     keys: Mapping[bytes, tuple[Role, str]] = field(default_factory=dict)
     agreements: tuple[Agreed, ...] = ()
-    settlements: Mapping[int, Settlement] = field(default_factory=dict)
+    settlements: dict[int, Settlement] = field(default_factory=dict)
     plants: Mapping[str, Plant] = field(default_factory=dict)
     accounts: Mapping[str, int] = field(default_factory=dict)
 
