@@ -10,7 +10,7 @@ from cryptometer.openings import Openings, opened_needs
 from cryptometer.parts import join
 from cryptometer.record_fields import Role
 from cryptometer.records import Record
-from cryptometer.settlement import Plant
+from cryptometer.settlement import Plant, Settlement
 from cryptometer.sharing_records import Distribution
 from cryptometer.state import Party, State
 
@@ -57,32 +57,40 @@ def distribute(
     As a record of a meter, one that is set aside stays in its chain: the plant need not sign
     another one in its place, and whoever signs two for one place is found by it.
     """
+    # As accounts that have lost entries, dict() would copy them entry by entry.
+    settlements, accounts = state.settlements.copy(), dict(state.accounts)
+    balance = state.balance
     verdicts: list[Judged] = []
     for bodies in _wholes(distributions):
         try:
             whole = join(bodies)
-            after = _apply(state, whole)
+            before = settlements.get(whole.step)
+            settled = judge(state.agreed(whole.step), before, whole)
         except Rejected as refused:
             verdicts += [Judged(refused.reason) for _ in bodies]
             continue
-        rule = _rule(state, whole, openings)
-        state = after
+        rule = _rule(state, before, whole, openings)
+        settlements[whole.step] = settled
+        for output in whole.outputs:
+            accounts[output.member] = accounts.get(output.member, 0) + output.energy_uwh
+        balance = _moved(balance, whole)
         for body in bodies:
             verdicts.append(Judged(None, sum(one.energy_uwh for one in body.inputs), rule))
-    return state, verdicts
+    moved = replace(state, settlements=settlements, accounts=accounts, balance=balance)
+    return moved, verdicts
 
 
-def _rule(before: State, whole: Distribution, openings: Openings) -> Rule:
-    """What is known of the rule behind a distribution that moves what it says."""
-    agreed = before.agreed(whole.step)
+def _rule(state: State, before: Settlement | None, whole: Distribution, openings: Openings) -> Rule:
+    """What is known of the rule behind a distribution that moves what it says of this account."""
+    agreed = state.agreed(whole.step)
     assert agreed is not None  # noqa: S101 - it was judged by it
     if is_recomputed(agreed.agreement):
         return Rule.RECOMPUTED
-    needs = opened_needs(openings, before.community, whole)
+    needs = opened_needs(openings, state.community, whole)
     if needs is None:
         return Rule.SUMS_ONLY
     try:
-        judge(agreed, before.settlements.get(whole.step), whole, needs)
+        judge(agreed, before, whole, needs)
     except Rejected:
         return Rule.BROKEN
     return Rule.RECOMPUTED
@@ -128,20 +136,6 @@ def _wholes(distributions: Sequence[Record]) -> Iterator[list[Distribution]]:
         parts.append(body)
     if parts:
         yield parts
-
-
-def _apply(state: State, whole: Distribution) -> State:
-    step = whole.step
-    settled = judge(state.agreed(step), state.settlements.get(step), whole)
-    accounts = dict(state.accounts)
-    for output in whole.outputs:
-        accounts[output.member] = accounts.get(output.member, 0) + output.energy_uwh
-    return replace(
-        state,
-        settlements=state.settlements | {step: settled},
-        accounts=accounts,
-        balance=_moved(state.balance, whole),
-    )
 
 
 def _moved(balance: Balance, whole: Distribution) -> Balance:
