@@ -89,7 +89,9 @@ def apportion(total: int, weights: Sequence[int]) -> list[int]:
     parts = [total * weight // whole for weight in weights]
     missing = total - sum(parts)
     if missing:
-        places = sorted(range(len(weights)), key=lambda place: -(total * weights[place] % whole))
+        remainders = [total * weight % whole for weight in weights]
+        # In reverse, too, equal ones stay in the order of places.
+        places = sorted(range(len(weights)), key=remainders.__getitem__, reverse=True)
         for place in places[:missing]:
             parts[place] += 1
     return parts
@@ -243,11 +245,13 @@ def _round(
     room: dict[str, int] | None,
 ) -> Round:
     """One round among those who can still use energy; `room` shrinks by what they get."""
-    names = tuple(name for name in weights if room is None or room[name])
+    if room is None:
+        names, by = tuple(weights), tuple(weights.values())
+        parts = tuple(apportion(left, by))
+        return Round(producer, priority, number, left, names, by, parts, parts)
+    names = tuple(name for name in weights if room[name])
     by = tuple(weights[name] for name in names)
     parts = tuple(apportion(left, by))
-    if room is None:
-        return Round(producer, priority, number, left, names, by, parts, parts)
     given = tuple(min(part, room[name]) for name, part in zip(names, parts, strict=True))
     for name, part in zip(names, given, strict=True):
         room[name] -= part
