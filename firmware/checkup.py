@@ -246,7 +246,7 @@ def judge_lost_line(status: str) -> Finding | None:
     _, is_away, why = status.partition("no line: ")
     if not is_away:
         return None
-    do = f"mend it, or name another one in [source] and restart the service: {_NAMED} 1 and 7"
+    do = f"mend it, or name another one in [source] and restart the service: {_NAMED} 7"
     return wrong("line", f"the running program has none: {why}", do)
 
 
