@@ -5,30 +5,23 @@ has it. Where none is good, it is told by marks that no other protocol makes. By
 out: no file is opened here, and no more than LINE_BYTES_MAX of a line are read.
 """
 
-import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fractions import Fraction
-from json import loads
-from typing import Any
 
-from cryptometer import cbor
-from cryptometer.errors import Rejected
 from cryptometer.metrology import number
 from cryptometer.steps import NS_PER_S
 from firmware.checkup import Finding, fine, note, wrong
-from firmware.tape import Answer, decode_said
+from firmware.marks import SEVEN_BITS, Bus, marks_in, modbus_in
+from firmware.recording import Recording
 from hal.index.choice import is_index_source
 from hal.index.ciphering import GENERAL_GLO, TITLE_SIZE, Keys
 from hal.index.d0 import D0Decoder
 from hal.index.dlms_push import Framing, PushDecoder, PushSettings, framing_of
 from hal.index.hdlc import Frame, HdlcReceiver
-from hal.index.linky import HISTORIC, STANDARD, LinkyDecoder
-from hal.index.linky import checksum as linky_checksum
-from hal.index.modbus_frame import ERROR_BIT
-from hal.index.modbus_frame import checksum as modbus_checksum
+from hal.index.linky import LinkyDecoder
 from hal.index.p1 import P1Decoder
 from hal.index.reading import (
     Caveat,
@@ -41,41 +34,15 @@ from hal.index.reading import (
 )
 from hal.index.sml import SmlDecoder
 
-LINE_BYTES_MAX = 4 * 2**20  # over an hour of 9600 baud: some seconds of a processor
 TELL_BYTES = 65_536  # by which the protocol is told
-TAPE_BYTES_MAX = 64 * 2**20  # of a tape, whatever of it is the line
-SAID_MAX = 10_000  # readings and refusals of a tape
 _LOOKS = 8_192  # in which bytes without times are read: that is how well a place is known
 _PASSED_NS = 3_600 * NS_PER_S  # behind the last byte: whatever waits for more is over
 _CHARACTER_BITS = 10
 _IDENTITIES_MAX = 8
 _FIELDS_MAX = 40  # lines of a message; a Linky has 60, most of them of other days
 _FIELD_CHARACTERS = 60
-_SEVEN = bytes(value & 0x7F for value in range(256))
 _ABOUT = "line"
 _PAGE = "see docs/operations.md, section"
-
-
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """A line as it was recorded.
-
-    Attributes:
-        data: its bytes.
-        looks: where each look at the line ended in them, and its monotonic time (ns); none where
-            times are not known.
-        said: what the driver made of it at the time.
-        source: the table `[source]` under which it was recorded; empty if that is not known.
-        is_cut: it is longer than was read.
-        is_tape: it is a tape of this program.
-    """
-
-    data: bytes = b""
-    looks: tuple[tuple[int, int], ...] = ()
-    said: tuple[Reading | Refusal, ...] = ()
-    source: dict[str, Any] = field(default_factory=dict)
-    is_cut: bool = False
-    is_tape: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,91 +108,6 @@ class Analysis:
                 "fields": [list(pair) for pair in newest.fields],
             },
         }
-
-
-# --- From a file to a recording. -----------------------------------------------------------------
-
-_SETTINGS = 2  # of a `Life`, the configuration as JSON
-_HEX_DUMP = re.compile(rb"\s*(?:[0-9A-Fa-f]{2}[\s,:]*)+")
-
-
-def recording_of(data: bytes) -> Recording:
-    """Bytes as any logger wrote them; also as pairs of hexadecimal digits."""
-    if data and _HEX_DUMP.fullmatch(data):
-        data = bytes.fromhex(re.sub(rb"[\s,:]", b"", data).decode("ascii"))
-    return Recording(data[:LINE_BYTES_MAX], is_cut=len(data) > LINE_BYTES_MAX)
-
-
-def recording_of_tape(payloads: Iterable[bytes]) -> Recording:
-    """What a tape of `capture` or `run --capture` holds of the line, from the payloads of its
-    frames. What cannot be read ends it."""
-    reel = _Reel()
-    taken = 0
-    is_cut = False
-    for payload in payloads:
-        taken += len(payload)
-        if len(reel.data) > LINE_BYTES_MAX or len(reel.said) > SAID_MAX or taken > TAPE_BYTES_MAX:
-            is_cut = True
-            break
-        if not reel.take(payload):
-            break
-    looks = tuple(one for one in reel.looks if one[0] <= LINE_BYTES_MAX)
-    data = bytes(reel.data[:LINE_BYTES_MAX])
-    said = tuple(reel.said[:SAID_MAX])
-    return Recording(data, looks, said, reel.source, is_cut, is_tape=True)
-
-
-class _Reel:
-    """A tape, as far as it concerns the line."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-        self.looks: list[tuple[int, int]] = []
-        self.said: list[Reading | Refusal] = []
-        self.source: dict[str, Any] = {}
-        self._machine_ns = 0
-        self._newest_ns = 0  # of all lives: another boot's times begin anew
-
-    def take(self, payload: bytes) -> bool:
-        """Takes one payload; whether it could be read."""
-        try:
-            match cbor.decode(payload):
-                case dict() as life:
-                    self._machine_ns = 0
-                    self.source = _source_of(life)
-                case list() as answers:
-                    for one in answers:
-                        self._answer(one)
-                case _:
-                    return False
-        except Rejected:
-            return False
-        return True
-
-    def _answer(self, answer: Any) -> None:
-        match answer:
-            case [Answer.MACHINE, int(passed)]:
-                self._machine_ns += passed
-            case [Answer.SPOKE, bytes(raw), *said]:
-                self._put(raw)
-                heard = map(decode_said, said)
-                self.said += (one for one in heard if isinstance(one, Reading | Refusal))
-            case [Answer.RAW, bytes(raw), *_]:
-                self._put(raw)
-
-    def _put(self, raw: bytes) -> None:
-        if raw:
-            self.data += raw
-            self._newest_ns = max(self._newest_ns + len(raw), self._machine_ns)
-            self.looks.append((len(self.data), self._newest_ns))
-
-
-def _source_of(life: dict[int, Any]) -> dict[str, Any]:
-    try:
-        source = loads(life[_SETTINGS])["source"]
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return {}
-    return source if isinstance(source, dict) else {}
 
 
 # --- Protocols. ----------------------------------------------------------------------------------
@@ -390,100 +272,6 @@ def _looks(recording: Recording, baud: int) -> Iterator[tuple[int, int]]:
         yield min(end, size), min(end, size) * byte_ns
 
 
-# --- Marks of protocols none of whose messages is good. ------------------------------------------
-
-_GROUP = re.compile(rb"\n?([A-Z0-9+-]{3,9})([ \t])([^\r\n]{0,120})\r?")
-_LABELS = frozenset(HISTORIC) | frozenset(STANDARD)
-_OBIS_LINE = re.compile(
-    rb"[01]-[0-9]:[0-9]{1,2}\.[0-9]{1,2}\.[0-9]{1,2}(?:\*255)?\([^()\r\n]{0,64}\)"
-)
-# Of P1 alone: the port's version, the clock with its season, and how a telegram ends.
-_P1_LINE = re.compile(rb"1-3:0\.2\.8\(|0-0:1\.0\.0\([0-9]{12}[SW]\)|!(?:[0-9A-F]{4}\r?\n)")
-_P1_CIPHERED = re.compile(rb"\xdb\x08.{8}\x82", re.DOTALL)
-_D0_LINE = re.compile(rb"[0-9A-F]{1,3}\.[0-9]{1,2}(?:\.[0-9]{1,2})?\([^()\r\n]{0,64}\)")
-_SML_MARK = b"\x1b\x1b\x1b\x1b"
-
-
-def _marks(data: bytes) -> tuple[str, int]:
-    """The driver for which most speaks, and how many marks do."""
-    bare = data.translate(_SEVEN)
-    counts = {
-        "linky": sum(_is_group(*one.groups()) for one in _GROUP.finditer(bare)),
-        "sml": data.count(_SML_MARK),
-        "p1": len(_P1_CIPHERED.findall(data)),
-    }
-    lines = len(_OBIS_LINE.findall(bare))
-    if _P1_LINE.search(bare):
-        counts["p1"] += lines
-    else:
-        counts["d0"] = len(_D0_LINE.findall(bare))
-    most = max(counts, key=lambda driver: counts[driver])
-    return most, counts[most]
-
-
-def _is_group(label: bytes, separator: bytes, rest: bytes) -> bool:
-    """Whether this is a group of a Linky, by its label and its sum."""
-    if label.decode("ascii") not in _LABELS or len(rest) < 2:
-        return False
-    whole = label + separator + rest
-    is_standard = separator == b"\t"
-    return whole[-1] == linky_checksum(whole[: -1 if is_standard else -2])
-
-
-@dataclass(frozen=True, slots=True)
-class _Bus:
-    """What was found of Modbus RTU in a line.
-
-    Attributes:
-        covered: bytes of whole frames.
-        frames: address, and what kind of frame it is; as often as it was there.
-    """
-
-    covered: int
-    frames: dict[tuple[int, str], int]
-
-
-_READS, _MODBUS_REQUEST, _MODBUS_ERROR = (3, 4), 8, 5
-_MODBUS_HEAD, _MODBUS_SUM, _MODBUS_REGISTERS_MAX = 3, 2, 125
-
-
-def _modbus(data: bytes) -> _Bus:
-    """Every whole frame that reads registers, or answers to it, under its sum."""
-    frames: dict[tuple[int, str], int] = {}
-    at = covered = 0
-    while at <= len(data) - _MODBUS_ERROR:
-        size, kind = next(
-            (
-                (size, kind)
-                for size, kind in _modbus_frames(data, at)
-                if at + size <= len(data)
-                and modbus_checksum(data[at : at + size - _MODBUS_SUM])
-                == data[at + size - _MODBUS_SUM : at + size]
-            ),
-            (0, ""),
-        )
-        if size:
-            frames[data[at], kind] = frames.get((data[at], kind), 0) + 1
-            covered += size
-        at += size or 1
-    return _Bus(covered, frames)
-
-
-def _modbus_frames(data: bytes, at: int) -> Iterator[tuple[int, str]]:
-    """What may begin here: its length, and what it is."""
-    address, function, count = data[at : at + _MODBUS_HEAD]
-    if not 1 <= address <= 247:
-        return
-    if function & ~ERROR_BIT not in _READS:
-        return
-    if function & ERROR_BIT:
-        yield _MODBUS_ERROR, "errors"
-        return
-    if not count % 2 and 1 <= count // 2 <= _MODBUS_REGISTERS_MAX:
-        yield _MODBUS_HEAD + count + _MODBUS_SUM, "answers"
-    yield _MODBUS_REQUEST, "questions"
-
-
 # --- The verdict. --------------------------------------------------------------------------------
 
 
@@ -504,14 +292,14 @@ def analyse(recording: Recording, keys: Keys | None = None) -> Analysis:
         return _of_candidate(best, recording, heard[best])
     if any(isinstance(one, Reading) for one in recording.said):
         return _of_said(recording)
-    bus = _modbus(told)
+    bus = modbus_in(told)
     if 2 * bus.covered > len(told):
         return _of_bus(bus, recording)
     frames = [one for one in HdlcReceiver().receive(told, 0) if isinstance(one, Frame)]
     push = [one for one in heard if one.driver == "dlms-push"]
     if frames and all(heard[one].refused.keys() <= {Refused.UNSUPPORTED} for one in push):
         return _of_frames(frames, recording)
-    driver, many = _marks(told)
+    driver, many = marks_in(told)
     if push and (frames or not many):
         return _of_candidate(push[0], recording, heard[push[0]])
     if many:
@@ -532,7 +320,7 @@ def _of_candidate(candidate: _Candidate, recording: Recording, heard: _Heard) ->
         protocol += ", standard mode" if b"\t" in recording.data else ", historic mode"
     elif candidate.driver == "d0":
         # Between STX and ETX a meter answers; what it pushes has neither.
-        mode = "asked" if b"\x02" in recording.data.translate(_SEVEN) else "pushed"
+        mode = "asked" if b"\x02" in recording.data.translate(SEVEN_BITS) else "pushed"
         protocol += f", {mode}"
         candidate = replace(candidate, rest=f', mode = "{mode}"')
     return _analysis(recording, candidate, protocol, heard)
@@ -555,7 +343,7 @@ def _of_said(recording: Recording) -> Analysis:
     return Analysis("", "", 0, 0, {}, (), None, (wrong(_ABOUT, what, do),))
 
 
-def _of_bus(bus: _Bus, recording: Recording) -> Analysis:
+def _of_bus(bus: Bus, recording: Recording) -> Analysis:
     findings = [_told("Modbus RTU", recording)]
     for (address, kind), many in sorted(bus.frames.items()):
         findings.append(fine("meter", f"address {address}: {many} {kind}"))
@@ -728,7 +516,7 @@ def _remedy(reason: Refused, candidate: _Candidate, recording: Recording) -> str
     if reason is Refused.NOT_AUTHENTIC and (candidate.is_sealed or candidate.has_keys):
         return ""  # told apart
     is_text = candidate.driver in ("linky", "p1", "d0")
-    if is_text and b"\r" not in recording.data.translate(_SEVEN) and b"\n" in recording.data:
+    if is_text and b"\r" not in recording.data.translate(SEVEN_BITS) and b"\n" in recording.data:
         return "its line ends were changed: no carriage return is left; record it as it comes"
     match reason:
         case Refused.CHECKSUM | Refused.FORM | Refused.TOO_LONG:

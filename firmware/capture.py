@@ -20,11 +20,11 @@ from cryptometer.keys import PublicKey
 from cryptometer.records import Record
 from cryptometer.steps import NS_PER_MS, NS_PER_S
 from firmware import device_key, folder
-from firmware.analysis import LINE_BYTES_MAX, Recording, recording_of, recording_of_tape
 from firmware.config import Config
 from firmware.device import Device, Parts
 from firmware.enrolment import Enrolment
 from firmware.listening import Spoken, SpokenLine
+from firmware.recording import LINE_BYTES_MAX, Recording, recording_of, recording_of_tape
 from firmware.replay import Outcome, replay
 from firmware.segments import HEAD_BYTES, is_whole, payload_size
 from firmware.tape import VERSION, Answer, Life, Tape, TapedDevice, Work, files_of, put_taken

@@ -9,10 +9,11 @@ from itertools import pairwise
 from cryptometer.authority_records import CountingSource
 from cryptometer.metrology import SECONDS_PER_HOUR, number, wh
 from cryptometer.steps import MS_PER_S, NS_PER_MS
-from firmware.analysis import Recording, analyse, kwh_text
+from firmware.analysis import analyse, kwh_text
 from firmware.checkup import Finding, fine, note, wrong
 from firmware.enrolment import Enrolment
 from firmware.listening import Spoken
+from firmware.recording import Recording
 from hal.index.reading import Caveat, Reading, Refusal, Refused, Register
 
 CLOCK_OFF_S = 60  # of a meter's clock: it dates nothing here, but its load profile

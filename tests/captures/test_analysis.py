@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from firmware.analysis import Analysis, analyse, recording_of
+from firmware.analysis import Analysis, analyse
 from firmware.checkup import Verdict, worst
+from firmware.recording import recording_of
 from hal.index.ciphering import Keys
 from hal.index.reading import Index, Refused
 from tests.captures.place import CAPTURES

@@ -14,16 +14,10 @@ from hypothesis import strategies as st
 
 from cryptometer import cbor
 from cryptometer.steps import NS_PER_S
-from firmware.analysis import (
-    LINE_BYTES_MAX,
-    Analysis,
-    Recording,
-    analyse,
-    recording_of,
-    recording_of_tape,
-)
+from firmware.analysis import Analysis, analyse
 from firmware.checkup import Verdict, as_lines, worst
 from firmware.main import main
+from firmware.recording import LINE_BYTES_MAX, Recording, recording_of, recording_of_tape
 from firmware.segments import HEAD_BYTES
 from firmware.series import Level
 from firmware.simulating import Kind

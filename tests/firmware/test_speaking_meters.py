@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from firmware.analysis import analyse, recording_of
+from firmware.analysis import analyse
+from firmware.recording import recording_of
 from firmware.simulating import Kind
 from firmware.speaking import HABITS
 from hal.drivers import Buses, open_index

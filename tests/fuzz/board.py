@@ -15,7 +15,7 @@ from cryptometer.records import Record
 from cryptometer.steps import ClockSource
 from cryptometer.wire import decode_map, encode_map
 from firmware import enrolment
-from firmware.analysis import analyse, recording_of
+from firmware.analysis import analyse
 from firmware.capture import life_of
 from firmware.config import Config
 from firmware.counter import BLANK_SNAPSHOT, Snapshot
@@ -34,6 +34,7 @@ from firmware.events import (
 )
 from firmware.journal import Journal
 from firmware.outbox import Outbox
+from firmware.recording import recording_of
 from firmware.replay import frames, replay
 from firmware.segments import SegmentedLog
 from firmware.series import pulse_count, read_series
@@ -359,7 +360,7 @@ def _recorded_lines() -> list[bytes]:
 BOARD: tuple[Target, ...] = (
     Target(
         "recorded-line",
-        ("firmware.analysis.analyse", "firmware.analysis.recording_of"),
+        ("firmware.analysis.analyse", "firmware.recording.recording_of"),
         _read_recorded_line,
         _recorded_lines,
     ),
