@@ -1,6 +1,7 @@
 """HDLC frames: written, and found again whatever is around them."""
 
 import tracemalloc
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -122,6 +123,14 @@ def test_a_frame_has_the_times_of_the_looks_that_brought_its_ends() -> None:
     assert (one.began_ns, one.ended_ns) == (2, 4)
 
 
+def test_a_frame_may_come_byte_by_byte_and_has_the_times_of_the_first_and_the_last() -> None:
+    receiver, written = HdlcReceiver(), frame().encode()
+    outcome = [
+        one for at, byte in enumerate(written) for one in receiver.receive(bytes([byte]), at)
+    ]
+    assert outcome == [replace(frame(), began_ns=0, ended_ns=len(written) - 1)]
+
+
 @pytest.mark.parametrize(
     ("at", "change", "reason"),
     [
@@ -220,8 +229,21 @@ def test_a_stretch_of_damage_has_the_time_of_the_look_that_brought_its_last_byte
 
 def test_a_stretch_as_long_as_a_frame_is_told_at_its_end() -> None:
     receiver = HdlcReceiver()
-    assert receiver.receive(b"\0" * FRAME_MAX, 3) == []
-    assert len(receiver.receive(b"\0", 3)) == 1
+    for _ in range(2):
+        assert receiver.receive(b"\0" * FRAME_MAX, 3) == []
+        assert len(receiver.receive(b"\0", 3)) == 1
+    assert receiver.receive(b"\0" * FRAME_MAX, 4) == []
+    assert receiver.receive(frame().encode()[:-4], 4) == []
+    told = receiver.receive(b"", 4 + NS_PER_S)
+    assert reasons(told) == [Refused.INCOMPLETE] * 2
+
+
+def test_a_whole_frame_behind_the_beginning_of_another_is_found_after_a_silence() -> None:
+    receiver = HdlcReceiver()
+    begun, after = frame(bytes(200)).encode()[:40], frame()
+    assert receiver.receive(begun + after.encode(), AT_NS) == []
+    refusal = Refusal(Refused.INCOMPLETE, "a frame was broken off", AT_NS)
+    assert receiver.receive(b"", AT_NS + NS_PER_S) == [refusal, after]
 
 
 def test_a_long_stretch_of_damage_is_told_in_parts() -> None:
