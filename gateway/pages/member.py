@@ -364,7 +364,12 @@ def step_page(
                 tag("a", f"Download {name}", href=f"{whose.path}/steps/{share.step}/share"),
                 ". What you consumed may be in it: it is yours to give away.",
             ),
-            tag("li", "Have ", tag("code", "community.pub"), " from the authority, once."),
+            tag(
+                "li",
+                "Have ",
+                tag("code", "community.pub"),
+                " from the authority, not from here; a newer one if the command asks for it.",
+            ),
             tag(
                 "li",
                 "Run ",
