@@ -60,6 +60,7 @@ _NO_DECODERS = {
     "hal.drivers.open_source": "settings reads its table",
     "hal.files.read_file": "bytes as they are",
     "hal.handing.open_given": "bytes as they are",
+    "hal.handing.read_given": "bytes as they are",
     "hal.index.choice.split_settings": "settings reads its table",
     "hal.secret.read_hex_secret": "hexadecimal digits of a stated number",
     "hal.secret.read_secret": "text as it is",
