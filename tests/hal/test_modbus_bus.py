@@ -448,7 +448,8 @@ def test_a_lost_answer_is_asked_for_again_at_once() -> None:
 
 def test_what_nobody_takes_is_bounded_and_the_newest_is_kept() -> None:
     with far_end(meters(7)) as end, opened(replace(FAST, device=end.device)) as meter:
-        while len(end.asked) < QUEUE_MAX + 60:
+        # On a busy machine some answers come too late to be believed.
+        while len(end.asked) < 2 * QUEUE_MAX:
             time.sleep(0.02)
         taken = readings(list(meter.take().said))
         newest_ns = end.asked[-1].at_ns
