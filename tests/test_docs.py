@@ -267,6 +267,13 @@ def _tests() -> set[str]:
     }
 
 
+def test_the_pure_package_is_drawn_module_by_module() -> None:
+    drawn = (ROOT / "docs" / "architecture.md").read_text()
+    table = drawn.split("### The pure package")[1].split("###")[0]
+    modules = {path.stem for path in (ROOT / "cryptometer").glob("*.py")} - {"__init__"}
+    assert set(re.findall(r"`(\w+)`", table)) == modules
+
+
 @each_document
 def test_every_test_and_file_of_tests_that_is_named_exists(document: Path) -> None:
     text = document.read_text()
