@@ -95,6 +95,42 @@ def test_the_verified_set_is_the_promised_one() -> None:
         assert meter in named
 
 
+@pytest.mark.parametrize(
+    ("name", "function", "imported", "exported", "type", "words", "exponent"),
+    [
+        ("abb-a4x", 3, 0x5000, 0x5004, NumberType.U64, Words.HIGH_FIRST, 1),
+        ("abb-b2x", 3, 0x5000, 0x5004, NumberType.U64, Words.HIGH_FIRST, 1),
+        ("eastron-sdm", 4, 0x0048, 0x004A, NumberType.F32, Words.HIGH_FIRST, 3),
+        ("gavazzi-em340", 4, 0x0034, 0x004E, NumberType.I32, Words.LOW_FIRST, 2),
+        ("inepro-pro380", 3, 0x600C, 0x6018, NumberType.F32, Words.HIGH_FIRST, 3),
+        ("schneider-iem3x55", 3, 0x0C83, 0x0C87, NumberType.I64, Words.HIGH_FIRST, 0),
+    ],
+)
+def test_a_verified_map_has_each_index_where_the_manual_has_it(
+    name: str,
+    function: int,
+    imported: int,
+    exported: int,
+    type: NumberType,  # noqa: A002
+    words: Words,
+    exponent: int,
+) -> None:
+    """Written a second time: a vector says what registers mean, and not where they are. Import and
+    export that change places are two right numbers."""
+    [found] = [one for one in MAPS if one.id == name]
+    assert {one.function for one in found.index} == {function}
+    for number, address in ((found.imported, imported), (found.exported, exported)):
+        assert number is not None
+        assert number.addresses == (address,)
+        assert (number.type, number.words, number.exponent) == (type, words, exponent)
+
+
+def test_every_verified_map_is_compared_with_its_manual() -> None:
+    [mark] = test_a_verified_map_has_each_index_where_the_manual_has_it.pytestmark  # type: ignore[attr-defined]
+    compared = {row[0] for row in mark.args[1]}
+    assert compared == {one.id for one in MAPS if one.status is Status.VERIFIED}
+
+
 def test_every_model_is_of_one_map_only() -> None:
     seen: dict[tuple[Question, str], str] = {}
     for one in MAPS:
