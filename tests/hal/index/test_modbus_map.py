@@ -115,8 +115,8 @@ def test_a_verified_map_has_each_index_where_the_manual_has_it(
     words: Words,
     exponent: int,
 ) -> None:
-    """Written a second time: a vector says what registers mean, and not where they are. Import and
-    export that change places are two right numbers."""
+    """Written a second time: a vector says what registers mean and in which order they stand, and
+    not from which address on."""
     [found] = [one for one in MAPS if one.id == name]
     assert {one.function for one in found.index} == {function}
     for number, address in ((found.imported, imported), (found.exported, exported)):
