@@ -448,13 +448,13 @@ def test_a_lost_answer_is_asked_for_again_at_once() -> None:
 
 def test_what_nobody_takes_is_bounded_and_the_newest_is_kept() -> None:
     with far_end(meters(7)) as end, opened(replace(FAST, device=end.device)) as meter:
-        # On a busy machine some answers come too late to be believed.
-        while len(end.asked) < 2 * QUEUE_MAX:
+        while len(end.asked) < QUEUE_MAX + 60:
             time.sleep(0.02)
-        taken = readings(list(meter.take().said))
+        said = list(meter.take().said)
         newest_ns = end.asked[-1].at_ns
-    assert len(taken) == QUEUE_MAX
-    assert newest_ns - taken[-1].ended_ns < NS_PER_S
+    # On a busy machine some answers come too late to be believed, and that is said in their place.
+    assert len(said) == QUEUE_MAX
+    assert newest_ns - readings(said)[-1].ended_ns < NS_PER_S
 
 
 def test_a_meter_that_comes_back_is_found() -> None:

@@ -5,6 +5,8 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from cryptometer import accuracy, audit
 from cryptometer.block import Checked
 from cryptometer.chain_records import Reading, StepClose
@@ -62,7 +64,10 @@ def test_a_killed_board_goes_on_comparing_and_the_gateway_tells_the_difference(
         assert len(rows) >= 2
         for row in rows:
             assert row.source == "sim-index"
-            assert row.index_uwh > 500 * 10**6
+            # Of a step that began before the kill a part is compared: what passed since the start.
+            passed_ms = row.at_ms - row.since_ms
+            in_time = pytest.approx(WATTS * passed_ms, abs=WATTS * 500 * SPEED)  # half a second
+            assert row.index_uwh * 3.6 == in_time
             assert abs(row.difference_uwh) <= row.index_uwh // 100 + row.bound_uwh
         words = ("status", "--json", "--config", plant.layout.gateway / "gateway.toml")
         done = subprocess.run(
