@@ -10,15 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from cryptometer.authority_records import Registration, Use
+from cryptometer.curve_template import GENERIC, Template, read_template
 from cryptometer.errors import ConfigurationError, Rejected
-from cryptometer.load_curve import (
-    GENERIC,
-    LoadCurve,
-    Template,
-    gaps,
-    read_load_curve,
-    read_template,
-)
+from cryptometer.load_curve import LoadCurve, gaps, read_load_curve
 from cryptometer.metrology import kwh
 from cryptometer.openings import encode_openings
 from cryptometer.readable import utc

@@ -23,8 +23,8 @@ from cryptometer.chain_records import Mark
 from cryptometer.commands import main as common
 from cryptometer.commands.agreements import read_agreement
 from cryptometer.commands.meters import read_meters
+from cryptometer.curve_template import read_template
 from cryptometer.errors import Reason
-from cryptometer.load_curve import read_template
 from firmware.config import read_config as read_meter_toml
 from hal.drivers import CLOCKS, SOURCES, open_clock
 from hal.index.choice import INDEX_SOURCES

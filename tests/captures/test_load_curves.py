@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cryptometer.load_curve import GENERIC, LoadCurve, Template, Unit, read_load_curve
+from cryptometer.curve_template import GENERIC, Template, Unit
+from cryptometer.load_curve import LoadCurve, read_load_curve
 from cryptometer.steps import MS_PER_S, step_start_ms
 from tests.captures.place import CAPTURES
 

@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from cryptometer.curve_template import GENERIC, read_template
 from cryptometer.errors import ConfigurationError
-from cryptometer.load_curve import GENERIC, read_template
 from cryptometer.settings import read_settings
 from firmware.comparing import without_ratio
 from firmware.config import read_config

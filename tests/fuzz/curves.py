@@ -4,17 +4,9 @@ import tomllib
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from cryptometer.curve_template import GENERIC, Stamp, Template, Unit, read_template
 from cryptometer.errors import ConfigurationError
-from cryptometer.load_curve import (
-    GENERIC,
-    INTERVAL_UWH_MAX,
-    LoadCurve,
-    Stamp,
-    Template,
-    Unit,
-    read_load_curve,
-    read_template,
-)
+from cryptometer.load_curve import INTERVAL_UWH_MAX, LoadCurve, read_load_curve
 from hal.zone import zone_named
 from tests.fuzz.scene import FalseAcceptance
 from tests.fuzz.target import BY_MESSAGE, Target, text_of
@@ -109,14 +101,14 @@ Sens = "in"
 CURVES: tuple[Target, ...] = (
     Target(
         "load-curve",
-        ("cryptometer.load_curve.read_load_curve",),
+        ("cryptometer.load_curve.read_load_curve", "cryptometer.curve_times.read_moment"),
         _read_curve,
         lambda: list(_CURVES),
         BY_MESSAGE,
     ),
     Target(
         "curve-template",
-        ("cryptometer.load_curve.read_template",),
+        ("cryptometer.curve_template.read_template",),
         _read_template,
         lambda: list(_TEMPLATES),
         BY_MESSAGE,

@@ -30,8 +30,9 @@ from cryptometer import audit
 from cryptometer.block import Checked
 from cryptometer.chain_records import Ending
 from cryptometer.community import trust
+from cryptometer.curve_template import read_template
 from cryptometer.judging import Rule
-from cryptometer.load_curve import read_load_curve, read_template
+from cryptometer.load_curve import read_load_curve
 from cryptometer.local_calendar import steps_of_day
 from cryptometer.record_fields import Role
 from cryptometer.records import Record
