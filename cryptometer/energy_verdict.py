@@ -22,12 +22,14 @@ from cryptometer.steps import FUTURE_STEPS, MS_PER_S, step_start_ms
 class Verdict:
     """The energy verdict on one leaf: `reason` is None where it counts, or where an authority
     record acts; otherwise it stands without effect. `rule`: of a distribution that counts, whether
-    the agreement gives what it says, as far as the checker can know."""
+    the agreement gives what it says, as far as the checker can know. `since_step`: of a close that
+    transfers the energy of several steps, the one whose close was the last before."""
 
     record: Record
     reason: Reason | None
     energy_uwh: int
     rule: Rule | None = None
+    since_step: int | None = None
 
 
 class MeterAccount:
@@ -104,17 +106,20 @@ class MeterAccount:
             self.late_steps = max(self.late_steps, self._step - body.step)
         reason: Reason | None
         energy = 0
+        since = None
         if isinstance(body, Batch) or (isinstance(body, Reading) and body.counting):
             # What it registers, its chain may register no more: `follow` has worked it out.
             energy = before.allowance_uwh - self.head.allowance_uwh
             reason = self._count(body, energy)
         elif isinstance(body, StepClose):
+            missed = self._closed_before_missed(body.step)
             reason, energy = self._transfer(record, body)
+            since = missed if energy else None
         else:
             reason = Reason.FAR_FUTURE if body.step > self._step else None
             if before.register is None:
                 self._begin(body)
-        self.verdicts.append(Verdict(record, reason, energy))
+        self.verdicts.append(Verdict(record, reason, energy, since_step=since))
         self.leaf_hashes.append(leaf_hash(record.raw))
 
     def settled(self) -> Meter:
@@ -221,6 +226,14 @@ class MeterAccount:
         self.untransferred_uwh -= energy
         self.transferred_uwh = before + energy
         return None, energy
+
+    def _closed_before_missed(self, step: int) -> int | None:
+        """The step closed last, where an index has gone on through steps that were not closed: what
+        it has grown by in all of them comes with the close of `step`. Of pulses only the step's own
+        are transferred."""
+        before = self.closed_step
+        is_missed = self.read_ms is not None and before is not None and before < step - 1
+        return before if is_missed else None
 
     def _tokens(self, before_uwh: int, after_uwh: int) -> int:
         """Voting tokens minted while what the meter has transferred grew so."""

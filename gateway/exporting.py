@@ -213,14 +213,15 @@ def _load_curve(arguments: argparse.Namespace) -> int:
     if arguments.meter is not None:
         check_meter(asked.state, arguments.meter)
         what, energy = f"meter {arguments.meter}", asked.gathered.energy_uwh.get(arguments.meter)
+        since: Mapping[int, int] | None = asked.gathered.since.get(arguments.meter, {})
         mode = _PUBLIC
     else:
         totals = totals_by_step(_of(asked, arguments.member))
         what = f"what member {arguments.member} was given"
         energy = {step: members[arguments.member] for step, members in totals.items()}
-        mode = _OURS
+        since, mode = None, _OURS
     make = load_curve_utc if arguments.form == "utc" else load_curve_local
-    text = make(what, energy or {}, asked.days, asked.zone, asked.source)
+    text = make(what, energy or {}, asked.days, asked.zone, asked.source, since)
     return _write(arguments.out, text, mode)
 
 

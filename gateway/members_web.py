@@ -328,7 +328,8 @@ class Members(Reader):
             )
             exporting.check_meter(found.state, meter)
         energy_uwh = found.gathered.energy_uwh.get(meter, {})
-        return _curve(question, f"meter {meter}", energy_uwh, found.source)
+        since = found.gathered.since.get(meter, {})
+        return _curve(question, f"meter {meter}", energy_uwh, found.source, since)
 
     def _accuracy(self, question: Question, *, make: Callable[[reporting.Asked], str]) -> Reply:
         with told_to_asker():
@@ -347,6 +348,7 @@ class Members(Reader):
             "coefficients-es.txt",
             zone=question.text("zone", _UTC),
             hours=made.hours,
+            first_hour=_spanish_layout(question).first_hour,
             idle=list(made.idle),
             missing=list(made.missing),
         )
@@ -356,11 +358,6 @@ class Members(Reader):
         found, source = self._gathered(question)
         zone = zone_named(question.text("zone", _UTC))
         day, _ = exporting.days_of(question.text("period"))
-        first_hour = question.number("first_hour")
-        layout = Layout(
-            first_hour=1 if first_hour is None else first_hour,
-            hour_digits=question.number("hour_digits") or 1,
-        )
         with told_to_asker():
             made = coefficients_es(
                 day.year,
@@ -370,7 +367,7 @@ class Members(Reader):
                 source.step_s,
                 zone,
                 accept_missing=question.text("missing") == "alike",
-                layout=layout,
+                layout=_spanish_layout(question),
             )
         return made, source
 
@@ -490,11 +487,25 @@ def _steps_of(question: Question, state: State) -> range:
     return range(max(begin, state.genesis.first_step), min(stop, state.step + 1))
 
 
-def _curve(question: Question, what: str, energy_uwh: Mapping[int, int], source: Source) -> Reply:
+def _curve(
+    question: Question,
+    what: str,
+    energy_uwh: Mapping[int, int],
+    source: Source,
+    since: Mapping[int, int] | None = None,
+) -> Reply:
     make = load_curve_local if question.text("form") == "local" else load_curve_utc
     zone = zone_named(question.text("zone", _UTC))
     with told_to_asker():
-        return Reply(make(what, energy_uwh, _days(question), zone, source).encode())
+        return Reply(make(what, energy_uwh, _days(question), zone, source, since).encode())
+
+
+def _spanish_layout(question: Question) -> Layout:
+    first_hour = question.number("first_hour")
+    return Layout(
+        first_hour=1 if first_hour is None else first_hour,
+        hour_digits=question.number("hour_digits") or 1,
+    )
 
 
 def _points(folder: Folder, name: str) -> dict[str, str]:

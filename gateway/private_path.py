@@ -34,7 +34,8 @@ class Advance:
         step: of the block that is made.
         at_ms: when, ms since the Unix epoch.
         accounts: the meters behind them. Records before their heads wait no more.
-        energies_uwh: of the closes that count, by meter and step.
+        energies_uwh: of the closes that count, by meter and step; but of those that bring what an
+            index has grown by in several steps.
         aside: how many records have no effect, by meter and reason.
     """
 
@@ -273,7 +274,9 @@ class PrivatePath:
             if verdict.reason is not None:
                 cause = (body.meter, verdict.reason)
                 aside[cause] = aside.get(cause, 0) + 1
-            elif isinstance(body, StepClose):
+            elif isinstance(body, StepClose) and verdict.since_step is None:
+                # What was consumed in several steps is known of none of them: a night's consumption
+                # must not claim the energy of the noon at which its meter is heard again.
                 energies[body.meter, body.step] = verdict.energy_uwh
         accounts = {name: applied.after.meters[name] for name in moved}
         self._chains.advance(Advance(applied.step, at_ms, accounts, energies, aside))

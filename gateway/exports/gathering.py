@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from cryptometer.authority_records import Use
 from cryptometer.block import Checked
 from cryptometer.chain_records import StepClose
-from cryptometer.records import Record
+from cryptometer.energy_verdict import Verdict
 from cryptometer.sharing_records import Distribution
 from cryptometer.state import State
 from cryptometer.steps import step_start_ms
@@ -23,6 +23,8 @@ class Gathered:
         serials: numbers on name plates, by the identity of the registration that states them.
         closes: of each meter, the closes that counted, in order.
         energy_uwh: of each meter, what they transferred, by step.
+        since: of each meter, the steps whose close transferred the energy of several, and the one
+            closed before each.
         produced_uwh: by step, what distributions have spent: closes' energy, whoever got it.
         given: by step and member, what each block gave.
     """
@@ -31,6 +33,7 @@ class Gathered:
     serials: Mapping[bytes, str]
     closes: dict[str, list[Close]] = field(default_factory=dict)
     energy_uwh: dict[str, dict[int, int]] = field(default_factory=dict)
+    since: dict[str, dict[int, int]] = field(default_factory=dict)
     produced_uwh: dict[int, int] = field(default_factory=dict)
     given: dict[int, dict[str, list[Given]]] = field(default_factory=dict)
     _closed: dict[str, int] = field(default_factory=dict)
@@ -45,7 +48,7 @@ class Gathered:
             if verdict.reason is not None:
                 continue
             if isinstance(body, StepClose):
-                self._take_close(checked.state, verdict.record, body, verdict.energy_uwh, leaf)
+                self._take_close(checked.state, verdict, body, leaf)
             elif isinstance(body, Distribution) and body.step in self.steps:
                 self.take_distribution(checked.state, checked.state.step, body)
 
@@ -97,9 +100,7 @@ class Gathered:
         """Takes that the block of the step `block` holds the first close of whoever generates."""
         self._heard.setdefault(step, block)
 
-    def _take_close(
-        self, state: State, record: Record, body: StepClose, energy_uwh: int, leaf: int
-    ) -> None:
+    def _take_close(self, state: State, verdict: Verdict, body: StepClose, leaf: int) -> None:
         before = self._closed.get(body.meter)
         self._closed[body.meter] = body.step
         if body.step not in self.steps:
@@ -109,21 +110,23 @@ class Gathered:
         step_s = state.genesis.step_s
         if terms.use is not Use.CONSUMPTION:
             self.take_heard(body.step, state.step)
-        self.energy_uwh.setdefault(body.meter, {})[body.step] = energy_uwh
+        self.energy_uwh.setdefault(body.meter, {})[body.step] = verdict.energy_uwh
+        if verdict.since_step is not None:
+            self.since.setdefault(body.meter, {})[body.step] = verdict.since_step
         self.closes.setdefault(body.meter, []).append(
             Close(
                 meter=body.meter,
                 serial=self.serials[terms.registration],
                 use=terms.use,
                 step=body.step,
-                identity=record.identity,
-                device=record.key_id,
+                identity=verdict.record.identity,
+                device=verdict.record.key_id,
                 leaf=leaf,
                 begin_ms=_begin_ms(body, before, step_s),
                 end_ms=step_start_ms(body.step + 1, step_s),
                 before_uwh=terms.energy_uwh(0, body.register),
                 after_uwh=terms.energy_uwh(0, body.register_after),
-                transferred_uwh=energy_uwh,
+                transferred_uwh=verdict.energy_uwh,
                 state=body.clock.state,
                 error_ms=body.clock.error_ms,
             )

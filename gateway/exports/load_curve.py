@@ -13,7 +13,12 @@ from gateway.exports.source import Source, kwh_text, to_csv, uwh_text
 
 
 def load_curve_utc(
-    what: str, energy_uwh: Mapping[int, int], days: tuple[date, date], zone: tzinfo, source: Source
+    what: str,
+    energy_uwh: Mapping[int, int],
+    days: tuple[date, date],
+    zone: tzinfo,
+    source: Source,
+    since: Mapping[int, int] | None = None,
 ) -> str:
     """The curve in UTC, for the steps of these local days.
 
@@ -21,6 +26,8 @@ def load_curve_utc(
         what: whose energy it is, for the comments.
         energy_uwh: by step; steps without a value are absent.
         days: the first local day, and the one behind the last.
+        since: of a meter, the steps that have the energy of several, and the one closed before each
+            of them; None leaves the column out.
 
     Raises:
         ConfigurationError: the steps do not begin with the local day.
@@ -34,18 +41,24 @@ def load_curve_utc(
             utc(step_start_ms(step + 1, source.step_s)),
             uwh_text(energy_uwh.get(step)),
             kwh_text(energy_uwh.get(step)),
+            *_since(since, step),
         ]
         for step in range(first, end)
     ]
     return to_csv(
         source.comments(f"load curve of {what} in UTC"),
-        ["step", "begin_utc", "end_utc", "energy_uwh", "energy_kwh"],
+        ["step", "begin_utc", "end_utc", "energy_uwh", "energy_kwh", *_column(since)],
         rows,
     )
 
 
 def load_curve_local(
-    what: str, energy_uwh: Mapping[int, int], days: tuple[date, date], zone: tzinfo, source: Source
+    what: str,
+    energy_uwh: Mapping[int, int],
+    days: tuple[date, date],
+    zone: tzinfo,
+    source: Source,
+    since: Mapping[int, int] | None = None,
 ) -> str:
     """The curve by local days, each position counted from 1; arguments as `load_curve_utc`.
 
@@ -60,11 +73,20 @@ def load_curve_local(
             str(place.step),
             uwh_text(energy_uwh.get(place.step)),
             kwh_text(energy_uwh.get(place.step)),
+            *_since(since, place.step),
         ]
         for place in local_steps(*days, source.step_s, zone)
     ]
     return to_csv(
         source.comments(f"load curve of {what} in local time, zone {zone}"),
-        ["day", "position", "begin_local", "step", "energy_uwh", "energy_kwh"],
+        ["day", "position", "begin_local", "step", "energy_uwh", "energy_kwh", *_column(since)],
         rows,
     )
+
+
+def _column(since: Mapping[int, int] | None) -> list[str]:
+    return [] if since is None else ["since_step"]
+
+
+def _since(since: Mapping[int, int] | None, step: int) -> list[str]:
+    return [] if since is None else [str(since.get(step, ""))]

@@ -429,6 +429,8 @@ class Measuring:
         elif isinstance(body, StepClose):
             row.closed = True
             row.energy_uwh = verdict.energy_uwh
+            # What a device says of its readings does not tell of a step without a close.
+            row.since_step = row.since_step if verdict.since_step is None else verdict.since_step
             row.block = header.step
             row.sealed_after_ms = header.sealed_ms - self._start_ms(body.step + 1)
             row.watched_ms = sum(body.watched[1::2]) - sum(body.watched[::2])

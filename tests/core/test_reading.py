@@ -82,6 +82,8 @@ def test_steps_that_nobody_read_are_transferred_by_the_next_close(speaking: Spea
     speaking.read(5_400)
     assert speaking.block() == [None, None]
     assert speaking.amounts == (0, 400)
+    close = speaking.village.checked[-1].verdicts[-1]
+    assert close.since_step == speaking.step - 4
 
 
 @pytest.mark.parametrize("late_ms", [0, 1])

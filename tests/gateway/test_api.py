@@ -481,6 +481,10 @@ def test_files_are_those_that_the_commands_write(works: Works, members: Web) -> 
     assert had(f"exports/coefficients-es.txt?period={day[:7]}&missing=alike") == written(
         "coefficients-es", *points, "--accept-missing", *month
     )
+    from_zero = f"exports/coefficients-es.source.json?period={day[:7]}&missing=alike&first_hour=0"
+    written("coefficients-es", *points, "--accept-missing", "--first-hour", "0", *month)
+    beside = json.loads((works.folder.path / "out.source.json").read_bytes())
+    assert json.loads(had(from_zero)) == beside | {"file": "coefficients-es.txt"}
     refused = asked(
         members, f"/api/1/exports/coefficients-es.txt?period={day[:7]}", works.tokens["dso"]
     )

@@ -4,6 +4,7 @@ nothing of them in the ledger; whatever crashes, restores and revokes."""
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from cryptometer import records
 from cryptometer.acknowledgement import Stop
-from cryptometer.authority_records import Use
+from cryptometer.authority_records import CountingSource, Use
 from cryptometer.chain_records import Batch, ChainRecord
 from cryptometer.errors import Reason
 from cryptometer.proposal import Proposal, apply_leaves
@@ -31,6 +32,11 @@ from tests.gateway.kit import GRACE_MS, Premises, Site, acknowledgements
 from tests.keys import signer
 
 CONSUMER = replace(DETAILS, use=Use.CONSUMPTION)
+INDEX: dict[str, Any] = {
+    "source": CountingSource.INDEX,
+    "constant": Fraction(1_000),  # the last digit is a watt-hour
+    "lot_pulses": 1,
+}
 NOW_MS = step_start_ms(FIRST_STEP, STEP_S)
 SECOND = FIRST_STEP + 1
 
@@ -192,6 +198,44 @@ def test_a_watched_step_without_energy_is_a_zero_and_one_slept_through_is_unknow
     homes.use(1)
     homes.site.seal()
     assert [homes.known(step + at) for at in range(3)] == [{"ada": 0}, {}, {"ada": PULSE_UWH}]
+
+
+def test_what_an_index_has_grown_by_in_several_steps_is_known_of_none_of_them(
+    tmp_path: Path,
+) -> None:
+    """A board that is unplugged for the night must not claim the energy of the noon after it."""
+    homes = Homes(tmp_path, 0)
+    details = replace(CONSUMER, **INDEX)
+    homes.import_(homes.site.register("c0", 50, meter=details))
+    homes.site.seal()
+    homes.chains.bind("c0", "ada", 0, NOW_MS)
+    device, first = homes.consumer(), homes.site.next_step
+    homes.site.send(device.run_start(first, register=5_000))
+
+    def read(index: int, age_ms: int = 1_000) -> None:
+        step = homes.site.next_step
+        homes.site.send(device.reading(step, index, age_ms), device.close(step))
+        homes.site.seal()
+
+    with closing(homes.chains):
+        read(5_100)
+        homes.site.seal()
+        read(5_900)
+        read(5_950)
+        read(5_990, 60_000)  # too old to close by
+        read(6_020)
+        read(6_050)
+        homes.site.seal()
+        read(6_050)  # that nothing was consumed is known of each
+        known = {step - first: homes.known(step) for step in range(first, first + 9)}
+    assert {step: used["ada"] // 10**6 for step, used in known.items() if used} == {
+        0: 100,
+        3: 50,
+        6: 30,
+        8: 0,
+    }
+    [account] = [one.account for one in PrivateChains(tmp_path / "private.db").metered()]
+    assert account.transferred_uwh == 1_050 * 10**6
 
 
 def test_what_is_set_aside_is_counted_and_consumes_nothing(homes: Homes) -> None:

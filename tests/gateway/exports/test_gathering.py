@@ -8,6 +8,7 @@ from gateway.exports.allotments import Allotment, Given
 from gateway.exports.gathering import Gathered
 from tests.core.community import PULSE_UWH
 from tests.gateway.exports.shared import shares
+from tests.gateway.exports.watched import MISSED, STALE, watched
 
 
 class Shared:
@@ -94,3 +95,24 @@ def test_steps_that_were_not_asked_for_are_left_out(shared: Shared) -> None:
     gathered = shared.gather(range(shared.first + 1, shared.first + 2))
     assert set(gathered.energy_uwh["m0"]) == {shared.first + 1}
     assert not gathered.given
+
+
+def test_a_close_that_brings_what_was_not_closed_before_says_since_when() -> None:
+    village, steps = watched()
+    gathered = Gathered(steps, Serials())
+    for checked in village.checked:
+        gathered.take(checked)
+    behind = (MISSED[-1] + 1, STALE + 1)
+    assert gathered.since == {
+        "hall": {
+            steps[behind[0]]: steps[MISSED[0] - 1],
+            steps[behind[1]]: steps[STALE - 1],
+        }
+    }
+
+
+class Serials(dict[bytes, str]):
+    """Of meters whose numbers do not matter."""
+
+    def __missing__(self, _: bytes) -> str:
+        return "MID"

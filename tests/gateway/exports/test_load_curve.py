@@ -1,6 +1,7 @@
 """Load curves: every step has a line, a gap has no value, days are as long as they are."""
 
 import csv
+from collections.abc import Callable
 from datetime import date, timedelta
 from zoneinfo import ZoneInfo
 
@@ -10,6 +11,7 @@ from cryptometer.local_calendar import steps_of_day
 from gateway.exports.load_curve import load_curve_local, load_curve_utc
 from tests.gateway.exports.golden import QUARTER_S, SOURCE, is_golden
 
+Make = Callable[..., str]
 ZONE = ZoneInfo("Europe/Brussels")
 NIGHTS = [(date(2026, 3, 29), 92), (date(2026, 6, 1), 96), (date(2026, 10, 25), 100)]
 
@@ -42,3 +44,14 @@ def test_a_reading_of_nothing_is_no_gap() -> None:
     rows = rows_of(load_curve_utc("meter m0", {steps[0]: 0}, days, ZONE, SOURCE))
     assert (rows[0]["energy_uwh"], rows[0]["energy_kwh"]) == ("0", "0.000000000")
     assert (rows[1]["energy_uwh"], rows[1]["energy_kwh"]) == ("", "")
+
+
+@pytest.mark.parametrize("make", [load_curve_utc, load_curve_local])
+def test_the_energy_of_several_steps_in_one_says_since_when(make: Make) -> None:
+    day = NIGHTS[1][0]
+    steps = steps_of_day(day, QUARTER_S, ZONE)
+    days = (day, day + timedelta(days=1))
+    energy, since = {steps[0]: 1, steps[4]: 9}, {steps[4]: steps[0]}
+    rows = rows_of(make("meter m0", energy, days, ZONE, SOURCE, since))
+    assert [row["since_step"] for row in rows[:5]] == ["", "", "", "", str(steps[0])]
+    assert "since_step" not in rows_of(make("what ann was given", energy, days, ZONE, SOURCE))[0]

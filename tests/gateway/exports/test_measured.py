@@ -100,7 +100,10 @@ def test_energy_of_several_steps_in_one_close_says_since_when(measured: Measured
     several = steps[MISSED[-1] + 1]
     assert several.energy_uwh == 9 * 10**6
     assert several.since_step == steps[MISSED[0] - 1].step
-    assert measured.summary.several == 1
+    # Read in both, so that the device says nothing of it; but the first was not closed.
+    assert steps[STALE + 1].energy_uwh == 6 * 10**6
+    assert steps[STALE + 1].since_step == steps[STALE - 1].step
+    assert measured.summary.several == 2
 
 
 def test_marks_and_clocks_are_told_by_step_and_in_sum(measured: Measured) -> None:
