@@ -16,7 +16,7 @@ from cryptometer.errors import ConfigurationError, Reason, Rejected
 from cryptometer.record_fields import Role
 from cryptometer.records import Record
 from gateway.config import Config, read_config
-from gateway.node import whole_chain
+from gateway.founding import whole_chain
 from gateway.sqlite_store import SqliteStore, create_store
 from hal.broker import install_broker
 from hal.files import MISPLACED, clear_unfinished, hold, put_file

@@ -38,7 +38,7 @@ def main() -> int:
     """Entry point of the console script."""
     faults.arm(os.environ.get(faults.CRASH_VARIABLE))
     arguments = _parser().parse_args()
-    from gateway.node import Behind  # noqa: PLC0415
+    from gateway.behind import Behind  # noqa: PLC0415
 
     # A failed write or commit ends the program cleanly; the next start recovers.
     return run(

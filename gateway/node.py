@@ -7,51 +7,33 @@ a checkpoint only after the commit of its block. The shell performs effects in t
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from cryptometer import cbor, note, records
-from cryptometer.acknowledgement import Acknowledgement, Stop
-from cryptometer.authority_records import Registration, Revocation
+from cryptometer import note, records
+from cryptometer.acknowledgement import Stop
 from cryptometer.block import check_block
 from cryptometer.chain import follow, open_record
 from cryptometer.chain_records import StepClose
 from cryptometer.community import Community, trust
-from cryptometer.errors import Reason, Rejected
-from cryptometer.governing import found, govern
+from cryptometer.errors import Rejected
+from cryptometer.governing import govern
 from cryptometer.keys import Signer
 from cryptometer.meter import Meter
 from cryptometer.proposal import Proposal, Slot
-from cryptometer.readable import utc
-from cryptometer.record_fields import NAME, Checkpoint, ClockReading, Role
+from cryptometer.record_fields import ClockReading, Role
 from cryptometer.records import Record
 from cryptometer.state import State
-from cryptometer.steps import NS_PER_MS, ClockState, Instant, step_of, step_start_ms
-from cryptometer.tiles import TILE_WIDTH
+from cryptometer.steps import NS_PER_MS, Instant, step_of
+from gateway.behind import check_files, check_retained, full_bundles
 from gateway.door import Door, Verdicts, Verify, verify_each
+from gateway.due import Due
 from gateway.effects import Confirm, Effect, Publish, Say, Sealed
 from gateway.filing import file_block, meter_of
 from gateway.ledger import Ledger
-from gateway.present import Present
 from gateway.private_path import Chains, NoChains, PrivatePath, masked
 from gateway.store import Changes, Refusal, Store, StoreDamaged
 from gateway.vpp import Vpp
 from gateway.waiting import Waiting
+from gateway.words import Words, is_on_gateway
 from hal.ports import Message
-
-__all__ = [
-    "Behind",
-    "Confirm",
-    "Effect",
-    "Node",
-    "Policy",
-    "Publish",
-    "Say",
-    "Sealed",
-    "found_store",
-    "gateway_name",
-]
-
-
-class Behind(Exception):  # noqa: N818 - a state of the world, not a fault in the code
-    """There is a newer ledger than ours; going on would fork it. The message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +95,13 @@ class Node:
         self._community: Community = trust(
             self._authority[0].raw, [record.raw for record in self._authority[1:]]
         )
-        self._topic = f"cryptometer/1/{state.community.hex()}"
+        self._words = Words(state.community, policy.name)
         self._waiting = Waiting()
         self._private = PrivatePath(chains or NoChains(), self._waiting, state)
         self._said_of_facts = ""
         self._noted_damage = store.is_private_damaged()
         self._door = Door(
-            self._topic,
+            self._words.topic,
             self._identity_at,
             self._waiting,
             verify,
@@ -129,22 +111,21 @@ class Node:
         self._unanswered: dict[str, Stop | None] = {}
         self._unconfirmed: list[tuple[int, int]] = []
         self._spent: object = None  # what the newest block was made of, until it is answered
-        self._last_close_ms = 0
         self._measured: list[tuple[int, int]] = []
         self._published: int | None = None
-        self._said: set[tuple[str, Reason]] = set()
         self.mended: list[str] = []  # files of the ledger that this start has written anew
-        self._listening = False
         self._owes_checkpoint = False
-        self._may_seal_ms: int | None = None
-        self._missed_step = 0
         newest = store.blocks(1)
         known_ms = newest[0].sealed_ms if newest else None
-        self._present = Present(known_ms, state.genesis.step_s)
-        self._told: dict[str, list[bytes]] = {}  # each meter's authority records that act
-        self._told_all: list[bytes] = []  # those on gateways, whose words meters believe
+        self._due = Due(
+            known_ms,
+            state.genesis,
+            self._is_vouched,
+            policy.settle_ms,
+            accept_unsynchronised=policy.accept_unsynchronised,
+        )
         self._hand_over()
-        self._note_acting(self._acting(0, state))
+        self._words.note_acting(self._acting(0, state))
         self._recover()
 
     @property
@@ -177,7 +158,8 @@ class Node:
     # --- Recovery --------------------------------------------------------------------------------
 
     def _recover(self) -> None:
-        self._check_own_ledger()
+        self.mended = check_files(self._store, self._ledger, self._community, self._state)
+        self._published = full_bundles(self._state.checkpoint.size)
         outlived: list[tuple[Record, Rejected]] = []
         for raw in self._store.pending():
             # The disk may have changed what we stored: it is judged as if it came just now.
@@ -196,61 +178,16 @@ class Node:
         self._commit(replace(changes, takes_back=bool(private)))
         self._private.let_go(private)
 
-    def _check_own_ledger(self) -> None:
-        ours = self._state.checkpoint
-        signed = self._ledger.checkpoint()
-        published = Checkpoint(0, b"")
-        if signed is not None:
-            try:
-                # Whoever had signed it before his key was revoked: it is our own folder.
-                published = self._community.open_checkpoint(signed, revoked=True)
-            except Rejected as refused:
-                raise Rejected(
-                    refused.reason, f"the ledger's checkpoint file: {refused.detail}"
-                ) from None
-        if published.size > ours.size:
-            raise Behind(
-                f"the ledger's files hold {published.size} leaves, the store {ours.size}."
-                " Restore a newer backup: cryptometer-gateway restore, with these files as --ledger"
-            )
-        if published.size == ours.size and signed is not None and published != ours:
-            raise Behind(
-                f"the ledger's files hold {ours.size} leaves that are not those of the store."
-                " Restore both from one backup: cryptometer-gateway restore"
-            )
-        newest = self._store.blocks(1)
-        kept = dict(self._store.staged())
-        try:
-            if published.size < ours.size and newest:
-                # From the bundle's begin, where the store still has it: no file is built upon.
-                whole = published.size - published.size % TILE_WIDTH
-                begin = whole if whole in kept else published.size
-                staged = [kept[leaf] for leaf in range(begin, ours.size) if leaf in kept]
-                if begin + len(staged) != ours.size:
-                    raise Behind(
-                        f"the ledger's files hold {published.size} leaves, the store has let go of"
-                        f" those up to {ours.size - len(staged)}. Restore the files from a backup"
-                    )
-                self._ledger.publish(begin, staged, newest[0].note)
-            self.mended = self._ledger.recover(self._state.frontier, kept)
-        except Rejected as refused:
-            raise Rejected(
-                refused.reason,
-                f"the ledger's files: {refused.detail}. Put back that file from a mirror or a"
-                " backup, or restore: cryptometer-gateway restore",
-            ) from None
-        self._published = _full_bundles(ours.size)
-
     # --- What comes in ---------------------------------------------------------------------------
 
     def connected(self, now: Instant) -> list[Effect]:
         """The broker accepted us: retained words are said anew, since it may have been wiped."""
-        self._listening = True
+        self._due.listen()
         self._owes_checkpoint = True
-        self._look(now)
+        self._due.look(now)
         effects = self._tell_checkpoint(now)
         for meter in self._everyone.meters.values():
-            effects.append(self._tell_registration(meter.name))
+            effects.append(self._words.registration(meter.name))
             effects += self._acknowledge(meter, self._door.stops.get(meter.name))
         return effects
 
@@ -263,8 +200,8 @@ class Node:
         """
         now_ms = now.utc_ns // NS_PER_MS
         for message in messages:
-            if message.topic == f"{self._topic}/checkpoint":
-                self._check_retained(message.payload)
+            if message.topic == f"{self._words.topic}/checkpoint":
+                check_retained(message.payload, self._community, self._state)
         verdicts = self._door.judge(self._everyone, messages, now_ms)
         public = [one for one in verdicts.accepted if not self._private.owns(meter_of(one))]
         refusals = self._keep_private(verdicts)
@@ -277,13 +214,13 @@ class Node:
         )
         for record in public:
             if isinstance(record.body, StepClose) and record.body.step == self._state.step + 1:
-                self._last_close_ms = now_ms
-        self._look(now)  # what came may vouch for the clock
+                self._due.closed(now_ms)
+        self._due.look(now)  # what came may vouch for the clock
         self._waiting.offer(self._proposal, names={meter_of(record): None for record in public})
         self._unanswered |= verdicts.answers
         # Confirmed whatever the verdict: a bad message must not come again before a good one.
         self._unconfirmed += [message.token for message in messages]
-        return self._say_refusals(refusals)
+        return self._words.of_refusals(refusals)
 
     def _keep_private(self, verdicts: Verdicts) -> list[Refusal]:
         """Keeps what is of meters for consumption where it belongs; returns the refusals as the
@@ -343,67 +280,22 @@ class Node:
         )
         return len(added)
 
-    def _check_retained(self, signed: bytes) -> None:
-        try:
-            # Of every gateway, or of this one under an earlier key: whoever signed it, a newer
-            # ledger is there. Not of a revoked key: its thief could stop us with it.
-            checkpoint = self._community.open_checkpoint(signed)
-        except Rejected:
-            return  # the broker is trusted with nothing but delivery
-        ours = self._state.checkpoint
-        if checkpoint.size > ours.size or (checkpoint.size == ours.size and checkpoint != ours):
-            raise Behind(
-                f"the broker keeps a checkpoint of {checkpoint.size} leaves, and the store has"
-                f" {ours.size}. Restore a newer backup: cryptometer-gateway restore, with"
-                " the newest of the ledger's files as --ledger"
-            )
-
-    def _say_refusals(self, refusals: list[Refusal]) -> list[Effect]:
-        effects: list[Effect] = []
-        for refusal in refusals:
-            cause = (refusal.meter, refusal.reason)
-            if cause not in self._said:
-                self._said.add(cause)
-                who = refusal.meter or "someone unregistered"
-                effects.append(Say(f"refused from {who}: {refusal.reason}: {refusal.detail}"))
-        return effects
-
     # --- Blocks ----------------------------------------------------------------------------------
 
     def next_due_ms(self, now: Instant) -> int | None:
         """The UTC moment, ms, by which `tick` should be called again if nothing is heard; None
         while no block can be sealed."""
-        if self._may_seal_ms is None or self.why_not(now) is not None:
-            return None
-        end_ms = step_start_ms(self._state.step + 2, self._state.genesis.step_s)
-        wait_ms = 0 if self._is_heard() else self._state.genesis.grace_ms
-        return max(end_ms + wait_ms, self._may_seal_ms)
+        return self._due.at_ms(now, self._state.step + 1, self._is_heard)
 
     def why_not(self, now: Instant) -> str | None:
         """What keeps this gateway from sealing blocks at all, for people; None if nothing does.
         It stays the same for as long as the cause does."""
-        if not self._listening:
-            return "waiting for the broker before the first block"
-        if now.state is not ClockState.SYNCHRONISED and not self._policy.accept_unsynchronised:
-            return (
-                "the clock is not synchronised: no block is sealed. Start an NTP service (chrony,"
-                " systemd-timesyncd), or set accept_unsynchronised, which every header then shows"
-            )
-        claim = self._present.doubts(now, self._is_vouched)
-        if claim is not None:
-            return (
-                f"the clock says that it is much later than known ({utc(claim.utc_ns // NS_PER_MS)}"
-                " when it began to): no block is sealed until half of the meters, their boards"
-                " not off themselves meanwhile, date their records so too, or it has said so for"
-                " an hour. If it is wrong, mend its time source; what came meanwhile is kept"
-            )
-        return None
+        return self._due.why_not(now)
 
     def tick(self, now: Instant) -> list[Effect]:
         """Seals the next block if it is time for it, and says what is owed; call again while it
         returns something."""
-        self._look(now)
-
+        self._due.look(now)
         owed = self._tell_checkpoint(now)
         due_ms = self.next_due_ms(now)
         now_ms = now.utc_ns // NS_PER_MS
@@ -422,7 +314,7 @@ class Node:
     @property
     def is_in_doubt(self) -> bool:
         """Whether the clock is far ahead and not believed yet."""
-        return self._present.is_doubted
+        return self._due.is_in_doubt
 
     def _is_vouched(self, steps: range) -> bool:
         """Whether half of the meters date what came last by a clock that says the same, and that
@@ -435,24 +327,6 @@ class Node:
         vouching = sum(self._waiting.leads_to(meter, steps) for meter in meters)
         return 0 < len(meters) <= 2 * vouching
 
-    def _look(self, now: Instant) -> None:
-        was_doubted = self._present.is_doubted
-        self._present.look(now, self._is_vouched)
-        if was_doubted or self._present.is_doubted:
-            # What was not sealed meanwhile is caught up on, and nothing is measured by that clock.
-            self._may_seal_ms = None
-            self._last_close_ms = 0
-        self._begin_sealing(now)
-
-    def _begin_sealing(self, now: Instant) -> None:
-        """From the first moment at which we hear the broker and know the time."""
-        if self._may_seal_ms is not None or self.why_not(now) is not None:
-            return
-        now_ms = now.utc_ns // NS_PER_MS
-        self._may_seal_ms = now_ms + max(self._policy.settle_ms, self._state.genesis.grace_ms)
-        # Steps that ended before we listened are caught up on.
-        self._missed_step = step_of(now_ms, self._state.genesis.step_s) - 1
-
     def _is_heard(self) -> bool:
         step = self._state.step + 1
         return all(
@@ -464,7 +338,7 @@ class Node:
     def _seal(self, step: int, now: Instant, now_ms: int) -> list[Effect]:
         before = self._state
         reading = ClockReading(now.source, now.state, -(-now.error_ns // NS_PER_MS))
-        slot = Slot(step, now_ms, reading, caught_up=step <= self._missed_step)
+        slot = Slot(step, now_ms, reading, caught_up=self._due.has_missed(step))
         present = step_of(now_ms, before.genesis.step_s)
         public = [name for name, meter in before.meters.items() if not meter.is_private]
         self._waiting.offer(self._proposal, present, public)
@@ -502,31 +376,30 @@ class Node:
         with self._ledger.publishing(before.frontier.size, raws, checked.leaf_hashes) as publish:
             new = file_block(before, checked, block, signed)
             self._commit(replace(changes, block=new))
-            # Committed before published: a crash here is mended by `_check_own_ledger`.
+            # Committed before published: a crash here is mended by `check_files`.
             publish(signed)
         # Behind the store's commit, which has begun a new epoch if this lets go of anything; the
         # next start does it if this run ends here.
         self._private.govern(private, checked.state)
-        self._published = _full_bundles(checked.state.frontier.size)
-        since_ms = max(step_start_ms(step + 1, before.genesis.step_s), self._last_close_ms)
-        self._last_close_ms = 0
+        self._published = full_bundles(checked.state.frontier.size)
+        since_ms = self._due.sealed(step)
         self._state = checked.state
         dropped += private.dropped
         self._waiting.release(self._proposal, {record.identity for record, _ in dropped})
         self._proposal = Proposal(checked.state, step + 1)
-        self._note_acting(acting)
-        effects: list[Effect] = [Publish(f"{self._topic}/checkpoint", signed.encode())]
+        self._words.note_acting(acting)
+        effects: list[Effect] = [self._words.checkpoint(signed)]
         effects.append(Sealed(new.row, since_ms))
         # To let go of thousands of records takes a while, and can wait, too.
         self._spent = (block, applied, checked)
         for meter in (*governed, *private.accounts.values()):
             effects += self._tell_governed(meter)
-        if any(map(_is_on_gateway, acting)):
+        if any(map(is_on_gateway, acting)):
             self._hand_over()
             for meter in self._everyone.meters.values():
                 stop = self._door.stops.get(meter.name)
-                effects += [self._tell_registration(meter.name), *self._acknowledge(meter, stop)]
-        return effects + self._say_refusals(list(changes.refusals)) + said
+                effects += [self._words.registration(meter.name), *self._acknowledge(meter, stop)]
+        return effects + self._words.of_refusals(list(changes.refusals)) + said
 
     def _share(self) -> tuple[list[Record], list[Effect]]:
         """The distributions that go into the next block. What keeps the plant from its facts keeps
@@ -546,13 +419,6 @@ class Node:
         """The authority records that act in the state `after`, from sequence `begin` on."""
         return self._authority[begin : after.authority.sequence]
 
-    def _note_acting(self, acting: Iterable[Record]) -> None:
-        for record in acting:
-            if name := meter_of(record):
-                self._told.setdefault(name, []).append(record.raw)
-            elif _is_on_gateway(record):
-                self._told_all.append(record.raw)
-
     def _hand_over(self) -> None:
         """The successor signs once its registration acts; what the old key has signed stands."""
         ours = self._state.parties.get((Role.GATEWAY, self._policy.name))
@@ -564,20 +430,16 @@ class Node:
         self._door.stops.pop(meter.name, None)
         self._unanswered.pop(meter.name, None)  # said of the chain as it was; this word is newer
         self._waiting.stand(meter)
-        return [self._tell_registration(meter.name), *self._acknowledge(meter, None)]
+        return [self._words.registration(meter.name), *self._acknowledge(meter, None)]
 
     def _tell_checkpoint(self, now: Instant) -> list[Effect]:
         # Not before what the broker keeps has come: a newer one there must stop us, and the next
         # start too; ours would have taken its place.
-        if self._may_seal_ms is None or now.utc_ns // NS_PER_MS < self._may_seal_ms:
+        if not self._due.has_settled(now):
             return []
         newest = self._store.blocks(1) if self._owes_checkpoint else []
         self._owes_checkpoint = False
-        return [Publish(f"{self._topic}/checkpoint", row.note.encode()) for row in newest]
-
-    def _tell_registration(self, name: str) -> Publish:
-        topic = f"{self._topic}/meter/{name}/registration"
-        return Publish(topic, cbor.encode([*self._told_all, *self._told.get(name, [])]))
+        return [self._words.checkpoint(row.note) for row in newest]
 
     def _acknowledge(self, meter: Meter, stop: Stop | None) -> list[Publish]:
         """What is said to a meter; nothing where what was kept of it cannot be asked: another word
@@ -585,11 +447,8 @@ class Node:
         if not self._private.speaks_of(meter):
             return []
         head = self._waiting.head(meter)
-        word = Acknowledgement(
-            meter.name, self._store.epoch, head.sequence, head.previous, head.register or 0, stop
-        )
-        raw = records.sign(word, self._state.community, self._signer)
-        return [Publish(f"{self._topic}/meter/{meter.name}/ack/{self._policy.name}", raw)]
+        epoch = self._store.epoch
+        return [self._words.acknowledgement(meter, head, stop, epoch, self._signer)]
 
     def _commit(self, changes: Changes) -> None:
         """One durable step; what waited to be noted goes with it."""
@@ -604,12 +463,6 @@ class Node:
         )
         self._published = None
         self._measured = []
-
-
-def _full_bundles(size: int) -> int:
-    """How many of the leaves stand in files that are never written again. The store keeps the
-    others' bytes: a partial bundle that is damaged is written anew from them."""
-    return size - size % TILE_WIDTH
 
 
 class _All:
@@ -631,42 +484,3 @@ def _drop(outlived: Iterable[tuple[Record, Rejected]], at_ms: int) -> Changes:
             for record, refused in outlived
         ),
     )
-
-
-def _is_on_gateway(record: Record) -> bool:
-    body = record.body
-    return isinstance(body, Registration | Revocation) and body.role is Role.GATEWAY
-
-
-def found_store(store: Store, raws: Sequence[bytes]) -> None:
-    """Puts a community's founding records, its authority's whole chain so far, into an empty
-    store.
-
-    Raises:
-        Rejected: they are not a whole chain.
-    """
-    store.commit(Changes(authority=tuple(whole_chain(raws))))
-
-
-def whole_chain(raws: Sequence[bytes]) -> list[Record]:
-    """An authority's chain, from its genesis on.
-
-    Raises:
-        Rejected: it is not one, or not whole.
-    """
-    chain = [records.decode(raw) for raw in raws]
-    if not chain:
-        raise Rejected(Reason.MALFORMED, "no authority records")
-    state = found(chain[0])
-    for record in chain:
-        state = govern(state, record)
-    return chain
-
-
-def gateway_name(community: Community, signer: Signer) -> str | None:
-    """The name a gateway's key is registered under, None if it is not."""
-    for record in community.records:
-        match record.body:
-            case Registration(role=Role.GATEWAY, key=key, name=name) if key == signer.public:
-                return NAME.decode(name)
-    return None

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.keys import Signer
 from cryptometer.steps import NS_PER_MS, NS_PER_S
+from gateway.effects import Confirm, Effect, Publish, Say, Sealed
 from gateway.folder import (
     Folder,
     clear_left,
@@ -18,19 +19,10 @@ from gateway.folder import (
     settle_successor,
     waiting_imports,
 )
+from gateway.founding import found_store, gateway_name
 from gateway.lacking import Facts
 from gateway.ledger import Ledger
-from gateway.node import (
-    Confirm,
-    Effect,
-    Node,
-    Policy,
-    Publish,
-    Say,
-    Sealed,
-    found_store,
-    gateway_name,
-)
+from gateway.node import Node, Policy
 from gateway.private import PrivateStore
 from gateway.private_chains import PrivateChains
 from gateway.private_path import NoChains

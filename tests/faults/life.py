@@ -25,9 +25,11 @@ from firmware.device_key import load_device_key
 from firmware.enrolment import read_bundle
 from firmware.events import Pulses, decode_event
 from firmware.folder import load_config, read_enrolment
+from gateway.effects import Effect, Publish, Sealed
 from gateway.folder import open_folder, read_own_bundle
+from gateway.founding import found_store
 from gateway.ledger import Ledger
-from gateway.node import Effect, Node, Policy, Publish, Sealed, found_store
+from gateway.node import Node, Policy
 from gateway.sqlite_store import SqliteStore, create_store
 from hal.clock import SimulatedClock
 from hal.files import DiskDirectory, DiskTree

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-from gateway.node import Behind
+from gateway.behind import Behind
 from hal.program import EXIT_FAILED, run
 from tests.faults.life import Account, Life, live, start
 

@@ -12,7 +12,7 @@ from cryptometer.snapshot import Rows, decode_state, encode_common, encode_meter
 from gateway import answers
 from gateway.exports.displays import Seen, decode_seen, encode_seen
 from gateway.folder import import_file, read_import
-from gateway.node import whole_chain
+from gateway.founding import whole_chain
 from tests.fuzz.scene import THIEF, FalseAcceptance, honest
 from tests.fuzz.target import BY_MESSAGE, Target, same, text_of
 from tests.gateway.kit import Premises, Site, content

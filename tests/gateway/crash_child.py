@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 from cryptometer.records import Record
-from gateway.node import Effect, Publish
+from gateway.effects import Effect, Publish
 from gateway.sqlite_store import SqliteStore
 from hal import faults
 from hal.files import DiskTree

@@ -15,11 +15,13 @@ from cryptometer.keys import Signer
 from cryptometer.record_fields import Role
 from cryptometer.records import Record
 from cryptometer.steps import NS_PER_MS, step_start_ms
+from gateway.effects import Confirm, Effect, Publish, Sealed
 from gateway.folder import Folder, import_file, initialise, open_folder
+from gateway.founding import found_store
 from gateway.lacking import Facts
 from gateway.ledger import Ledger
 from gateway.memory_store import MemoryStore
-from gateway.node import Confirm, Effect, Node, Policy, Publish, Sealed, found_store
+from gateway.node import Node, Policy
 from gateway.private_path import Chains
 from gateway.store import Store
 from gateway.vpp import NoFacts, Vpp

@@ -22,10 +22,11 @@ from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.openings import Opening
 from cryptometer.tiles import CHECKPOINT_PATH
 from gateway.backup import backup, restore
+from gateway.behind import Behind
 from gateway.folder import Folder, clear_left, open_folder, waiting_imports
 from gateway.ledger import Ledger
 from gateway.main import EXIT_BEHIND
-from gateway.node import Behind, Node
+from gateway.node import Node
 from gateway.private import PrivateStore
 from gateway.sqlite_store import SqliteStore, create_store
 from hal.faults import CRASH_VARIABLE, Point

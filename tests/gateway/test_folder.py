@@ -20,7 +20,7 @@ from gateway.folder import (
     settle_successor,
     waiting_imports,
 )
-from gateway.node import found_store
+from gateway.founding import found_store
 from gateway.sqlite_store import STORE_MODE
 from hal.broker import BrokerSettings, broker_settings
 from tests.core.community import Authority

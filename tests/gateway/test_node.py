@@ -23,9 +23,12 @@ from cryptometer.records import Record
 from cryptometer.steps import NS_PER_MS, ClockState, step_start_ms
 from cryptometer.tiles import TILE_WIDTH
 from gateway import waiting
+from gateway.behind import Behind
+from gateway.effects import Publish, Say
+from gateway.founding import found_store, gateway_name
 from gateway.ledger import Ledger
 from gateway.memory_store import MemoryStore
-from gateway.node import Behind, Node, Policy, Publish, Say, found_store, gateway_name
+from gateway.node import Node, Policy
 from gateway.store import EVIDENCE_OF_ONE_MAX, Changes, StoreFailed
 from hal.files import SimulatedTree
 from hal.ports import Message

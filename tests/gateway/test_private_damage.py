@@ -12,8 +12,8 @@ from cryptometer.chain_records import ChainRecord
 from cryptometer.meter import Meter
 from cryptometer.record_fields import Role
 from cryptometer.records import Record
+from gateway.effects import Say
 from gateway.health import PRIVATE_DAMAGED
-from gateway.node import Say
 from gateway.private import PrivateStore, open_facts
 from gateway.private_chains import PrivateChains
 from gateway.private_path import Advance, Governed, NoChains

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from cryptometer import records
 from cryptometer.record_fields import ClockReading, Role
 from cryptometer.steps import NS_PER_MS, ClockSource, ClockState
-from gateway.node import Sealed
+from gateway.effects import Sealed
 from gateway.report import MeterReport, Report, describe, make_report
 from tests.core.community import DETAILS, FIRST_STEP
 from tests.gateway.kit import GRACE_MS, Site

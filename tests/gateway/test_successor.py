@@ -16,10 +16,11 @@ from cryptometer.records import Record
 from firmware.enrolment import Enrolment, open_acknowledgement, read_bundle
 from gateway import answers
 from gateway.backup import backup, restore
-from gateway.effects import Effect
+from gateway.behind import Behind
+from gateway.effects import Effect, Publish
 from gateway.folder import open_folder, read_community
 from gateway.ledger import Ledger
-from gateway.node import Behind, Node, Publish
+from gateway.node import Node
 from gateway.prove import prove
 from gateway.web import Web
 from hal.ports import Message

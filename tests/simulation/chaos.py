@@ -31,7 +31,7 @@ from cryptometer.steps import NS_PER_S, ClockState
 from firmware import journal, outbox
 from firmware.config import Config, read_config
 from firmware.device import Device
-from gateway.node import Behind
+from gateway.behind import Behind
 from gateway.sqlite_store import create_store
 from hal.ports import Message
 from tests.core.community import FIRST_STEP

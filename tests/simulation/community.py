@@ -27,9 +27,11 @@ from cryptometer.steps import NS_PER_MS, NS_PER_S, ClockState, step_of, step_sta
 from firmware.config import Config
 from firmware.device import Device, Parts
 from firmware.enrolment import Enrolment, read_bundle
+from gateway.effects import Confirm, Effect, Publish, Sealed
 from gateway.filing import meter_of
+from gateway.founding import found_store
 from gateway.ledger import Ledger
-from gateway.node import Confirm, Effect, Node, Policy, Publish, Sealed, found_store
+from gateway.node import Node, Policy
 from gateway.store import StoreFailed
 from gateway.vpp import Vpp
 from hal.ports import Connected, Disconnected, LineLost, Message, PulseSource, Taken

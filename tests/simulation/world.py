@@ -26,9 +26,11 @@ from firmware.enrolment import Enrolment, read_bundle
 from firmware.journal import Journal
 from firmware.listening import Spoken
 from firmware.outbox import Outbox
+from gateway.effects import Confirm, Effect, Publish, Sealed
+from gateway.founding import found_store
 from gateway.ledger import Ledger
 from gateway.memory_store import MemoryStore
-from gateway.node import Confirm, Effect, Node, Policy, Publish, Sealed, found_store
+from gateway.node import Node, Policy
 from gateway.store import Store
 from hal.clock import SimulatedClock
 from hal.files import SimulatedDirectory, SimulatedTree

@@ -38,8 +38,10 @@ from firmware.device import Device, Parts
 from firmware.enrolment import Enrolment, read_bundle
 from firmware.journal import SEGMENT_BYTES as JOURNAL_SEGMENT_BYTES
 from firmware.outbox import SEGMENT_BYTES as OUTBOX_SEGMENT_BYTES
+from gateway.effects import Confirm, Effect, Publish, Sealed
+from gateway.founding import found_store
 from gateway.ledger import Ledger
-from gateway.node import Confirm, Effect, Node, Policy, Publish, Sealed, found_store
+from gateway.node import Node, Policy
 from gateway.sqlite_store import SqliteStore, create_store
 from hal.clock import SimulatedClock
 from hal.files import DiskDirectory, DiskTree

@@ -8,7 +8,7 @@ from cryptometer import records
 from cryptometer.authority_records import AuthorityRecord, Genesis
 from cryptometer.sharing_records import Claim, Method
 from gateway.folder import Folder, initialise, open_folder
-from gateway.node import found_store
+from gateway.founding import found_store
 from hal.files import DiskTree
 from tests.core.community import Village
 
