@@ -1,5 +1,6 @@
-"""Protected messages of DLMS/COSEM, security suite 0: AES-GCM with 128-bit keys and tags of twelve
-bytes (IEC 62056-5-3 §5). Opened and sealed; what counters and titles mean is for whoever uses it.
+"""Protected messages of DLMS/COSEM, security suites 0 and 1: AES-GCM with 128-bit keys and tags of
+twelve bytes (IEC 62056-5-3 §5; they differ in signatures and in how keys are agreed on, which no
+telegram shows). Opened and sealed; what counters and titles mean is for whoever uses it.
 """
 
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ ENCRYPTED = 0x20
 _BROADCAST = 0x40
 _COMPRESSED = 0x80
 _SUITE = 0x0F
+_SUITES_READ = (0, 1)  # Kaifa's meters in western Austria say 1; suite 2 has keys of 256 bits
 _HEAD_SIZE = 5  # security control, invocation counter
 
 GENERAL_GLO = 0xDB
@@ -46,7 +48,7 @@ class Keys:
     def __post_init__(self) -> None:
         for key in (self.encryption, self.authentication):
             if key is not None and len(key) != KEY_SIZE:
-                raise ValueError(f"a key of suite 0 has {KEY_SIZE} bytes, not {len(key)}")
+                raise ValueError(f"a key of suite 0 or 1 has {KEY_SIZE} bytes, not {len(key)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,8 @@ def decode_protected(data: Bytes, at: int, *, general: bool) -> tuple[Protected,
         title, at = take(data, at, size), at + size
     size, at = decode_length(data, at)
     control = take(data, at, 1)[0]
-    if control & _SUITE or control & _COMPRESSED:
-        raise OtherProtection(f"security control 0x{control:02x}: not suite 0, or compressed")
+    if control & _SUITE not in _SUITES_READ or control & _COMPRESSED:
+        raise OtherProtection(f"security control 0x{control:02x}: not suite 0 or 1, or compressed")
     least = _HEAD_SIZE + (TAG_SIZE if control & AUTHENTICATED else 0)
     if size <= least or not control & (AUTHENTICATED | ENCRYPTED):
         raise Malformed(f"a protected message of {size} bytes, security control 0x{control:02x}")

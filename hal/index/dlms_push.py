@@ -613,23 +613,38 @@ def _measure_bare(data: bytearray) -> _Span:
 
 _MBUS_START, _MBUS_END = b"\x68", 0x16
 _MBUS_HEAD, _MBUS_TAIL = 4, 2  # start, length twice, start; checksum and stop
-_MBUS_MAX = _MBUS_HEAD + 255 + _MBUS_TAIL
 _MBUS_USER_HEAD = 5  # control, address, control information, two service access points
+_MBUS_OVER = 256  # what a length that does not fit into its byte has lost
+_MBUS_MAX = _MBUS_HEAD + _MBUS_OVER + _MBUS_USER_HEAD + _MBUS_TAIL
 _MBUS_LAST, _MBUS_NUMBER, _MBUS_OTHER = 0x10, 0x0F, 0xE0
 
 
 def _measure_mbus(data: bytearray) -> _Span:
-    """A long frame (EN 13757-2 §5.4): 68 L L 68, L bytes, their sum modulo 256, 16."""
+    """A long frame (EN 13757-2 §5.4): 68 L L 68, L bytes, their sum modulo 256, 16.
+
+    A length that leaves no room for what is carried is that of a frame of Sagemcom's T210-D, which
+    has 257 bytes and says 1.
+    """
     take(data, 0, 2)
     if len(data) > 2 and data[2] != data[1]:
         raise Malformed("a frame whose two lengths differ")
-    if take(data, 0, _MBUS_HEAD)[3] != data[0] or data[1] <= _MBUS_USER_HEAD:
-        raise Malformed("no long frame, or one that carries nothing")
-    end = _MBUS_HEAD + data[1]
-    tail = take(data, end, _MBUS_TAIL)
-    if sum(data[_MBUS_HEAD:end]) % 256 != tail[0] or tail[1] != _MBUS_END:
+    if take(data, 0, _MBUS_HEAD)[3] != data[0]:
+        raise Malformed("no long frame")
+    size = data[1]
+    if size <= _MBUS_USER_HEAD:
+        if _mbus_ends(data, _MBUS_HEAD + size):
+            raise Malformed("a frame that carries nothing")
+        size += _MBUS_OVER
+    end = _MBUS_HEAD + size
+    if not _mbus_ends(data, end):
         raise Malformed("the checksum or the end of a frame is wrong")
     return _Span(_MBUS_HEAD, end, end + _MBUS_TAIL)
+
+
+def _mbus_ends(data: bytearray, end: int) -> bool:
+    """Whether the bytes of a frame end there, by its checksum and its stop."""
+    tail = take(data, end, _MBUS_TAIL)
+    return sum(data[_MBUS_HEAD:end]) % 256 == tail[0] and tail[1] == _MBUS_END
 
 
 class _MbusParts:

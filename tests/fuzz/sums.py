@@ -87,10 +87,11 @@ def is_whole(frame: bytes) -> bool:
 
 
 def mbus_frames(data: bytes) -> Iterator[tuple[int, int]]:
-    """Where long frames of EN 13757-2 begin and end, whatever their sums are."""
+    """Where long frames of EN 13757-2 begin and end, whatever their sums are. A length that is too
+    small for any is one of 256 more."""
     at = 0
     while at + 6 < len(data):
-        end = at + 6 + data[at + 1]
+        end = at + 6 + data[at + 1] + (256 if data[at + 1] <= 5 else 0)
         if data[at] == data[at + 3] == 0x68 and data[at + 1] == data[at + 2] and end <= len(data):
             yield at, end
             at = end

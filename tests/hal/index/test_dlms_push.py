@@ -312,7 +312,24 @@ def test_a_tag_that_cannot_be_checked_is_marked() -> None:
     assert reading.caveats == {Caveat.NOT_AUTHENTICATED}
 
 
-@pytest.mark.parametrize("control", [0x31, 0x32, 0xB0])
+@pytest.mark.parametrize("keys", [KEYS, Keys(KEYS.encryption)])
+def test_suite_1_protects_telegrams_as_suite_0_does(keys: Keys) -> None:
+    control = ENCRYPTED | (AUTHENTICATED if keys.authentication else 0) | 1
+    one = PushDecoder(PushSettings(Framing.WRAPPER, keys))
+    assert [reading.imported for reading in read(over_tcp(seal(7, control), one))] == [
+        Index(123_450)
+    ]
+    assert one.counter == 7
+
+
+def test_the_suite_that_a_message_states_is_under_its_tag() -> None:
+    message = bytearray(seal(7))
+    message[message.index(0x30, 10)] = 0x31
+    one = PushDecoder(PushSettings(Framing.WRAPPER, KEYS))
+    assert refused(over_tcp(bytes(message), one)) == [Refused.NOT_AUTHENTIC]
+
+
+@pytest.mark.parametrize("control", [0x32, 0x3F, 0xB0, 0xB1])
 def test_other_suites_and_compression_are_unsupported(control: int) -> None:
     message = bytearray(seal(7))
     message[message.index(0x30, 10)] = control
@@ -404,6 +421,44 @@ def test_an_mbus_frame_of_another_protocol_is_unsupported() -> None:
     body = bytes((0x08, 0x01, 0x72, 1, 2, 3, 4))
     frame = bytes((0x68, len(body), len(body), 0x68)) + body + bytes((sum(body) % 256, 0x16))
     assert refused(heard(frame, Style(framing=Framing.MBUS))) == [Refused.UNSUPPORTED]
+
+
+def overlong(told: Told = TOLD) -> tuple[bytes, bytes]:
+    """A telegram in two M-Bus frames, the first one of 257 bytes: its length says 1."""
+    message = notification(told, Style(number="9" * 110))
+    rows = [bytes((0x53, 0xFF, 0x00, 1, 0x67)) + message[:252]]
+    rows.append(bytes((0x53, 0xFF, 0x11, 1, 0x67)) + message[252:])
+    assert len(rows[0]) == 257
+    first, last = (
+        bytes((0x68, len(row) % 256, len(row) % 256, 0x68)) + row + bytes((sum(row) % 256, 0x16))
+        for row in rows
+    )
+    return first, last
+
+
+def test_a_length_that_does_not_fit_into_its_byte_is_read_as_it_was_meant() -> None:
+    """As Sagemcom's T210-D writes it."""
+    first, last = overlong()
+    style = Style(framing=Framing.MBUS)
+    [reading] = heard(first + last, style)
+    assert isinstance(reading, Reading)
+    assert reading.imported == Index(123_450)
+    assert framing_of(b"noise" + first + last) is Framing.MBUS
+    by_bytes = decoder(style)
+    line = first + last
+    assert [one for byte in line for one in by_bytes.receive(bytes([byte]), AT_NS)] == [reading]
+    for at in range(4, len(line)):
+        damaged_line = line[:at] + bytes([line[at] ^ 0x10]) + line[at + 1 :]
+        assert not read(heard(damaged_line, style)), at
+        assert heard(damaged_line + line, style)[-1] == reading
+
+
+def test_a_short_mbus_frame_is_none_that_is_overlong() -> None:
+    reset = bytes((0x68, 3, 3, 0x68, 0x53, 0xFE, 0x50, (0x53 + 0xFE + 0x50) % 256, 0x16))
+    style = Style(framing=Framing.MBUS)
+    one = decoder(style)
+    outcome = one.receive(reset + telegram(TOLD, style, 1), AT_NS)
+    assert [type(said) for said in outcome] == [Refusal, Reading]
 
 
 # --- Whatever comes. -----------------------------------------------------------------------------
