@@ -5,15 +5,26 @@ What is wrong is named by its line. Memory is bounded, whatever the file's size.
 
 import csv
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from cryptometer.curve_template import Template
+from cryptometer.curve_template import Template, texts
 from cryptometer.errors import ConfigurationError, Reason, Rejected
 
 LINE_MAX = 65_536  # bytes; a longer line is no row of a curve
 _PREAMBLE_MAX = 100  # lines before the one that names the columns
 _SHOWN = 10  # names in a message
 _BOM = b"\xef\xbb\xbf"
+# A text that a spreadsheet is kept from taking for a number.
+_FORMULA = re.compile('="([^"]*)"')
+_NO_TEXT = {
+    b"PK\x03\x04": "is a workbook or an archive",
+    b"\xd0\xcf\x11\xe0": "is an old workbook",
+    b"\x1f\x8b": "is compressed",
+    b"%PDF": "is a PDF",
+    b"\xff\xfe": "is UTF-16",
+    b"\xfe\xff": "is UTF-16",
+}
 
 
 def wrong(line: int, said: str) -> Rejected:
@@ -46,7 +57,7 @@ def rows_of(chunks: Iterable[bytes], template: Template) -> Iterator[tuple[int, 
                 raise wrong(number, f"it is no CSV: {error}") from None
         else:
             cells = text.split(separator)
-        cells = [cell.strip() for cell in cells]
+        cells = [_plain(cell.strip()) for cell in cells]
         if any(cells):
             yield number, cells
 
@@ -57,9 +68,13 @@ def header_of(rows: Iterator[tuple[int, list[str]]], template: Template) -> list
     Raises:
         ConfigurationError: no row near the file's beginning names the template's times.
     """
+    if template.columns:
+        return template.columns
     seen: list[str] = []
     for count, (_, cells) in enumerate(rows):
         if template.time in cells:
+            while not cells[-1]:
+                cells.pop()
             return cells
         seen = seen or cells
         if count >= _PREAMBLE_MAX:
@@ -77,44 +92,85 @@ def some(names: Sequence[str]) -> str:
 
 
 def place_of(header: Sequence[str], column: str) -> int:
-    """Where a column stands, counted from 0.
+    """Where a column stands, counted from 0; a name with a star before it is that of the one that
+    ends so.
 
     Raises:
         ConfigurationError: there is no such column, or more than one.
     """
-    found = header.count(column)
-    if found != 1:
+    if column.startswith("*"):
+        places = [place for place, name in enumerate(header) if name.endswith(column[1:])]
+    else:
+        places = [place for place, name in enumerate(header) if name == column]
+    if len(places) != 1:
         near = difflib.get_close_matches(column, header, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"it has {some(header)}"
-        said = "no" if not found else "more than one"
+        said = "no" if not places else "more than one"
         raise ConfigurationError(f"the load curve has {said} column {column!r}; {hint}")
-    return header.index(column)
+    return places[0]
 
 
 class Columns:
     """Finds the columns that every row needs."""
 
     def __init__(self, header: Sequence[str], template: Template) -> None:
-        self._width = len(header)
-        self._time = place_of(header, template.time)
-        self._time_of_day = place_of(header, template.time_of_day) if template.time_of_day else None
-        self._only = [(place_of(header, name), str(text)) for name, text in template.only.items()]
-        self.known = {self._time, self._time_of_day, *(place for place, _ in self._only)}
+        self._header = header
+        self._time = [place_of(header, template.time)]
+        self._until = [place_of(header, template.until)] if template.until else []
+        for column, places in (
+            (template.time_of_day, self._time),
+            (template.until_time_of_day, self._until),
+        ):
+            if column:
+                places.append(place_of(header, column))
+        self._position = place_of(header, template.position) if template.position else None
+        self._only, self._must = (
+            [(place_of(header, name), texts(wanted)) for name, wanted in cells.items()]
+            for cells in (template.only, template.must)
+        )
+        self.known = {*self._time, *self._until, self._position}
+        self.known |= {place for place, _ in (*self._only, *self._must)}
 
     def fit(self, line: int, cells: list[str]) -> list[str]:
         """The row, which has as many cells as there are columns; further ones may be empty."""
-        if len(cells) < self._width or any(cells[self._width :]):
-            raise wrong(line, f"it has {len(cells)} cells, not {self._width}: complete it")
+        width = len(self._header)
+        if len(cells) < width or any(cells[width:]):
+            raise wrong(line, f"it has {len(cells)} cells, not {width}: complete it")
         return cells
 
-    def is_wanted(self, cells: Sequence[str]) -> bool:
-        """Whether the row holds what the template's `only` asks for."""
-        return all(cells[place] == text for place, text in self._only)
+    def is_wanted(self, line: int, cells: Sequence[str]) -> bool:
+        """Whether the row holds what the template's `only` asks for.
+
+        Raises:
+            Rejected: it does, and not what `must` asks for.
+        """
+        if not all(cells[place] in wanted for place, wanted in self._only):
+            return False
+        for place, wanted in self._must:
+            if cells[place] not in wanted:
+                raise wrong(
+                    line,
+                    f"{self._header[place]} is {cells[place][:40]!r} there, not {some(wanted)}: the"
+                    " file needs another template, or `must` another text",
+                )
+        return True
 
     def time(self, cells: Sequence[str]) -> str:
         """The row's time, as text."""
-        day = cells[self._time]
-        return day if self._time_of_day is None else f"{day} {cells[self._time_of_day]}"
+        return " ".join(cells[place] for place in self._time)
+
+    def until(self, cells: Sequence[str]) -> str:
+        """The end of its interval, as text; empty where no column says it."""
+        return " ".join(cells[place] for place in self._until)
+
+    def position(self, cells: Sequence[str]) -> str:
+        """How many intervals have passed since the row's day began, as text."""
+        return "" if self._position is None else cells[self._position]
+
+
+def _plain(cell: str) -> str:
+    found = _FORMULA.fullmatch(cell)
+    return found[1].strip() if found else cell
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -136,4 +192,8 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
 def _line(number: int, line: bytes) -> tuple[int, bytes]:
     if len(line) > LINE_MAX:
         raise wrong(number, f"it is longer than {LINE_MAX} bytes: is it a CSV file?")
+    if number == 1:
+        for begins, said in _NO_TEXT.items():
+            if line.startswith(begins):
+                raise wrong(number, f"the file {said}: save it as CSV, UTF-8")
     return number, line.removeprefix(_BOM) if number == 1 else line

@@ -5,28 +5,31 @@ refused whole with the row that is wrong. Nothing is guessed, nothing is interpo
 missing is a gap, never zero.
 """
 
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
 from itertools import pairwise
 
+from cryptometer.curve_days import (
+    numbered_columns,
+    read_day,
+    read_position,
+    time_of_day,
+    timed_columns,
+)
 from cryptometer.curve_rows import Columns, header_of, place_of, rows_of, some, wrong
-from cryptometer.curve_template import Stamp, Template, Unit, check_whose
-from cryptometer.curve_times import Moment, Order, Values, read_moment, time_text
+from cryptometer.curve_sheet import MEMBERS_MAX, Sheet
+from cryptometer.curve_template import Template, check_whose
+from cryptometer.curve_times import Values, Whose, read_moment, time_text
 from cryptometer.errors import ConfigurationError, Reason, Rejected
-from cryptometer.metrology import SECONDS_PER_HOUR
 from cryptometer.record_fields import NAME
 
-MEMBERS_MAX = 10_000
-# A year of 28 members in quarters of an hour; 100 MB while it is read.
-VALUES_MAX = 1_000_000
-# No member takes a terawatt-hour in an hour: the unit is another one, or the column.
-INTERVAL_UWH_MAX = 10**15
-_TWICE_MAX = 100_000  # values in hours that come twice, which wait for the file's end
-_DIGITS = r"([0-9]{0,15})(?:%s([0-9]{0,24}))?"
-_POINT, _COMMA = re.compile(_DIGITS % r"\."), re.compile(_DIGITS % ",")
-_UWH = {Unit.W: 10**6, Unit.KW: 10**9, Unit.WH: 10**6, Unit.KWH: 10**9}
+_GRID_S = 300  # what intervals and steps have in common is no less than this
+_POINT = re.compile("[0-9]{9,}")
+_FEW = 12  # rows; so many tell nothing of how far apart rows are
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class LoadCurve:
 
     Attributes:
         members: by name.
-        is_spread: an interval of the file is longer than a step: its energy was divided evenly.
+        is_spread: an interval of the file is no part of a step: its energy was divided evenly.
         left_out: columns or cells that `members` does not list, in order.
         rows_left_out: rows that `only` does not want.
     """
@@ -86,11 +89,14 @@ def read_load_curve(
 ) -> LoadCurve:
     """Reads a file of consumption. Memory is bounded, whatever the file's size.
 
-    An interval longer than a step is divided over its steps, one that is shorter is summed up; a
-    step of which an interval lacks has no value. What is finer than a µWh is rounded, half up.
+    An interval longer than a step is divided over its steps, one that is shorter is summed up, and
+    one that is neither, as of ten minutes, is divided and then summed up; a step of which an
+    interval lacks has no value. What is finer than a µWh is rounded, half up.
 
     Local times without an offset that come twice at a change of clocks are told apart by the rows'
-    order, which must then be that of time (or its reverse) for the whole member.
+    order, which must then be that of time (or its reverse) for the whole member, or what `twice`
+    of the template says. Intervals that are numbered in their day must be all there on a day whose
+    clocks change.
 
     Args:
         chunks: the file's bytes, in pieces of any size.
@@ -104,198 +110,97 @@ def read_load_curve(
         ConfigurationError: template, member and file do not fit one another.
     """
     interval_s = template.interval_s
-    if interval_s % step_s and step_s % interval_s:
+    grid_s = math.gcd(interval_s, step_s)
+    if grid_s < min(interval_s, step_s, _GRID_S):
         raise ConfigurationError(
             f"intervals of {template.interval_minutes} minutes do not fit steps of {step_s} s"
         )
     check_whose(template, member)
     rows = rows_of(chunks, template)
     header = header_of(rows, template)
-    sheet = _Sheet(template, zone, step_s)
-    if template.value:
+    sheet = Sheet(template, zone, grid_s)
+    if template.across:
+        _read_across(rows, header, sheet, member)
+    elif template.value:
         _read_long(rows, header, sheet, member)
     else:
         _read_wide(rows, header, sheet)
-    return sheet.finish()
+    return LoadCurve(
+        {
+            name: _series(name, values, interval_s, step_s)
+            for name, values in sheet.finish().items()
+        },
+        grid_s < interval_s,
+        tuple(sorted(sheet.left_out)),
+        sheet.rows_left_out,
+    )
 
 
-class _Sheet:
-    """What was read so far."""
+def _series(name: str, values: Mapping[int, int | None], interval_s: int, step_s: int) -> Series:
+    """Energies of intervals, by their begins, as those of market steps."""
+    _check_distances(name, sorted(values), interval_s)
+    grid_s = math.gcd(interval_s, step_s)
+    parts, wanted = interval_s // grid_s, step_s // grid_s
+    pieces: dict[int, int] = {}
+    for begin_s, energy_uwh in values.items():
+        if energy_uwh is None:
+            continue
+        for place, share in enumerate(spread(energy_uwh, parts), begin_s // grid_s):
+            if place in pieces:
+                raise Rejected(
+                    Reason.MALFORMED,
+                    f"intervals of {name} overlap at {time_text(begin_s)}Z: are `zone` and"
+                    " `interval_minutes` right?",
+                )
+            pieces[place] = share
+    energies = pieces if wanted == 1 else _joined(pieces, wanted)
+    return Series(energies, min(values) // step_s, (max(values) + interval_s - 1) // step_s)
 
-    def __init__(self, template: Template, zone: tzinfo, step_s: int) -> None:
-        self.template = template
-        self.zone = zone
-        self.left_out: set[str] = set()
-        self.rows_left_out = 0
-        self._step_s = step_s
-        self._grid_s = min(step_s, template.interval_s)
-        self._number = _COMMA if template.decimal_comma else _POINT
-        self._factor = _UWH[template.unit] * (
-            template.interval_s if template.unit in {Unit.W, Unit.KW} else SECONDS_PER_HOUR
+
+def _joined(pieces: Mapping[int, int], wanted: int) -> dict[int, int]:
+    """The sums of so many pieces each. A step that is known in part is not known."""
+    found: Counter[int] = Counter()
+    energies: Counter[int] = Counter()
+    for place, energy_uwh in pieces.items():
+        found[place // wanted] += 1
+        energies[place // wanted] += energy_uwh
+    return {step: energies[step] for step, count in found.items() if count == wanted}
+
+
+def _check_distances(name: str, begins_s: Sequence[int], interval_s: int) -> None:
+    """That rows are not further apart than intervals are long, as if these were longer."""
+    distances = Counter(other - one for one, other in pairwise(begins_s))
+    nearest_s = min(distances, default=0)
+    if len(begins_s) > _FEW and nearest_s > interval_s and 2 * distances[nearest_s] > len(begins_s):
+        raise Rejected(
+            Reason.MALFORMED,
+            f"the rows of {name} are {nearest_s // 60} minutes apart, and intervals of"
+            f" {interval_s // 60} are wanted: is `interval_minutes` right?",
         )
-        self._values: dict[str, dict[int, int]] = {}  # by member and the interval's begin
-        self._spans: dict[str, tuple[int, int]] = {}
-        self._count = 0
-        self._orders: dict[str, Order] = {}
-        self._twice = 0
-
-    def add(self, key: str, moment: Moment, values: Values) -> None:
-        """Takes a row: what it says of members, in µWh. `key` says whose order it is in."""
-        zoned = len(moment.offsets_s)
-        if not zoned:
-            if any(value is not None for _, value in values):
-                raise wrong(
-                    moment.line,
-                    f"{time_text(moment.local_s)} does not exist in {self.template.zone}, clocks"
-                    " were put forward there: are `zone` and `stamp` right in the template?",
-                )
-            return
-        order = self._orders.setdefault(key, Order())
-        order.see(moment)
-        if zoned == 1:
-            self._put(moment.line, moment.local_s - moment.offsets_s[0], values)
-            return
-        self._twice += len(values)
-        if self._twice > _TWICE_MAX:
-            raise wrong(
-                moment.line,
-                "too many values in hours that come twice: give times with their offset",
-            )
-        order.twice.append((moment, values))
-
-    def energy_uwh(self, line: int, text: str) -> int | None:
-        """A cell's energy in µWh; None where it is empty."""
-        if not text:
-            return None
-        is_negative = text[0] in "-−"
-        found = self._number.fullmatch(text[1:] if is_negative or text[0] == "+" else text)
-        whole, part = ("", "") if found is None else (found[1], found[2] or "")
-        if not (whole or part):
-            comma = "comma" if self.template.decimal_comma else "point"
-            raise wrong(
-                line,
-                f"{text[:40]!r} is no value: write digits with a decimal {comma} (`decimal_comma`),"
-                " or nothing where none was measured",
-            )
-        digits = int(whole + part)
-        if is_negative and digits:
-            raise wrong(
-                line,
-                f"{text[:40]} is negative, and consumption is not: leave out what is given to the"
-                " grid, or name the column of what is taken from it",
-            )
-        scale = SECONDS_PER_HOUR * 10 ** len(part)
-        energy_uwh: int = (2 * digits * self._factor + scale) // (2 * scale)
-        if energy_uwh > INTERVAL_UWH_MAX:
-            raise wrong(line, f"{text[:40]} {self.template.unit} is too much: is `unit` right?")
-        return energy_uwh
-
-    def finish(self) -> LoadCurve:
-        """All that was read.
-
-        Raises:
-            Rejected: what came twice cannot be told apart, or nothing was read.
-        """
-        for order in self._orders.values():
-            for moment, stamp_s, values in order.told_apart(self.template.zone):
-                self._put(moment.line, stamp_s, values)
-        if not self._spans:
-            raise Rejected(
-                Reason.MALFORMED,
-                "the load curve has no row that counts"
-                + (f"; left out were {some(sorted(self.left_out))}" if self.left_out else ""),
-            )
-        return LoadCurve(
-            {name: self._series(name) for name in sorted(self._spans)},
-            self.template.interval_s > self._step_s,
-            tuple(sorted(self.left_out)),
-            self.rows_left_out,
-        )
-
-    def _put(self, line: int, stamp_s: int, values: Values) -> None:
-        """Takes what a row says; `stamp_s` is its time in UTC."""
-        begin_s = stamp_s - self.template.interval_s * (self.template.stamp is Stamp.END)
-        if begin_s % self._grid_s:
-            raise wrong(line, "its interval does not begin with a market step: is `zone` right?")
-        for name, energy_uwh in values:
-            first_s, last_s = self._spans.get(name, (begin_s, begin_s))
-            self._spans[name] = min(first_s, begin_s), max(last_s, begin_s)
-            if len(self._spans) > MEMBERS_MAX:
-                raise wrong(line, f"more than {MEMBERS_MAX} members: divide the file")
-            if energy_uwh is None:
-                continue
-            known = self._values.setdefault(name, {})
-            before = known.setdefault(begin_s, energy_uwh)
-            if before != energy_uwh:
-                raise wrong(
-                    line,
-                    f"{time_text(begin_s)}Z is given again for {name}, with another value: one of"
-                    " the two rows must go",
-                )
-            self._count += 1
-            if self._count > VALUES_MAX:
-                raise wrong(
-                    line, f"more than {VALUES_MAX} values: divide the file by months or members"
-                )
-
-    def _series(self, name: str) -> Series:
-        step_s, interval_s = self._step_s, self.template.interval_s
-        first_s, last_s = self._spans[name]
-        values = self._values.pop(name, {})
-        energies: dict[int, int] = {}
-        if interval_s >= step_s:
-            parts = interval_s // step_s
-            for begin_s, energy_uwh in values.items():
-                for step, share in enumerate(spread(energy_uwh, parts), begin_s // step_s):
-                    if step in energies:
-                        raise Rejected(
-                            Reason.MALFORMED,
-                            f"intervals of {name} overlap at {time_text(begin_s)}Z: are `zone` and"
-                            " `interval_minutes` right?",
-                        )
-                    energies[step] = share
-        else:
-            found: dict[int, int] = {}
-            for begin_s, energy_uwh in values.items():
-                step = begin_s // step_s
-                found[step] = found.get(step, 0) + 1
-                energies[step] = energies.get(step, 0) + energy_uwh
-            # A step that is known in part is not known.
-            for step, count in found.items():
-                if count < step_s // interval_s:
-                    del energies[step]
-        return Series(energies, first_s // step_s, (last_s + interval_s - 1) // step_s)
 
 
 def _read_long(
-    rows: Iterable[tuple[int, list[str]]], header: Sequence[str], sheet: _Sheet, member: str
+    rows: Iterable[tuple[int, list[str]]], header: Sequence[str], sheet: Sheet, member: str
 ) -> None:
     """Rows of one value each."""
     template = sheet.template
     columns = Columns(header, template)
+    owners = _Owners(header, sheet, member)
     at = place_of(header, template.value)
-    whose = place_of(header, template.member) if template.member else None
-    names: dict[str, str] = {}
-    for line, row in rows:
-        cells = columns.fit(line, row)
-        if not columns.is_wanted(cells):
-            sheet.rows_left_out += 1
+    for line, cells in _wanted(rows, columns, sheet):
+        whose = owners.of(line, cells)
+        if whose is None:
             continue
-        name = member
-        if whose is not None:
-            cell = cells[whose]
-            if cell not in names:
-                if len(names) >= MEMBERS_MAX:
-                    raise wrong(line, f"more than {MEMBERS_MAX} members: divide the file")
-                names[cell] = _named(sheet, cell)
-            name = names[cell]
-            if not name:
-                continue
-        moment = read_moment(line, columns.time(cells), template, sheet.zone)
-        sheet.add(name, moment, [(name, sheet.energy_uwh(line, cells[at]))])
+        if template.position:
+            day = read_day(line, columns.time(cells), template)
+            number = read_position(line, columns.position(cells), template)
+            sheet.add_numbered(line, day, number, [(whose, sheet.energy_uwh(line, cells[at]))])
+            continue
+        moment = read_moment(line, columns.time(cells), template, sheet.zone, columns.until(cells))
+        sheet.add(whose, moment, [(whose, sheet.energy_uwh(line, cells[at]))])
 
 
-def _read_wide(rows: Iterable[tuple[int, list[str]]], header: Sequence[str], sheet: _Sheet) -> None:
+def _read_wide(rows: Iterable[tuple[int, list[str]]], header: Sequence[str], sheet: Sheet) -> None:
     """Rows of one value for each member."""
     template = sheet.template
     columns = Columns(header, template)
@@ -306,24 +211,96 @@ def _read_wide(rows: Iterable[tuple[int, list[str]]], header: Sequence[str], she
         for place in range(len(header))
         if place not in columns.known and header[place]
     ]
-    members = [(place, name) for place, name in named if name]
-    names = {name for _, name in members}
+    members = [(place, (name, "")) for place, name in named if name]
+    names = {name for _, (name, _) in members}
     if len(names) != len(members) or not members:
         raise ConfigurationError(
             f"the load curve needs a column for each member, of another name; it has"
             f" {some(header)}. Set `value`, or [members], in the template"
         )
+    for line, cells in _wanted(rows, columns, sheet):
+        values = [(whose, sheet.energy_uwh(line, cells[place])) for place, whose in members]
+        if template.position:
+            day = read_day(line, columns.time(cells), template)
+            number = read_position(line, columns.position(cells), template)
+            sheet.add_numbered(line, day, number, values)
+            continue
+        moment = read_moment(line, columns.time(cells), template, sheet.zone, columns.until(cells))
+        sheet.add(("", ""), moment, values)
+
+
+def _read_across(
+    rows: Iterable[tuple[int, list[str]]], header: Sequence[str], sheet: Sheet, member: str
+) -> None:
+    """Rows of one local day each."""
+    template = sheet.template
+    columns = Columns(header, template)
+    owners = _Owners(header, sheet, member)
+    timed = timed_columns(header, template)
+    places = timed or numbered_columns(header)
+    if not places:
+        raise ConfigurationError(
+            "the load curve needs columns headed by times of day, as 00:15 or 00:00-00:15, or by"
+            " numbers, each once, as 1 or H01: leave `across` out of the template where it has none"
+        )
+    for line, cells in _wanted(rows, columns, sheet):
+        whose = owners.of(line, cells)
+        if whose is None:
+            continue
+        day = read_day(line, columns.time(cells), template)
+        row: list[tuple[int, Values]] = [
+            (at, [(whose, sheet.energy_uwh(line, cells[place]))]) for place, at in places.items()
+        ]
+        if timed:
+            sheet.add_day(
+                (time_of_day(line, day, at, template, sheet.zone), values) for at, values in row
+            )
+            continue
+        for at, values in row:
+            sheet.add_numbered(line, day, at, values)
+
+
+def _wanted(
+    rows: Iterable[tuple[int, list[str]]], columns: Columns, sheet: Sheet
+) -> Iterator[tuple[int, list[str]]]:
+    """The rows that `only` of the template does not leave out."""
     for line, row in rows:
         cells = columns.fit(line, row)
-        if not columns.is_wanted(cells):
+        if columns.is_wanted(line, cells):
+            yield line, cells
+        else:
             sheet.rows_left_out += 1
-            continue
-        moment = read_moment(line, columns.time(cells), template, sheet.zone)
-        values = [(name, sheet.energy_uwh(line, cells[place])) for place, name in members]
-        sheet.add("", moment, values)
 
 
-def _named(sheet: _Sheet, text: str) -> str:
+class _Owners:
+    """Whose value a row has, and of which register."""
+
+    def __init__(self, header: Sequence[str], sheet: Sheet, member: str) -> None:
+        template = sheet.template
+        self._sheet = sheet
+        self._member = member
+        self._at = place_of(header, template.member) if template.member else None
+        self._register = place_of(header, template.register) if template.register else None
+        self._names: dict[str, str] = {}
+
+    def of(self, line: int, cells: Sequence[str]) -> Whose | None:
+        """None where the member is left out.
+
+        Raises:
+            Rejected: they are too many.
+        """
+        name = self._member if self._at is None else self._name(line, cells[self._at])
+        return (name, "" if self._register is None else cells[self._register]) if name else None
+
+    def _name(self, line: int, cell: str) -> str:
+        if cell not in self._names:
+            if len(self._names) >= MEMBERS_MAX:
+                raise wrong(line, f"more than {MEMBERS_MAX} members: divide the file")
+            self._names[cell] = _named(self._sheet, cell)
+        return self._names[cell]
+
+
+def _named(sheet: Sheet, text: str) -> str:
     """The member that a column or a cell stands for; empty where it is left out."""
     members = sheet.template.members
     if members:
@@ -331,8 +308,12 @@ def _named(sheet: _Sheet, text: str) -> str:
             sheet.left_out.add(text[:63])
         return str(members.get(text, ""))
     try:
-        return NAME.decode(text)
+        name = NAME.decode(text)
     except Rejected:
+        name = ""
+    # The number of a delivery point could be a name, and is nobody's.
+    if not name or _POINT.fullmatch(name):
         raise ConfigurationError(
             f"{text[:63]!r} is no member's name: say in [members] of the template who it is"
-        ) from None
+        )
+    return name

@@ -43,7 +43,7 @@ _PROGRAM = r"cryptometer(?:-firmware|-gateway)?"
 # Tables.
 _NAMES_ONLY = {"state", "source", "key", "clock", "batch", "journal", "outbox", "broker", "web"}
 _NAMES_ONLY |= {"compared"}
-_NAMES_ONLY |= {"members", "only"}  # of a load curve's template
+_NAMES_ONLY |= {"members", "only", "must"}  # of a load curve's template
 _NAMES_ONLY |= {"columns"}  # of a French coefficient file's template
 
 

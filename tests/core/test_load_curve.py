@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptometer import load_curve
+from cryptometer import curve_sheet
 from cryptometer.curve_rows import LINE_MAX
 from cryptometer.curve_template import GENERIC, Encoding, Stamp, Template, Unit
 from cryptometer.errors import ConfigurationError, Reason, Rejected
@@ -494,8 +494,8 @@ def test_whose_curve_it_is_is_said_once() -> None:
 
 
 def test_intervals_that_do_not_fit_the_step_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match="do not fit steps of 600 s"):
-        read(rows(), replace(LONG, interval_minutes=15), 600)
+    with pytest.raises(ConfigurationError, match="intervals of 15 minutes do not fit steps of 420"):
+        read(rows(), replace(LONG, interval_minutes=15), 420)
 
 
 def test_hours_that_begin_within_a_step_are_refused() -> None:
@@ -531,7 +531,7 @@ def test_a_line_without_end_costs_no_memory() -> None:
 
 
 def test_values_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load_curve, "VALUES_MAX", 10)
+    monkeypatch.setattr(curve_sheet, "VALUES_MAX", 10)
 
     def endless() -> Iterator[bytes]:
         yield b"Horodate;Valeur\n"
@@ -545,11 +545,11 @@ def test_values_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_members_and_rows_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load_curve, "MEMBERS_MAX", 3)
+    monkeypatch.setattr(curve_sheet, "MEMBERS_MAX", 3)
     template = replace(LONG, member="PRM")
     text = "Horodate;PRM;Valeur\n" + "".join(f"2026-06-01T12:00;m{one};1\n" for one in range(5))
     assert "more than 3 members" in refused(text, template)
-    monkeypatch.setattr(load_curve, "_TWICE_MAX", 3)
+    monkeypatch.setattr(curve_sheet, "_TWICE_MAX", 3)
     assert "too many values in hours that come twice" in refused(rows(*["2026-10-25T02:00;1"] * 10))
 
 
