@@ -26,6 +26,7 @@ from gateway.exports.france import Template, coefficients_fr, read_template
 from gateway.exports.gathering import Gathered
 from gateway.exports.load_curve import load_curve_local, load_curve_utc
 from gateway.exports.ocmf import check_key, key_text, ocmf_container, ocmf_record
+from gateway.exports.settlement import settlement_csv
 from gateway.exports.source import SIDECAR_SUFFIX, Source, sidecar
 from gateway.exports.spain import Layout, coefficients_es
 from gateway.exports.storage import Needs, StorageBook, storage_csv
@@ -87,6 +88,15 @@ def add_commands(
     virtual.add_argument("--member", metavar="NAME", help="one member only; default: all")
     add_common(virtual, default)
     virtual.set_defaults(act=_virtual_meter)
+
+    settlement = formats.add_parser(
+        "settlement",
+        help="where each step's energy went: members, losses, fee and surplus, and to whom",
+        description="A line for each step, and the sum of each account: what the beneficiary of a"
+        " fee has, and whoever has the surplus.",
+    )
+    add_common(settlement, default)
+    settlement.set_defaults(act=_settlement)
 
     spain = formats.add_parser(
         "coefficients-es",
@@ -231,6 +241,12 @@ def _virtual_meter(arguments: argparse.Namespace) -> int:
     is_json = arguments.out.suffix == ".json"
     make = virtual_meter_json if is_json else virtual_meter_csv
     return _write(arguments.out, make(rows, asked.source), _OURS)
+
+
+def _settlement(arguments: argparse.Namespace) -> int:
+    asked = _gather(arguments)
+    text = settlement_csv(asked.gathered.accounts(asked.state), asked.source)
+    return _write(arguments.out, text, _PUBLIC)
 
 
 def _spain(arguments: argparse.Namespace) -> int:

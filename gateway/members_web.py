@@ -34,6 +34,7 @@ from gateway.answers import Absent, Json, Site
 from gateway.exports.allotments import Allotment, totals_by_step
 from gateway.exports.france import Template, coefficients_fr, read_template
 from gateway.exports.load_curve import load_curve_local, load_curve_utc
+from gateway.exports.settlement import settlement_csv
 from gateway.exports.source import Source, sidecar
 from gateway.exports.spain import CoefficientFile, Layout, coefficients_es
 from gateway.exports.virtual_meter import virtual_meter_csv, virtual_meter_json
@@ -130,6 +131,7 @@ class Members(Reader):
             "accuracy_page": partial(self._accuracy, make=reporting.Asked.html),
             "accuracy_csv": partial(self._accuracy, make=reporting.Asked.csv),
             "accuracy_json": partial(self._accuracy, make=reporting.Asked.json),
+            "settlement": self._settlement,
             "coefficients_es": self._spain,
             "coefficients_es_source": self._spain_source,
             "coefficients_fr": self._france,
@@ -336,6 +338,14 @@ class Members(Reader):
             period, zone = question.text("period"), question.text("zone", _UTC)
             asked = reporting.measure(self._folder, period, zone)
         return Reply(make(asked).encode(), _NOTHING_FETCHED)
+
+    def _settlement(self, question: Question) -> Reply:
+        def make(site: Site, state: State) -> str:
+            gathered = history.gather(site, state, _steps_of(question, state))
+            return settlement_csv(gathered.accounts(state), history.source_of(site, state))
+
+        with told_to_asker():
+            return Reply(self._ask_whole(make).encode())
 
     def _spain(self, question: Question) -> Reply:
         made, _ = self._spanish(question)

@@ -586,6 +586,16 @@ MEMBERS: tuple[Endpoint, ...] = (
         is_long=True,
     ),
     Endpoint(
+        "settlement",
+        f"{ROOT}/exports/settlement.csv",
+        "Where the energy of each step of a local day or month went: to members, losses, the fee's"
+        " beneficiary, and the account that has the surplus.",
+        CSV,
+        queries=(_PERIOD, _ZONE),
+        audience=Audience.OFFICE,
+        is_long=True,
+    ),
+    Endpoint(
         "coefficients_es",
         f"{ROOT}/exports/coefficients-es.txt",
         "The Spanish file of coefficients of a month: CUPS;hour;coefficient.",

@@ -12,6 +12,7 @@ from cryptometer.state import State
 from cryptometer.steps import step_start_ms
 from gateway.exports.allotments import Allotment, Given
 from gateway.exports.ocmf import Close
+from gateway.exports.settlement import Settled, StepAccount
 
 
 @dataclass(slots=True)
@@ -25,7 +26,7 @@ class Gathered:
         energy_uwh: of each meter, what they transferred, by step.
         since: of each meter, the steps whose close transferred the energy of several, and the one
             closed before each.
-        produced_uwh: by step, what distributions have spent: closes' energy, whoever got it.
+        settled: by step, what distributions have spent, and where it went.
         given: by step and member, what each block gave.
     """
 
@@ -34,7 +35,7 @@ class Gathered:
     closes: dict[str, list[Close]] = field(default_factory=dict)
     energy_uwh: dict[str, dict[int, int]] = field(default_factory=dict)
     since: dict[str, dict[int, int]] = field(default_factory=dict)
-    produced_uwh: dict[int, int] = field(default_factory=dict)
+    settled: dict[int, Settled] = field(default_factory=dict)
     given: dict[int, dict[str, list[Given]]] = field(default_factory=dict)
     _closed: dict[str, int] = field(default_factory=dict)
     # By step, the block that held the first close of whoever generates.
@@ -51,6 +52,29 @@ class Gathered:
                 self._take_close(checked.state, verdict, body, leaf)
             elif isinstance(body, Distribution) and body.step in self.steps:
                 self.take_distribution(checked.state, checked.state.step, body)
+
+    @property
+    def produced_uwh(self) -> dict[int, int]:
+        """By step, what distributions have spent: closes' energy, whoever got it."""
+        return {step: one.produced_uwh for step, one in self.settled.items()}
+
+    def accounts(self, state: State) -> Iterator[StepAccount]:
+        """Of every step that has its block, where its energy went.
+
+        Args:
+            state: the community after the last block taken.
+        """
+        for step in self.steps:
+            agreed = state.agreed(step)
+            if agreed is None or step > state.step:
+                continue
+            settled = self.settled.get(step)
+            if settled is None and (block := self._brought_nothing(state, step)) is not None:
+                settled = Settled(block, block)
+            account = state.settlements.get(step)
+            waiting = 0 if account is None else account.waiting_uwh
+            is_known = settled is not None or waiting > 0
+            yield StepAccount(step, agreed.agreement, settled, waiting if is_known else None)
 
     def allotments(
         self, state: State, consumption_uwh: Mapping[int, Mapping[str, int]]
@@ -73,16 +97,20 @@ class Gathered:
     def _given(self, state: State, step: int, members: Sequence[str]) -> dict[str, list[Given]]:
         """What each block gave; of a step whose closes brought nothing there is no distribution,
         and it is known that everyone was given nothing."""
-        settlement, block = state.settlements.get(step), self._heard.get(step)
-        if step in self.given or block is None or (settlement and settlement.waiting):
+        block = self._brought_nothing(state, step)
+        if step in self.given or block is None:
             return self.given.get(step, {})
         return {member: [Given(block, 0)] for member in members}
+
+    def _brought_nothing(self, state: State, step: int) -> int | None:
+        """The block by which it is known that there is nothing of the step to be given."""
+        settlement = state.settlements.get(step)
+        return None if settlement and settlement.waiting else self._heard.get(step)
 
     def take_distribution(self, state: State, block: int, body: Distribution) -> None:
         """Takes one part of a distribution out of the block of the step `block`."""
         step = body.step
-        spent = sum(one.energy_uwh for one in body.inputs)
-        self.produced_uwh[step] = self.produced_uwh.get(step, 0) + spent
+        self.settled[step] = self.settled.get(step, Settled(block, block)).plus(block, body)
         agreed = state.agreed(step)
         if step not in self.given:
             # Who is left out of the first distribution was given nothing, and that is known.

@@ -477,6 +477,7 @@ def test_files_are_those_that_the_commands_write(works: Works, members: Web) -> 
     assert had(f"exports/coefficients-fr.csv?period={day}") == written(
         "coefficients-fr", *points, *period
     )
+    assert had(f"exports/settlement.csv?period={day}") == written("settlement", *period)
     month = ["--period", day[:7]]
     assert had(f"exports/coefficients-es.txt?period={day[:7]}&missing=alike") == written(
         "coefficients-es", *points, "--accept-missing", *month
