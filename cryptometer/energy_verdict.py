@@ -53,6 +53,7 @@ class MeterAccount:
         "brought",
         "closed_register",
         "closed_step",
+        "floor",
         "head",
         "last_step",
         "late",
@@ -86,6 +87,7 @@ class MeterAccount:
         self.quarantined_uwh = meter.quarantined_uwh
         self.read_ms = meter.read_ms
         self.anchored = meter.anchored
+        self.floor = meter.floor
         self.brought: list[tuple[int, Waiting]] = []
         self.verdicts: list[Verdict] = []
         self.leaf_hashes: list[bytes] = []
@@ -136,6 +138,7 @@ class MeterAccount:
             quarantined_uwh=self.quarantined_uwh,
             read_ms=self.read_ms,
             anchored=self.anchored,
+            floor=self.floor,
         )
 
     def moved(self) -> tuple[int, int, int, int]:
@@ -155,6 +158,7 @@ class MeterAccount:
         began = self._meter.made_under(first.previous)
         assert began is not None  # noqa: S101 - `follow` has seen to it
         self.anchored = self._meter.terms.index(began) or None
+        self.floor = self._meter.floor_by(began)
 
     def _count(self, body: Batch | Reading, energy: int) -> Reason | None:
         reason = self._judge_counted(body)
@@ -192,6 +196,8 @@ class MeterAccount:
             return Reason.NOT_ANCHORED
         if isinstance(body, Batch):
             reason = self._judge_lots(body, made_under.lot_limit(newest))
+        elif body.register < (self.floor or 0):
+            reason = Reason.BELOW_REGISTERED
         else:
             into_ms = body.at_ms - step_start_ms(body.step, self._state.genesis.step_s)
             reason = None if 0 <= into_ms <= self._step_ms else Reason.WRONG_STEP

@@ -31,6 +31,7 @@ class Reason(StrEnum):
     WRONG_SOURCE = "wrong-source"
     WRONG_UNIT = "wrong-unit"
     NOT_ANCHORED = "not-anchored"
+    BELOW_REGISTERED = "below-registered"
     LOT_ABOVE_V = "lot-above-v"
     LOTS_OUT_OF_ORDER = "lots-out-of-order"
     FAR_FUTURE = "far-future"

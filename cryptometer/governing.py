@@ -215,7 +215,14 @@ def _re_anchor(state: State, body: ReAnchor, identity: bytes) -> State:
     head = replace(meter.head, sequence=body.at, previous=identity, register=body.register)
     # A register that was set anew must not be taken for energy by the next close.
     newest = len(meter.terms) - 1
-    anchored = replace(meter, head=head, closed_register=body.register, anchored=newest or None)
+    anchored = replace(
+        meter,
+        head=head,
+        closed_register=body.register,
+        anchored=newest or None,
+        # It may have moved the index, by what only the board knows.
+        floor=None,
+    )
     return replace(state, meters={**state.meters, meter.name: anchored})
 
 

@@ -10,12 +10,24 @@ from cryptometer.errors import Reason, Rejected
 from cryptometer.keys import PublicKey
 from cryptometer.metrology import pulse_worth
 from cryptometer.record_fields import DIGEST, MS, NAME, STEP
-from cryptometer.wire import Choice, Key, Many, Map, Rational, Text, Uint, wire, wire_optional
+from cryptometer.wire import (
+    UINT_MAX,
+    Choice,
+    Key,
+    Many,
+    Map,
+    Rational,
+    Text,
+    Uint,
+    wire,
+    wire_optional,
+)
 
 REGISTRATIONS_MAX = 1_000  # of one meter; each is kept, since late records may name it
 # Five years of greatest power are thirty of a generator on a roof, more than a meter's verification
 # lasts. Longer would leave less room for meters in 63 bits: see Head.allowance_uwh.
 LIFETIME_H = 5 * 8766
+_WH_PER_KWH = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +132,9 @@ class Meter:
         anchored: which registration, counted from 0, was the newest when the chain's newest
             re-anchor acted or, without one, the one that it began with: the register is in that
             one's unit. None is 0.
+        floor: of an index, what the display showed by the newest registration that acted when the
+            chain began, in the register's unit: the meter has given what lies below to nobody here.
+            None is 0; so it is behind a re-anchor, which may move an index to another register.
     """
 
     name: str = wire(0, NAME)
@@ -138,6 +153,7 @@ class Meter:
     closed_step: int | None = wire_optional(13, STEP)
     read_ms: int | None = wire_optional(14, MS)
     anchored: int | None = wire_optional(15, Uint(1))
+    floor: int | None = wire_optional(16, Uint(1))
 
     @property
     def is_private(self) -> bool:
@@ -180,6 +196,11 @@ class Meter:
         under these terms: in the same unit, or since that registration came behind them."""
         began = anchored or 0
         return terms.counts_like(self.terms[began]) or self.terms.index(terms) <= began
+
+    def floor_by(self, began: Terms) -> int | None:
+        """The `floor` of a chain that begins now, with this registration."""
+        shown = int(self.index_wh * began.constant / _WH_PER_KWH) if began.is_index else 0
+        return min(shown, UINT_MAX) or None
 
     def terms_of(self, body: Batch | Reading) -> Terms:
         """What the energy of a batch or a reading is reckoned by: the newest terms, when it names

@@ -159,9 +159,12 @@ def busy_village() -> Village:
 
 def speak(village: Village) -> None:
     """A meter whose index is read, and whatever the page has a rule for of that."""
-    meter = village.add_meter(
-        "speaks", source=CountingSource.INDEX, constant=Fraction(1_000), lot_pulses=1, serial="S"
-    )
+    spoken: dict[str, Any] = {
+        "source": CountingSource.INDEX,
+        "constant": Fraction(1_000),
+        "lot_pulses": 1,
+    }
+    meter = village.add_meter("speaks", **spoken, serial="S", index_wh=700)
     pulses = village.add_meter("more", serial="more")
     village.block()
     refused = replace(replace_details(village, "speaks", 2), serial="T")
@@ -181,6 +184,13 @@ def speak(village: Village) -> None:
     step = village.next_step
     village.send(meter.reading(step, 905, -1), meter.reading(step, 3, counting=False))
     village.send(meter.reading(step, 910, 17_980), meter.close(step))
+    village.block()
+    low = village.add_meter("low", **spoken, serial="L", index_wh=1_700)
+    village.block()
+    step = village.next_step
+    village.send(low.run_start(step, register=0), low.reading(step, 1_699), low.close(step))
+    village.send(low.reading(step + 1, 1_701), low.reading(step + 1, 1_703), low.close(step + 1))
+    village.block()
     village.block()
     change_source(village, meter)
     change_source(village, pulses)
@@ -294,6 +304,7 @@ def test_the_stranger_agrees_on_every_leaf_of_a_busy_village(tmp_path: Path) -> 
         "lot-above-v", "unknown-registration", "lots-out-of-order", "step-closed", "far-future",
         "register-mismatch", "not-valid-at-step", "too-late", "step-went-back", "no effect",
         "stale-reading", "wrong-source", "wrong-step", "wrong-unit", "not-anchored",
+        "below-registered",
     }  # fmt: skip
     for checked in village.checked:
         header = checked.header.body

@@ -6,6 +6,8 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cryptometer.audit import audit
 from cryptometer.authority_records import CountingSource, MeterDetails
@@ -24,6 +26,7 @@ MORE: dict[str, Any] = {
     "source": CountingSource.INDEX,
     "constant": Fraction(1_000),  # the last digit is a watt-hour
     "lot_pulses": 1,
+    "index_wh": 5_000,
 }
 INDEX = replace(DETAILS, **MORE)
 LATCH_MS = 18_000  # class B: 2 % of 15 minutes
@@ -255,7 +258,7 @@ def test_a_chain_is_in_the_unit_of_the_registration_that_it_begins_with() -> Non
         village = Village()
         device = village.add_meter("speaks", **MORE)
         village.block()
-        finer = register(village, device, replace(INDEX, constant=Fraction(10_000)))
+        finer = register(village, device, replace(INDEX, constant=Fraction(10_000), index_wh=500))
         village.block()
         registrations = (device.registration, finer.identity)
         device.previous = registrations[begins_with]
@@ -351,6 +354,102 @@ def test_an_index_of_a_step_that_is_not_closed_is_not_transferred_by_the_first_p
     assert speaking.block() == [None, None]
     assert village.state.meters["speaks"].transferred_uwh == 4 * PULSE_UWH
     assert village.state.meters["speaks"].untransferred_uwh == 100 * WH
+
+
+def test_what_lies_below_the_registered_index_is_no_energy_and_the_next_reading_counts() -> None:
+    """A board that began with the 0 that its meter said when it was switched on."""
+    village = Village()
+    device = village.add_meter("speaks", **MORE)
+    village.block()
+    step = village.next_step
+    village.send(device.run_start(step, register=0), device.reading(step, 0), device.close(step))
+    assert reasons_of(village, device) == [None, Reason.BELOW_REGISTERED, Reason.STALE_READING]
+    for index, reason in ((4_999, Reason.BELOW_REGISTERED), (5_060, Reason.BELOW_REGISTERED)):
+        step = village.next_step
+        village.send(device.reading(step, index), device.close(step))
+        assert reasons_of(village, device) == [reason, Reason.STALE_READING]
+    step = village.next_step
+    village.send(device.reading(step, 5_100), device.close(step))
+    assert reasons_of(village, device) == [None, None]
+    meter = village.state.meters["speaks"]
+    assert (meter.transferred_uwh, meter.quarantined_uwh) == (40 * WH, 5_060 * WH)
+    assert audit(village.files().get, village.community()).state == village.state
+
+
+@pytest.mark.parametrize(("again_wh", "reason"), [(5_000, None), (5_001, Reason.BELOW_REGISTERED)])
+def test_the_newest_registration_says_what_a_chain_may_begin_with(
+    again_wh: int, reason: Reason | None
+) -> None:
+    village = Village()
+    device = village.add_meter("speaks", **MORE | {"index_wh": 0})
+    village.block()
+    register(village, device, replace(INDEX, index_wh=again_wh))
+    village.block()
+    step = village.next_step
+    village.send(device.run_start(step, register=5_000), device.reading(step, 5_010))
+    assert reasons_of(village, device) == [None, reason]
+
+
+def test_a_display_that_is_read_anew_sets_nothing_aside(speaking: Speaking) -> None:
+    speaking.read(5_100)
+    speaking.block()
+    register(speaking.village, speaking.device, replace(INDEX, index_wh=5_130))
+    speaking.block()
+    speaking.read(5_120)
+    assert speaking.block() == [None, None]
+
+
+def test_behind_a_re_anchor_an_index_may_begin_anywhere() -> None:
+    village = Village()
+    device = village.add_meter("speaks", **MORE)
+    village.block()
+    village.send(device.run_start(village.next_step, register=7))
+    village.block()
+    anchor = re_anchor(village, device)
+    village.block()
+    device.go_on_from(anchor)
+    village.send(device.reading(village.next_step, 20))
+    assert reasons_of(village, device) == [None]
+
+
+def test_a_register_of_pulses_may_begin_anywhere() -> None:
+    village = Village()
+    device, step = village.device, village.next_step
+    village.send(device.run_start(step), *device.step(step, 3))
+    assert not [one.reason for one in village.block().verdicts if one.reason]
+    assert village.state.meters[device.name].floor is None
+
+
+@given(
+    st.integers(0, 2**40),
+    st.fractions(1, 1_000_000, max_denominator=1_000),
+    st.lists(st.integers(0, 2**20), min_size=1, max_size=6),
+)
+def test_no_more_counts_than_the_index_has_grown_by_since_it_was_registered(
+    registered_wh: int, constant: Fraction, growths: list[int]
+) -> None:
+    """Whatever a board says that its meter began with."""
+    village = Village()
+    details = MORE | {"index_wh": registered_wh, "constant": constant, "i_max_ma": 6_500_000}
+    device = village.add_meter("speaks", **details)
+    village.block()
+    floor = int(registered_wh * constant / 1_000)
+    begins = max(0, min(floor, 2**44) - sum(growths) // 2)
+    village.send(device.run_start(village.next_step, register=begins))
+    index = begins
+    energies: list[int] = []
+    for growth in growths:
+        index += growth
+        village.send(device.reading(village.next_step, index))
+        energies += [
+            verdict.energy_uwh
+            for verdict in village.block().verdicts
+            if verdict.record.body.KIND == "reading" and verdict.reason is None
+        ]
+    meter = village.state.meters["speaks"]
+    worth = meter.terms[-1].energy_uwh
+    assert sum(energies) == meter.untransferred_uwh <= max(0, worth(max(floor, begins), index))
+    assert meter.quarantined_uwh == worth(begins, index) - meter.untransferred_uwh
 
 
 def test_an_unknown_registration_does_not_count(speaking: Speaking) -> None:

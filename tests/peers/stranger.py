@@ -412,6 +412,7 @@ class Meter:
     signer: int = 0
     read_ms: int | None = None
     anchored: int = 0
+    floor: int = 0
     open: int = 0
     untransferred: int = 0
     transferred: int = 0
@@ -685,7 +686,7 @@ class Ledger:
             return False
         meter.next, meter.previous = record.says[3], record.identity
         meter.register = meter.closed_register = record.says[4]
-        meter.anchored = len(meter.terms) - 1
+        meter.anchored, meter.floor = len(meter.terms) - 1, 0
         return True
 
     def agree(self, record: Record, step: int) -> bool:
@@ -890,6 +891,10 @@ class Ledger:
             if meter.register is None:
                 meter.closed_register = register
                 meter.anchored = [one.identity for one in meter.terms].index(previous)
+                began, newest = meter.terms[meter.anchored].says, meter.terms[-1].says
+                if began[2] == "index":
+                    digits, kwh = began[10]
+                    meter.floor = newest[3] * digits // (1000 * kwh)
         need(reached <= REGISTER_MAX, "a register that no record could go on from")
         meter.next, meter.previous, meter.register = sequence + 1, record.identity, reached
         meter.signer = place
@@ -938,6 +943,8 @@ class Ledger:
         if has_changed and meter.terms.index(named[0]) > meter.anchored:
             return "not-anchored"
         if record.kind == "reading":
+            if record.says[5] < meter.floor:
+                return "below-registered"
             into_ms = record.says[9] - step * self.step_s * 1000
             if not 0 <= into_ms <= self.step_s * 1000:
                 return "wrong-step"

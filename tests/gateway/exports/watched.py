@@ -34,6 +34,7 @@ def watched(steps: int = STEPS) -> tuple[Village, range]:
         constant=Fraction(1_000),
         lot_pulses=1,
         accuracy_class="A",
+        index_wh=7_000,
     )
     village.block()
     first = village.next_step
