@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from hal import faults
 from hal.broker import install_broker
 from hal.files import put_file
 from hal.keyfile import FileKey
+from tests.commands.forker import Forker, forker
 from tests.core.community import Device
 from tests.keys import p256_signer, signer
 
@@ -357,10 +358,16 @@ def test_an_export_of_what_is_there_changes_nothing(tmp_path: Path) -> None:
 PASSAGES_MAX = 60
 
 
+@pytest.fixture(scope="module")
+def commands() -> Iterator[Forker]:
+    with forker() as made:
+        yield made
+
+
 @pytest.mark.parametrize("point", [faults.Point.FILE_PUT_WRITTEN, faults.Point.FILE_PUT_RENAMED])
 @pytest.mark.parametrize("command", ["init", "register", "revoke"])
 def test_a_command_cut_off_anywhere_is_finished_by_the_next_one(
-    tmp_path: Path, command: str, point: faults.Point
+    commands: Forker, tmp_path: Path, command: str, point: faults.Point
 ) -> None:
     passages = 0
     for passage in range(1, PASSAGES_MAX):
@@ -378,7 +385,7 @@ def test_a_command_cut_off_anywhere_is_finished_by_the_next_one(
             "register": ("register", folder, asked, "--role", "vpp", "--name", "new"),
             "revoke": ("revoke", folder, "old", "--reason", "sold"),
         }
-        if not _dies(words[command], f"{point}:{passage}"):
+        if not _dies(commands, words[command], f"{point}:{passage}"):
             break
         passages += 1
         _finish(folder, words[command], before)
@@ -388,22 +395,10 @@ def test_a_command_cut_off_anywhere_is_finished_by_the_next_one(
     assert passages >= 4
 
 
-def _dies(words: tuple[str | Path, ...], crash: str) -> bool:
-    """Runs a command in a child that may be killed; far faster than a new interpreter."""
-    child = os.fork()
-    if child == 0:
-        try:
-            os.environ[faults.CRASH_VARIABLE] = crash
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            os._exit(main(["authority", *map(str, words)]))
-        finally:
-            os._exit(99)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        return True
-    assert os.WEXITSTATUS(status) == 0
-    return False
+def _dies(commands: Forker, words: tuple[str | Path, ...], crash: str) -> bool:
+    code = commands.run(("authority", *words), crash)
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
 
 
 def _finish(folder: Path, words: tuple[str | Path, ...], before: Mapping[str, bytes]) -> None:

@@ -146,6 +146,7 @@ def test_a_command_that_is_killed_leaves_no_process_behind() -> None:
     here, there = multiprocessing.Pipe()
     command = multiprocessing.get_context("spawn").Process(target=_verify_for_ever, args=(there,))
     command.start()
+    there.close()  # so that one that fails is told
     started: list[int] = here.recv()
     assert all(map(_lives, started))
     command.kill()

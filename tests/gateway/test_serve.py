@@ -41,6 +41,7 @@ from tests.gateway.kit import GRACE_MS, Premises, Site, content
 
 ROOT = Path(__file__).parents[2]
 ANSWER_MAX_S = 30
+FLOOD_MAX_S = 120
 SECOND = FIRST_STEP + 1
 
 
@@ -700,9 +701,12 @@ def test_a_flood_of_questions_does_not_keep_the_writer_from_its_blocks(tmp_path:
             client.start()
         try:
             before = site.node.state.step
+            until = time.monotonic() + FLOOD_MAX_S
             longest_s = 0.0
             while sum(answered.values()) < 400 or site.node.state.step < before + 20:
                 begun = time.monotonic()
+                assert begun < until
+                assert all(client.is_alive() for client in clients)
                 site.seal()
                 longest_s = max(longest_s, time.monotonic() - begun)
                 assert longest_s < 4  # of SQLite's patience with a lock, which is five

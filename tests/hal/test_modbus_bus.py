@@ -319,7 +319,9 @@ def test_what_waited_before_a_question_is_thrown_away() -> None:
         settings = replace(FAST, device=end.device, period_machine_ms=20)
         with opened(settings) as meter:
             said: list[Reading | Refusal] = []
+            end_s = time.monotonic() + PATIENCE_S
             while len(readings(said)) < 10:
+                assert time.monotonic() < end_s, said[-5:]
                 end.send(false)  # while the line is idle
                 said += hear(meter, bool)
     assert {one.imported.value for one in readings(said) if one.imported} == {230_200}
@@ -448,7 +450,9 @@ def test_a_lost_answer_is_asked_for_again_at_once() -> None:
 
 def test_what_nobody_takes_is_bounded_and_the_newest_is_kept() -> None:
     with far_end(meters(7)) as end, opened(replace(FAST, device=end.device)) as meter:
+        end_s = time.monotonic() + PATIENCE_S
         while len(end.asked) < QUEUE_MAX + 60:
+            assert time.monotonic() < end_s
             time.sleep(0.02)
         said = list(meter.take().said)
         newest_ns = end.asked[-1].at_ns

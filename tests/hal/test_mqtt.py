@@ -542,7 +542,7 @@ def _server(serve: Callable[[socket.socket], None]) -> Iterator[int]:
                 with line:
                     serve(line)
 
-        thread = threading.Thread(target=run)
+        thread = threading.Thread(target=run, daemon=True)
         thread.start()
         try:
             yield int(server.getsockname()[1])

@@ -238,7 +238,8 @@ def test_a_ledger_tampered_with_is_named(tmp_path: Path) -> None:
     running.wait_for("meters stopped")
     # In a registration of the first block, again and again: the gateway, whose own store is
     # untouched, writes newer files beside older ones.
-    while running.process.poll() is None:
+    deadline = time.monotonic() + RUN_MAX_S
+    while running.process.poll() is None and time.monotonic() < deadline:
         for path in (running.keep / "gateway" / "ledger" / "tile" / "entries").rglob("*"):
             with suppress(FileNotFoundError, IsADirectoryError), path.open("r+b") as file:
                 file.seek(500)
