@@ -9,12 +9,13 @@ as the one before, down to the number of digits of an index. A meter that once s
 must always.
 
 A meter's identity is the first of these that it states, and that is not empty or zero: 0.0.9,
-96.1.0, C.1.0, C.1, 96.1.255, 0.0.0, 0.0.1. The first ones come from its maker and stay; the last
-ones may be set by others. Its clock, 0.9.1 and 0.9.2, is of local time and told in `fields` only.
+96.1.0, C.1.0, C.1, 96.1.255, 0.0.0, 0.0, 0.0.1, 96.1.1. The first ones come from its maker and
+stay; the last ones may be set by others. Its clock, 0.9.1 and 0.9.2, is of local time and told in
+`fields` only.
 
 What meters do against the standard, and is read all the same: no end of the line before the end
 mark (Pafal, Siemens); `*00` at the registers of now where no others are (Pafal); no unit, which is
-kWh then, with a caveat.
+kWh then, with a caveat; a slash within a value, as in `imp/kWh` (ZPA).
 """
 
 import re
@@ -42,17 +43,20 @@ _STX, _ETX, _BLANK = b"\x02", b"\x03", b"\r\n\0 "
 _BLANKS_MAX = 8  # behind an end mark, until it is clear that no block check follows
 _SLASH, _END, _LINE_END = b"/", b"!", b"\r\n"
 _REQUEST = b"/?"  # what a meter is asked with; an optical head may return it
+# A slash is one of a value if a bracket closes first, and nothing if data begin in the same line.
+_BEHIND_SLASH = re.compile(rb"[()\r\n!\x02]")
+_LINE_MAX = 160  # bytes: no line before its first bracket, and no value, is longer
 
 SEVEN_BITS = bytes(value & 0x7F for value in range(256))  # for bytes.translate
 _EVEN = bytes(value for value in range(256) if value.bit_count() % 2 == 0)
 
 IDENTIFICATION = re.compile(rb"/([A-Za-z]{3})([ -~])((?:\\[ -~])*)([ -.0-~]{0,32})")
-_SET = re.compile(r"([0-9A-Za-z.:*&#-]{0,24})((?:\([^()/!\x00-\x1f\x7f]{0,128}\))+)")
+_SET = re.compile(r"([^()/!\x00-\x20\x7f]{0,24})((?:\([^()!\x00-\x1f\x7f]{0,128}\))+)")
 _ADDRESS = re.compile(r"(?:(?:0-0|1-[01]):)?([0-9A-Z]{1,3}(?:\.[0-9]{1,3}){1,2})(?:\*255)?")
 _CODE = re.compile(r"([12])\.8\.([0-9]{1,2})")
 _INDEX = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,9}))?(?:\*(.*))?")
 _EXPONENTS = {"kWh": 3, "Wh": 0, "MWh": 6, None: 3}
-_IDENTITIES = ("0.0.9", "96.1.0", "C.1.0", "C.1", "96.1.255", "0.0.0", "0.0.1")
+_IDENTITIES = ("0.0.9", "96.1.0", "C.1.0", "C.1", "96.1.255", "0.0.0", "0.0", "0.0.1", "96.1.1")
 _REGISTERS = {"1": Register.IMPORT, "2": Register.EXPORT}
 
 
@@ -132,7 +136,7 @@ class D0Decoder:
     def _advance(self, found: list[Reading | Refusal], *, is_over: bool = False) -> bool:
         """Takes one step; whether another can be taken before more bytes come."""
         if not self._is_open:
-            return self._begin(found)
+            return self._begin(found, is_over=is_over)
         text = self._text
         end, cut = text.find(_END), self._next_start()
         if cut >= 0 and (end < 0 or cut < end):
@@ -146,16 +150,17 @@ class D0Decoder:
             return True
         return self._close(end, found, is_over=is_over)
 
-    def _begin(self, found: list[Reading | Refusal]) -> bool:
+    def _begin(self, found: list[Reading | Refusal], *, is_over: bool) -> bool:
         """Finds where a message begins: with a slash or, without an identification, with STX."""
         text = self._text
-        starts = [at for at in (text.find(_SLASH), text.find(_STX)) if at >= 0]
+        slash, is_start = self._slash(0)
+        starts = [at for at in (slash, text.find(_STX)) if at >= 0]
         stray = min(starts, default=len(text))
         if text[:stray].strip(_BLANK) and not self._is_astray:
             found.append(self._refuse(Refused.INCOMPLETE, "bytes outside of a message", stray))
         else:
             self._drop(stray)
-        if not text or text == _SLASH:
+        if not text or (stray == slash and not is_start and not is_over):
             return False
         if text.startswith(_REQUEST):
             self._drop(len(_REQUEST))
@@ -164,13 +169,28 @@ class D0Decoder:
         self._is_open = True
         return True
 
+    def _slash(self, begin: int) -> tuple[int, bool]:
+        """Where the next slash stands that is none of a value, -1 if nowhere yet; and whether that
+        is known already."""
+        text = self._text
+        at = text.find(_SLASH, begin)
+        while at >= 0:
+            behind = _BEHIND_SLASH.search(text, at, at + _LINE_MAX)
+            if behind is None:
+                return at, len(text) >= at + _LINE_MAX
+            if behind[0] not in b")\x02":
+                return at, True
+            at = text.find(_SLASH, at + 1)
+        return -1, False
+
     def _next_start(self) -> int:
         """Where the next message begins; -1: nowhere yet."""
         text = self._text
-        slash, stx = text.find(_SLASH, 1), text.find(_STX, 1)
+        slash, is_start = self._slash(1)
+        stx = text.find(_STX, 1)
         if stx >= 0 and not text.startswith(_STX):
             stx = text.find(_STX, stx + 1)  # the first one is its own
-        return min((at for at in (slash, stx) if at >= 0), default=-1)
+        return min((at for at in (slash if is_start else -1, stx) if at >= 0), default=-1)
 
     def _close(self, end: int, found: list[Reading | Refusal], *, is_over: bool) -> bool:
         """Judges what ends with the mark at `end`, once all of it is there."""

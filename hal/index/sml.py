@@ -36,7 +36,7 @@ _BEGIN = b"\x01\x01\x01\x01"
 _START = _ESCAPE + _BEGIN
 _END = 0x1A
 _END_BYTES = 8  # an escape, 1A, the number of fill bytes, the sum
-_FILL_MAX = 3
+_FILL_MAX = 4  # DZG meters write four where none are needed
 
 _OPEN, _CLOSE, _LIST, _ATTENTION = 0x0101, 0x0201, 0x0701, 0xFF01
 _WH = 30  # units are those of DLMS/COSEM
@@ -60,6 +60,14 @@ Item = bytes | int | bool | Signed | list["Item"] | None
 
 class _BadForm(Exception):  # noqa: N818 - told in its own word, and never outside of this module
     """The bytes are not written as SML writes them."""
+
+    reason = Refused.FORM
+
+
+class _BadSum(_BadForm):
+    """A message whose sum is another."""
+
+    reason = Refused.CHECKSUM
 
 
 class SmlDecoder:
@@ -139,7 +147,7 @@ class SmlDecoder:
         try:
             outcome = _outcome(raw, began_ns, ended_ns)
         except _BadForm as bad:
-            found.append(self._refuse(Refused.FORM, str(bad), end))
+            found.append(self._refuse(bad.reason, str(bad), end))
             return
         self._came.drop(end)
         self._at, self._is_astray = 0, False
@@ -213,7 +221,7 @@ def _messages(inner: bytes) -> Iterator[tuple[int, list[Item]]]:
         reader.end()
         at = reader.at
         if not _is_sum(inner[begin:end], stated):
-            raise _BadForm("the sum of a message is another")
+            raise _BadSum("the sum of a message is another")
         yield _choice(body)
 
 

@@ -19,6 +19,7 @@ from tests.hal.index.day import Lived, live
 IDENTIFICATION = "TST5\\@V1.00"
 LINES = [
     "F.F(00)",
+    "0.3.3(00250*imp/kWh)",
     "C.1.0(10020030)",
     "1.8.0(012345.678*kWh)",
     "1.8.1(012000.000*kWh)",
@@ -89,6 +90,7 @@ def test_a_message_says_which_meter_both_registers_and_all_else_as_text(message:
         ("1.8.1(1.5*kWh)\r\n1.8.2(20*kWh)", Index(215, 2)),
         ("1.8.0(1.123456789*kWh)", Index(1_123_456_789, -6)),
         ("1.8.0(9*kWh)\r\nP.01(260101)(00)\r\n(12)(13)", Index(9, 3)),
+        ("1.6.0,5(2601)\r\n1.8.0(9*kWh)\r\n0.3.0(10000*imp/kWh)", Index(9, 3)),
     ],
 )
 def test_registers_are_read_in_every_way_they_are_written(line: str, index: Index) -> None:
@@ -110,6 +112,8 @@ def test_an_index_without_a_unit_is_taken_as_kilowatt_hours_and_says_so() -> Non
         (["C.1.0(X0)"], "X0"),
         (["1-0:0.0.0*255(1)", "0-0:96.1.255*255(2)", "C.1.0(0000)"], "2"),
         (["0.0.0(1)", "0-1:96.1.0(gas)", "C.1( 000 )"], "1"),
+        (["0.0(        18438636)", "C.1.1(        )"], "18438636"),
+        (["0-0:96.1.1(4b3834)", "0-1:96.1.1(gas)"], "4b3834"),
     ],
 )
 def test_the_makers_number_names_the_meter_before_one_that_others_set(
@@ -216,6 +220,23 @@ def test_a_message_right_behind_a_broken_end_is_read() -> None:
 def test_a_message_right_behind_data_that_have_no_place_is_read() -> None:
     bare = data_message(LINES, is_checked=False)
     assert reasons(decode(bare + b"more" + PUSHED)) == [Refused.FORM, "reading"]
+
+
+@pytest.mark.parametrize("message", [PUSHED, CHECKED])
+def test_a_slash_within_a_value_begins_no_message(message: bytes) -> None:
+    for begin in range(message.index(b"imp/"), message.index(b"imp/") + 4):
+        assert reasons(decode(message[begin:] + message)) == [Refused.INCOMPLETE, "reading"]
+
+
+def test_a_slash_at_the_end_of_what_came_waits_for_what_follows() -> None:
+    decoder = D0Decoder()
+    assert decoder.receive(b"00250*imp/", 0) == [
+        Refusal(Refused.INCOMPLETE, "bytes outside of a message", 0)
+    ]
+    assert decoder.receive(b"kWh)\r\n!\r\n", 0) == []
+    assert not within(decoder)
+    assert decoder.receive(b"/TST", 1) == []
+    assert reasons(decoder.receive(b"", 1 + SILENCE_NS)) == [Refused.INCOMPLETE]
 
 
 def test_between_two_messages_may_be_blank_lines() -> None:

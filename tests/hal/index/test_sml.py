@@ -206,7 +206,9 @@ def test_a_wrong_sum_of_a_message_is_refused_though_that_of_the_file_is_right() 
     message = bytearray(METER.message(1, 1, 0x0201, [None]))
     message[2] ^= 1
     outcome = refusal(METER.transport(bytes(message)))
-    assert (outcome.reason, outcome.detail) == (Refused.FORM, "the sum of a message is another")
+    assert (outcome.reason, outcome.detail) == (
+        Refused.CHECKSUM, "the sum of a message is another",
+    )  # fmt: skip
 
 
 def entry(*changes: tuple[int, object]) -> list[object]:
@@ -256,8 +258,20 @@ def test_what_is_not_written_as_sml_is_a_bad_form(file: bytes) -> None:
 
 
 def test_more_fill_bytes_than_there_can_be_are_a_bad_form() -> None:
-    file = METER.file(1, PLAIN)[:-3] + b"\x04"
-    assert refusal(file + x25(file).to_bytes(2, "little")).reason is Refused.FORM
+    file = METER.file(1, PLAIN)[:-3] + b"\x05"
+    outcome = refusal(file + x25(file).to_bytes(2, "little"))
+    assert (outcome.reason, outcome.detail) == (Refused.FORM, "5 fill bytes")
+
+
+def test_four_fill_bytes_where_none_are_needed_are_read() -> None:
+    """As meters of DZG write them."""
+    [aligned] = [
+        file
+        for number in range(4)
+        if (file := METER.file(1, [*PLAIN, Value(POWER, b"1" * number)]))[-3] == 0
+    ]
+    filled = aligned[:-8] + bytes(4) + aligned[-8:-3] + b"\x04"
+    assert read(filled + x25(filled).to_bytes(2, "little")).imported == Index(224_624_136, -1)
 
 
 def test_an_escape_that_means_nothing_is_a_bad_form() -> None:
