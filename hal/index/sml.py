@@ -189,6 +189,7 @@ def _outcome(raw: bytes, began_ns: int, ended_ns: int) -> list[Reading | Refusal
     inner = raw[len(_START) : -_END_BYTES].replace(_ESCAPE + _ESCAPE, _ESCAPE)
     bodies = list(_messages(inner[: len(inner) - fill]))
     server = next((_octets(one[3], "server id") for tag, one in bodies if tag == _OPEN), b"")
+    server = server if any(server) else b""  # Logarex: zeros
     outcome: list[Reading | Refusal] = []
     for tag, body in bodies:
         if tag == _ATTENTION:

@@ -279,6 +279,14 @@ def test_an_escape_that_means_nothing_is_a_bad_form() -> None:
     assert refusal(start + b"\x1b\x1b\x1b\x1b\x02\x02\x02\x02").reason is Refused.FORM
 
 
+def test_a_file_opened_for_a_server_of_zeros_is_opened_for_none() -> None:
+    opened = [None, SERVER, b"1", bytes(10), None, None]
+    file = METER.file(1, PLAIN)
+    first = file.index(METER.message(1, 1, 0x0701, [])[:6])
+    zeros = METER.message(1, 0, 0x0101, opened)
+    assert read(METER.transport(zeros + file[first:-8])).identity == IDENTITY
+
+
 def test_a_list_of_no_server_has_no_identity() -> None:
     assert refusal(a_list([entry()], server=b"")).reason is Refused.NO_IDENTITY
 
