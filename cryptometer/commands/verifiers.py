@@ -12,7 +12,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from types import TracebackType
@@ -26,6 +26,7 @@ WORTHWHILE = 4_096  # records; to start processes costs what the verification of
 CHUNK = 256  # records of one task: 30 ms of work, 100 kB
 CHUNK_BYTES = 2**20  # of one task at most, by what a hostile ledger may hold
 AHEAD = 4  # tasks for each process that are read and decoded before they are needed
+LOOK_EVERY_S = 5.0  # whether the processes still live, while one is waited for
 
 Named: TypeAlias = tuple[Record, PublicKey | None]
 _Claim: TypeAlias = tuple[int, bytes, bytes, bytes]  # algorithm, coordinates, signature, signed
@@ -96,7 +97,7 @@ class Verifiers:
             if key is not None
         ]
         try:
-            return self._pool.submit(verify_claims, claims).result
+            return partial(_told, self._pool, self._pool.submit(verify_claims, claims))
         except BrokenProcessPool:
             return bytes
 
@@ -107,6 +108,21 @@ def verify_claims(claims: Sequence[_Claim]) -> bytes:
         _verifies(PublicKey(Algorithm(algorithm), coordinates), signature, signed)
         for algorithm, coordinates, signature, signed in claims
     )
+
+
+def _told(pool: ProcessPoolExecutor, verdicts: "Future[bytes]") -> bytes:
+    """What a process says.
+
+    Raises:
+        BrokenProcessPool: one was ended from outside.
+    """
+    while True:
+        try:
+            return verdicts.result(LOOK_EVERY_S)
+        except TimeoutError:
+            # Before Python 3.12 a task that is given at the moment when a process dies may be told
+            # by nobody: a pool that is broken takes no other.
+            pool.submit(verify_claims, ())
 
 
 def _verify_here(chunk: Sequence[Named]) -> bytes:

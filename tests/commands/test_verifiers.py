@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -139,6 +140,27 @@ def test_processes_that_are_killed_leave_the_work_to_the_audit() -> None:
         assert verify._pool is not None
         for pid in list(verify._pool._processes):
             os.kill(pid, signal.SIGKILL)
+        assert audit(files.get, COMMUNITY, verify=verify) == audit(files.get, COMMUNITY)
+
+
+def test_a_task_that_a_pool_loses_as_it_breaks_is_waited_for_by_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(verifiers, "LOOK_EVERY_S", 0.05)
+    files = VILLAGE.files()
+    with Verifiers(2) as verify:
+        list(verify(named(SENT)))
+        pool = verify._pool
+        assert pool is not None
+        submit = pool.submit
+
+        def lose(*task: object) -> "Future[bytes]":
+            monkeypatch.setattr(pool, "submit", submit)
+            for pid in list(pool._processes):
+                os.kill(pid, signal.SIGKILL)
+            return Future()
+
+        monkeypatch.setattr(pool, "submit", lose)
         assert audit(files.get, COMMUNITY, verify=verify) == audit(files.get, COMMUNITY)
 
 
