@@ -457,7 +457,9 @@ def _of_meter(candidate: _Candidate, heard: _Heard) -> list[Finding]:
         found.append(wrong("index", says, do))
     found += _of_caveats(heard)
     named = f', identity = "{newest.identity}"' if newest.identity else ""
-    table = f'[source] driver = "{candidate.driver}"{candidate.rest}{named}'
+    gives_only = newest.imported is None and newest.exported is not None
+    counted = f', register = "{Register.EXPORT}"' if gives_only else ""
+    table = f'[source] driver = "{candidate.driver}"{candidate.rest}{counted}{named}'
     found.append(fine("settings", table))
     return found
 

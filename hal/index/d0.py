@@ -15,7 +15,8 @@ stay; the last ones may be set by others. Its clock, 0.9.1 and 0.9.2, is of loca
 
 What meters do against the standard, and is read all the same: no end of the line before the end
 mark (Pafal, Siemens); `*00` at the registers of now where no others are (Pafal); no unit, which is
-kWh then, with a caveat; a slash within a value, as in `imp/kWh` (ZPA); a decimal comma (Kamstrup).
+kWh then, with a caveat; a slash within a value, as in `imp/kWh` (ZPA); a decimal comma (Kamstrup); a space
+before the unit (Iskraemeco).
 """
 
 import re
@@ -54,7 +55,7 @@ IDENTIFICATION = re.compile(rb"/([A-Za-z]{3})([ -~])((?:\\[ -~])*)([ -.0-~]{0,32
 _SET = re.compile(r"([^()/!\x00-\x20\x7f]{0,24})((?:\([^()!\x00-\x1f\x7f]{0,128}\))+)")
 _ADDRESS = re.compile(r"(?:(?:0-0|1-[01]):)?([0-9A-Z]{1,3}(?:\.[0-9]{1,3}){1,2})(?:\*255)?")
 _CODE = re.compile(r"([12])\.8\.([0-9]{1,2})")
-_INDEX = re.compile(r"([0-9]{1,12})(?:[.,]([0-9]{1,9}))?(?:\*(.*))?")
+_INDEX = re.compile(r"([0-9]{1,12})(?:[.,]([0-9]{1,9}))?(?:[* ](.*))?")
 _EXPONENTS = {"kWh": 3, "Wh": 0, "MWh": 6, None: 3}
 _IDENTITIES = ("0.0.9", "96.1.0", "C.1.0", "C.1", "96.1.255", "0.0.0", "0.0", "0.0.1", "96.1.1")
 _REGISTERS = {"1": Register.IMPORT, "2": Register.EXPORT}

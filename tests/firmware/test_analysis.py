@@ -30,6 +30,7 @@ from hal.index.dlms_meter import Layout, Style, Told, telegram
 from hal.index.dlms_push import Framing
 from hal.index.modbus_frame import checksum
 from hal.index.reading import Index, Reading, Refusal, Refused
+from hal.index.sml_meter import SmlMeter, Value
 from hal.program import EXIT_CONFIGURATION
 from tests.hal.index.damage import damaged
 
@@ -69,6 +70,13 @@ def test_a_clean_line_is_told_with_its_meter_and_its_index(kind: Kind) -> None:
     assert says(found, "ok", "import 1234.011", "10 Wh more")
     assert says(found, f'driver = "{found.driver}"', f'identity = "{HABITS[kind].identity}"')
     assert worst(found.findings) is not Verdict.WRONG
+
+
+def test_the_register_that_counts_is_told_of_a_meter_that_has_the_export_only() -> None:
+    meter = SmlMeter(bytes.fromhex("0a01545354000012d687"))
+    exported = Value(bytes.fromhex("0100020800ff"), 437_300, 30, -1)
+    found = told(b"".join(meter.file(number, [exported]) for number in range(3)))
+    assert says(found, 'driver = "sml", register = "export", identity = ')
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6])
