@@ -15,8 +15,8 @@ stay; the last ones may be set by others. Its clock, 0.9.1 and 0.9.2, is of loca
 
 What meters do against the standard, and is read all the same: no end of the line before the end
 mark (Pafal, Siemens); `*00` at the registers of now where no others are (Pafal); no unit, which is
-kWh then, with a caveat; a slash within a value, as in `imp/kWh` (ZPA); a decimal comma (Kamstrup); a space
-before the unit (Iskraemeco).
+kWh then, with a caveat; a slash within a value, as in `imp/kWh` (ZPA); a decimal comma (Kamstrup);
+a space before the unit (Iskraemeco).
 """
 
 import re
