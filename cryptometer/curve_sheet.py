@@ -1,7 +1,7 @@
 """What the rows of a load curve say of each member: texts in, energies of intervals out."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, tzinfo
 
 from cryptometer.curve_days import Days
@@ -90,9 +90,9 @@ class Sheet:
             raise wrong(line, f"{text[:40]} {self.template.unit} is too much: is `unit` right?")
         return energy_uwh
 
-    def finish(self) -> Mapping[str, Mapping[int, int | None]]:
-        """All that was read: by member, what he consumed in each interval, µWh, by its begin in
-        UTC; None where a row has no value.
+    def finish(self) -> Iterator[tuple[str, Mapping[int, int | None]]]:
+        """All that was read, once: each member, and what he consumed in each interval, µWh, by its
+        begin in UTC; None where a row has no value.
 
         Raises:
             Rejected: what came twice cannot be told apart, a day is not whole, or nothing was read.
@@ -109,7 +109,9 @@ class Sheet:
         registers: dict[str, list[str]] = {}
         for name, register in self._values:
             registers.setdefault(name, []).append(register)
-        return {name: self._sums(name, registers[name]) for name in sorted(registers)}
+        # One by one: a member's values are let go before the next one's become steps.
+        for name in sorted(registers):
+            yield name, self._sums(name, registers[name])
 
     def _add(self, order: Order, moment: Moment, values: Values) -> None:
         zoned = len(moment.offsets_s)

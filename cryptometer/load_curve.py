@@ -126,10 +126,7 @@ def read_load_curve(
     else:
         _read_wide(rows, header, sheet)
     return LoadCurve(
-        {
-            name: _series(name, values, interval_s, step_s)
-            for name, values in sheet.finish().items()
-        },
+        {name: _series(name, values, interval_s, step_s) for name, values in sheet.finish()},
         grid_s < interval_s,
         tuple(sorted(sheet.left_out)),
         sheet.rows_left_out,

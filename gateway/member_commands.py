@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from cryptometer.authority_records import Registration, Use
@@ -54,6 +55,9 @@ def add_commands(
         "--template", type=Path, metavar="TOML", help="how the file is to be read"
     )
     imported.add_argument("--member", default="", metavar="NAME", help="whose curve it is")
+    imported.add_argument(
+        "--look", action="store_true", help="say what the file holds, and take nothing of it"
+    )
     add_config(imported)
     imported.set_defaults(act=_import)
 
@@ -134,6 +138,11 @@ def _import(arguments: argparse.Namespace) -> int:
         step_s,
         arguments.member,
     )
+    if arguments.look:
+        for name in curve.members:
+            print("\n".join(_held(curve, name, template, step_s)))
+        print("\n".join([*_left_out(curve, registered), "nothing was taken"]))
+        return 0
     source = f"file:{digest.hexdigest()}"
     received_ms = time.time_ns() // NS_PER_MS
     with closing(PrivateStore(folder.private)) as store:
@@ -180,6 +189,25 @@ def _chunks(path: Path, see: Callable[[bytes], None]) -> Iterator[bytes]:
                 yield chunk
     except MISPLACED as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _held(curve: LoadCurve, name: str, template: Template, step_s: int) -> Iterator[str]:
+    """What a file says of a member, in local time, too: whoever looks has a bill in his hand."""
+    series = curve.members[name]
+    zone = zone_named(template.zone)
+    first, last = (
+        f"{datetime.fromtimestamp(step * step_s, zone):%Y-%m-%d %H:%M}"
+        for step in (series.first, series.last + 1)
+    )
+    yield (
+        f"{name}: {first} to {last} in {template.zone}, steps {series.first} to {series.last}:"
+        f" {len(series.energies_uwh)} have a value, {kwh(sum(series.energies_uwh.values()))}"
+    )
+    missing = series.gaps()
+    for begin, end in missing[:_SHOWN]:
+        yield f"  {_gap(begin, end, step_s)}"
+    if len(missing) > _SHOWN:
+        yield f"  and {len(missing) - _SHOWN} more gaps"
 
 
 def _taken(curve: LoadCurve, name: str, filed: Filed, step_s: int) -> Iterator[str]:

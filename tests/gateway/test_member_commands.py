@@ -157,6 +157,37 @@ def test_templates_are_read_and_refused(told: Told) -> None:
     assert "there is no time zone 'Mars'" in said
 
 
+def test_a_file_can_be_looked_at_and_nothing_of_it_is_taken(told: Told) -> None:
+    template = (EXAMPLES / "curve-fluvius.toml").read_text()
+    whose = template + '[members]\n541448800000000001 = "alice"\n'
+    asked = told.premises.put("t.toml", whose.encode())
+    file = told.premises.put(
+        "f.csv",
+        b"Van (datum);Van (tijdstip);Tot (datum);Tot (tijdstip);EAN-code;Register;Volume;Eenheid\n"
+        b'15-01-2026;00:00:00;15-01-2026;00:15:00;="541448800000000001";Afname Nacht;0,25;kWh\n'
+        b'15-01-2026;00:15:00;15-01-2026;00:30:00;="541448800000000001";Afname Nacht;;kWh\n'
+        b'15-01-2026;00:15:00;15-01-2026;00:30:00;="541448800000000001";Injectie Nacht;9;kWh\n'
+        b'15-01-2026;00:30:00;15-01-2026;00:45:00;="541448800000000009";Afname Nacht;1;kWh\n',
+    )
+    words: list[str | Path] = ["consumption", "import", file, "--template", asked]
+    held, gap, left_out, rows, nothing = told(*words, "--look").splitlines()
+    assert held.startswith("alice: 2026-01-15 00:00 to 2026-01-15 00:30 in Europe/Brussels, steps ")
+    assert held.endswith(": 1 have a value, 0.250 kWh")
+    assert gap.startswith("  step ")
+    assert left_out == "left out, for [members] does not list them: 541448800000000009"
+    assert rows == "left out, for `only` does not want them: 1 rows"
+    assert nothing == "nothing was taken"
+    assert not told.premises.folder.private.exists()
+    assert "1 new, 0 known, 0 corrected, 0.250 kWh" in told(*words)
+
+
+def test_of_many_gaps_the_first_are_shown_where_a_file_is_looked_at(told: Told) -> None:
+    file = curve(told, "a.csv", *["0.25", ""] * 25)
+    lines = told("consumption", "import", file, "--look").splitlines()
+    assert sum(line.endswith("not known") for line in lines) == 20
+    assert "  and 5 more gaps" in lines
+
+
 def test_member_data_are_kept_shown_and_erased(told: Told) -> None:
     assert "nobody has said who alice is" in told("member-data", "show", "alice")
     told("member-data", "set", "alice", "--display-name", "Alice Martin")
