@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fractions import Fraction
+from functools import partial
 
 from cryptometer.metrology import number
 from cryptometer.steps import NS_PER_S
@@ -139,6 +140,13 @@ class _Candidate:
 _CANDIDATES = (
     _Candidate("linky", "Linky (TIC)", LinkyDecoder, 9_600),
     _Candidate("p1", "P1 port (DSMR, e-MUCS)", P1Decoder, 115_200),
+    _Candidate(
+        "p1",
+        "P1 port, of a meter that does not name itself",
+        partial(P1Decoder, is_unnamed=True),
+        115_200,
+        ", unnamed = true",
+    ),
     _Candidate("sml", "SML", SmlDecoder, 9_600),
     _Candidate("d0", "D0 (IEC 62056-21)", D0Decoder, 2_400),
 )
@@ -303,7 +311,7 @@ def analyse(recording: Recording, keys: Keys | None = None) -> Analysis:
     if push and (frames or not many):
         return _of_candidate(push[0], recording, heard[push[0]])
     if many:
-        [marked] = [one for one in _CANDIDATES if one.driver == driver]
+        marked = next(one for one in _CANDIDATES if one.driver == driver)
         return _of_candidate(marked, recording, heard[marked])
     return _of_nobody(recording)
 

@@ -70,6 +70,12 @@ class LinkySettings(LineSettings):
 class P1Settings(LineSettings):
     """The table `[source]` with `driver = "p1"`."""
 
+    unnamed: bool = setting(
+        "true where the meter's telegrams name no meter, as in Sweden and Austria; one that does"
+        " is refused",
+        False,
+    )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmlSettings(LineSettings):
@@ -206,7 +212,8 @@ def p1_line(settings: P1Settings) -> IndexLine:
     Raises:
         ConfigurationError, LineLost: as `hal.drivers.open_index`.
     """
-    return _line(settings, Listener(p1.P1Decoder(), p1.FORM, p1.TELEGRAM_NS_MAX))
+    decoder = p1.P1Decoder(is_unnamed=settings.unnamed)
+    return _line(settings, Listener(decoder, p1.FORM, p1.TELEGRAM_NS_MAX))
 
 
 def sml_line(settings: SmlSettings) -> IndexLine:

@@ -1,5 +1,5 @@
-"""Telegrams of the P1 port: DSMR 4.2 and 5, e-MUCS 1.7 to 2 (Flanders, Wallonia, Brussels), and
-Luxembourg's in clear text.
+"""Telegrams of the P1 port: DSMR 4.2 and 5, e-MUCS 1.7 to 2 (Flanders, Wallonia, Brussels),
+Luxembourg's and Austria's in clear text, and those of Hungary, Lithuania, Sweden and Switzerland.
 
 Form: DSMR P1 companion standard 5.0.2 §5-6, after IEC 62056-21 mode D. A telegram without the
 checksum of DSMR 4 is refused: nothing would tell a damaged digit from a true one. So is one that
@@ -7,11 +7,11 @@ is ciphered (Luxembourg, Austria): decrypt it first.
 
 The index is the total register where the meter has one, else the sum of its two tariffs, whichever
 of them is the day's. Devices on the meter's M-Bus (0-1 to 0-9) are not this meter: they are not
-looked at.
+looked at. In some countries a telegram names no meter: it counts only where that is known before.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from cryptometer.steps import NS_PER_S
 from hal.index.arrivals import Arrivals
@@ -35,20 +35,27 @@ _CIPHER_HEADER = 2 + _SYSTEM_TITLE_BYTES + 3
 
 _START = re.compile(rb"[/\xdb]")
 _MAKER = re.compile(rb"/(?:[A-Za-z]{0,2}\Z|[A-Za-z]{3})")
-_STOP = re.compile(rb"[!/]|[^\x20-\x7e\r\n]")
+_START_SIZE = 4
+# A maker's own type may have a slash: what no letters follow begins nothing.
+_STOP = re.compile(rb"!|%b|[^\x20-\x7e\r\n]" % _MAKER.pattern)
 _CLOSED = re.compile(rb"[\n/]")
 _CHECKSUM = re.compile(rb"[0-9A-Fa-f]{1,4}\r\n")  # some makers leave out leading zeros
-_LINE = re.compile(r"([0-9]{1,3}-[0-9]{1,3}:[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3})(?:\*255)?(\(.*\))")
+# DSMR's own examples write a colon for a dot, and a dot for the star (1-0:99:97.0, 1-0:21.7.0.255).
+_LINE = re.compile(
+    r"([0-9]{1,3}-[0-9]{1,3}):([0-9]{1,3})[.:]([0-9]{1,3})[.:]([0-9]{1,3})"
+    r"(?:[.*]255|([.*][0-9]{1,3}))?(\(.*\))"
+)
 _VALUES = re.compile(r"(?:\([^()]*\))+")
-_KWH = re.compile(r"\(([0-9]{6,8})\.([0-9]{3})\*kWh\)")
-_WH = re.compile(r"\(([0-9]{9,10})\*Wh\)")
+_KWH = re.compile(r"\(([0-9]{6,8})\.([0-9]{3})\*?(?i:kWh)\)")
+_WH = re.compile(r"\(([0-9]{9,10})\*?(?i:Wh)\)")
 _TIME = re.compile(r"\(([0-9]{12})([SW]?)\)")
 
-_OWN_CHANNELS = ("0-0:", "1-0:", "1-3:")
+_OWN_CHANNELS = ("0-0:", "1-0:", "1-1:", "1-3:")
 _CLOCK = "0-0:1.0.0"
 # The equipment's number; Luxembourg's and Hungary's meters state their logical device name.
 _IDENTITIES = ("0-0:96.1.1", "0-0:42.0.0", "0-0:96.1.0")
-_IMPORT, _EXPORT = "1-0:1.8.", "1-0:2.8."
+# Sagemcom's meters in Switzerland have their registers on channel 1.
+_IMPORT, _EXPORT = ("1-0:1.8.", "1-1:1.8."), ("1-0:2.8.", "1-1:2.8.")
 _TARIFFS = 9
 
 
@@ -91,14 +98,18 @@ def _read_lines(telegram: bytes) -> dict[str, str]:
     if lines[-1:] != ["!"]:
         raise _RefusedError(Refused.FORM, "the end mark does not stand on a line of its own")
     objects = {"/": head[1:]}
+    is_own = True
     for line in lines[:-1]:
-        if not line:
+        # The reading of a device on the M-Bus may have a line of its own (DSMR 3, §5.3).
+        if not line or (not is_own and _VALUES.fullmatch(line)):
             continue
         found = _LINE.fullmatch(line)
-        if found is None or not _VALUES.fullmatch(found[2]):
+        if found is None or not _VALUES.fullmatch(found[6]):
             raise _RefusedError(Refused.FORM, f"a line that is none: {line[:40]!r}")
-        code, values = found.groups()
-        if not code.startswith(_OWN_CHANNELS):
+        channel, *groups, period, values = found.groups()
+        code = f"{channel}:{'.'.join(groups)}{period or ''}"
+        is_own = code.startswith(_OWN_CHANNELS)
+        if not is_own:
             continue
         if code in objects and _counts(code):
             raise _RefusedError(Refused.FORM, f"the telegram has {code} twice")
@@ -107,14 +118,19 @@ def _read_lines(telegram: bytes) -> dict[str, str]:
 
 
 def _counts(code: str) -> bool:
-    return code.startswith((_IMPORT, _EXPORT)) or code == _CLOCK or code in _IDENTITIES
+    return code.startswith((*_IMPORT, *_EXPORT)) or code == _CLOCK or code in _IDENTITIES
 
 
-def _identity(objects: Mapping[str, str]) -> str:
+def _identity(objects: Mapping[str, str], *, is_unnamed: bool) -> str:
     for code in _IDENTITIES:
         written = objects.get(code, "()")[1:-1]
+        if written and is_unnamed:
+            detail = f"the telegram names meter {written[:40]}, where one without a number is"
+            raise _RefusedError(Refused.OTHER_METER, detail)
         if written:
             return _plain(written)
+    if is_unnamed and not objects.keys() & set(_IDENTITIES):
+        return ""
     raise _RefusedError(Refused.NO_IDENTITY, "the telegram does not say which meter it is of")
 
 
@@ -125,6 +141,16 @@ def _plain(written: str) -> str:
     except ValueError:
         return written
     return characters if re.fullmatch("[!-~]+", characters) else written
+
+
+def _index(objects: Mapping[str, str], registers: Iterable[str]) -> Index | None:
+    """Of the first channel that has it.
+
+    Raises:
+        _RefusedError: as `_register`.
+    """
+    found = (_register(objects, register) for register in registers)
+    return next((index for index in found if index is not None), None)
 
 
 def _register(objects: Mapping[str, str], register: str) -> Index | None:
@@ -169,11 +195,14 @@ def _clock(objects: Mapping[str, str]) -> tuple[int | None, bool]:
     return (at_s if found[2] else None), at_s is None
 
 
-def _read(telegram: bytes, closing: bytes, began_ns: int, ended_ns: int) -> Reading:
+def _read(
+    telegram: bytes, closing: bytes, began_ns: int, ended_ns: int, *, is_unnamed: bool
+) -> Reading:
     """
     Args:
         telegram: from "/" to "!".
         closing: the rest of the last line.
+        is_unnamed: whether the meter names itself nowhere.
 
     Raises:
         _RefusedError: what it cannot be read for.
@@ -184,8 +213,8 @@ def _read(telegram: bytes, closing: bytes, began_ns: int, ended_ns: int) -> Read
     if not _CHECKSUM.fullmatch(closing) or int(closing, 16) != checksum(telegram):
         raise _RefusedError(Refused.CHECKSUM, "the telegram's CRC is another")
     objects = _read_lines(telegram)
-    identity = _identity(objects)
-    imported, exported = _register(objects, _IMPORT), _register(objects, _EXPORT)
+    identity = _identity(objects, is_unnamed=is_unnamed)
+    imported, exported = _index(objects, _IMPORT), _index(objects, _EXPORT)
     if imported is None and exported is None:
         raise _RefusedError(Refused.NO_INDEX, "the telegram has no register of energy")
     meter_time_s, is_lost = _clock(objects)
@@ -205,7 +234,14 @@ class P1Decoder:
 
     form = FORM
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_unnamed: bool = False) -> None:
+        """
+        Args:
+            is_unnamed: the meter's telegrams say nowhere which meter they are of, as in Sweden and
+                Austria: such a one counts, and its reading's identity is empty; one that names a
+                meter is another meter's.
+        """
+        self._is_unnamed = is_unnamed
         self._came = Arrivals()  # begins with the start of a telegram, if with anything
         self._looked = 1  # how many of its bytes hold no end
         self._is_between = False  # telegrams follow each other: what comes now is of one
@@ -271,7 +307,9 @@ class P1Decoder:
             return self._refuse(Refused.TOO_LONG, detail, self._looked, at_ns, found)
         if stop is None:
             return False
-        if stop[0] == b"/":
+        if stop[0][:1] == b"/" and len(stop[0]) < _START_SIZE:
+            return False
+        if stop[0][:1] == b"/":
             detail = "a telegram began before the one before it had ended"
             return self._refuse(Refused.INCOMPLETE, detail, stop.start(), at_ns, found)
         if stop[0] != b"!":
@@ -286,7 +324,13 @@ class P1Decoder:
             return self._refuse(Refused.INCOMPLETE, detail, size, at_ns, found)
         began_ns = self._came.came_ns(0)
         try:
-            read = _read(bytes(begun[:size]), bytes(begun[size : end.end()]), began_ns, at_ns)
+            read = _read(
+                bytes(begun[:size]),
+                bytes(begun[size : end.end()]),
+                began_ns,
+                at_ns,
+                is_unnamed=self._is_unnamed,
+            )
         except _RefusedError as why:
             return self._refuse(why.reason, str(why), end.end(), at_ns, found)
         self._let_go(end.end())

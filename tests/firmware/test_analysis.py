@@ -29,6 +29,7 @@ from hal.index.dlms_client import ClientSettings, DlmsClient, Transport
 from hal.index.dlms_meter import Layout, Style, Told, telegram
 from hal.index.dlms_push import Framing
 from hal.index.modbus_frame import checksum
+from hal.index.p1_meter import pack
 from hal.index.reading import Index, Reading, Refusal, Refused
 from hal.index.sml_meter import SmlMeter, Value
 from hal.program import EXIT_CONFIGURATION
@@ -232,6 +233,15 @@ def test_line_ends_that_an_editor_changed_are_named() -> None:
     found = told(line(Kind.P1).replace(b"\r", b""))
     assert (found.driver, found.good) == ("p1", 0)
     assert says(found, "carriage return")
+
+
+def test_a_p1_meter_that_does_not_name_itself_is_told_with_the_key_it_needs() -> None:
+    lines = ("0-0:1.0.0(260701020000S)", "1-0:1.8.0(00001234.011*kWh)")
+    found = told(pack("/CME5", iter(lines)) * 12)
+    assert (found.driver, found.good, found.identities) == ("p1", 12, ("",))
+    assert says(found, "settings", 'driver = "p1", unnamed = true')
+    assert says(found, "do not say which meter it is")
+    assert not any("unnamed" in one.says for one in told(line(Kind.P1)).findings)
 
 
 def test_a_meter_that_states_no_unit_is_to_be_compared_with_its_display() -> None:

@@ -4,6 +4,7 @@ import re
 from binascii import crc32
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 from cryptometer.errors import Reason, Rejected
@@ -11,7 +12,7 @@ from hal.index.linky import FRAME_MAX, LinkyDecoder, Mode
 from hal.index.linky_meter import LinkyMeter, frame, short_frame
 from hal.index.local_time import read_local_time, write_local_time
 from hal.index.p1 import TELEGRAM_MAX, P1Decoder
-from hal.index.p1_meter import Country, P1Meter, telegram
+from hal.index.p1_meter import Country, P1Meter, pack, telegram
 from hal.index.reading import Index, IndexDecoder, Reading, Refusal
 from tests.fuzz.scene import FalseAcceptance
 from tests.fuzz.sums import ARC, divide, tic
@@ -99,27 +100,38 @@ def _read_p1(data: bytes) -> None:
         for found in _TELEGRAM.finditer(data)
         if int(found[2], 16) == divide(found[1], 0, ARC)
     ]
-    for one in readings(data, P1Decoder, TELEGRAM_MAX):
+    is_unnamed = not any(code in data for code in (b"0-0:96.1", b"0-0:42.0"))
+    for one in readings(data, partial(P1Decoder, is_unnamed=is_unnamed), TELEGRAM_MAX):
         if not any(_says(lines, one) for lines in telegrams):
             raise FalseAcceptance(f"{one.identity} was not said by one telegram")
         if any(code.startswith(("0-1:", "0-2:")) for code, _ in one.fields):
             raise FalseAcceptance("another device's line")
+        if is_unnamed == bool(one.identity):
+            raise FalseAcceptance("a meter without a number where one is expected, or with one")
     _check_times(data)
 
 
-_TELEGRAM = re.compile(rb"(?s)(?=(/[^!/]*!)([0-9A-Fa-f]{1,4})\r\n)")
-_COUNT = re.compile(r"1-0:([12])\.8\.([0-9])(?:\*255)?\(0*([0-9]+)(?:\.([0-9]{3}))?\*k?Wh\)")
+_TELEGRAM = re.compile(rb"(?s)(?=(/[^!]*!)([0-9A-Fa-f]{1,4})\r\n)")
+_COUNT = re.compile(
+    r"1-([01]):([12])[.:]8[.:]([0-9])(?:[.*]255)?\(0*([0-9]+)(?:\.([0-9]{3}))?\*?(?i:k?Wh)\)"
+)
 
 
 def _says(lines: list[str], one: Reading) -> bool:
     counts = [found.groups("") for line in lines if (found := _COUNT.fullmatch(line))]
     for group, index in (("1", one.imported), ("2", one.exported)):
-        of = {tariff: int(whole + part) for which, tariff, whole, part in counts if which == group}
-        if index != (Index(of.get("0", sum(of.values()))) if "0" in of or len(of) > 1 else None):
+        of_channel = [
+            {tariff: int(whole + part) for which, way, tariff, whole, part in counts
+             if (which, way) == (channel, group)}
+            for channel in "01"
+        ]  # fmt: skip
+        totals = [of.get("0", sum(of.values())) for of in of_channel if "0" in of or len(of) > 1]
+        if index != (Index(totals[0]) if totals else None):
             return False
     values = [line.partition("(")[2][:-1] for line in lines]
     known = {one.identity, one.identity.encode("latin-1").hex()}
-    return any(value in known or value.lower() in known for value in values) and all(
+    is_said = any(value in known or value.lower() in known for value in values)
+    return (is_said or not one.identity) and all(
         f"({text})" in lines or any(line.endswith((f"({text})", text)) for line in lines)
         for code, text in one.fields
         if code != "/"
@@ -147,9 +159,13 @@ def _frames() -> list[bytes]:
 
 
 def _telegrams() -> list[bytes]:
+    unnamed = ("1-1:1.8.1(000001.000kWh)", "1-1:1.8.2.255(000002.000*kWh)", "0-1:1.0.0(1)", "(2)")
     return [
-        telegram(P1Meter(country, imported_wh=(4_426, 2_399), exported_wh=(2_444, 0)))
-        for country in Country
+        *(
+            telegram(P1Meter(country, imported_wh=(4_426, 2_399), exported_wh=(2_444, 0)))
+            for country in Country
+        ),
+        pack("/CME5/1", iter(unnamed)),
     ]
 
 

@@ -28,6 +28,7 @@ from hal.index.dlms_client import Transport
 from hal.index.dlms_meter import Layout, Style, Told, telegram
 from hal.index.linky_meter import LinkyMeter, frame
 from hal.index.p1_meter import P1Meter
+from hal.index.p1_meter import pack as p1_pack
 from hal.index.p1_meter import telegram as p1_telegram
 from hal.index.reading import Caveat, Index, LineForm, Parity, Reading, Refusal, Refused
 from hal.index.sml_meter import SmlMeter, Value
@@ -151,6 +152,18 @@ def test_a_linkys_mode_is_found_by_itself(wire: Wire, monkeypatch: pytest.Monkey
         assert wire.baud == 9_600
         reading = only_reading(listen(source))
     assert (reading.identity, reading.imported) == (meter.identity, Index(12_345))
+
+
+def test_a_p1_telegram_without_a_number_counts_where_the_settings_say_so(wire: Wire) -> None:
+    whole = p1_pack("/CME5", iter(["1-0:1.8.0(000001.234*kWh)"]))
+    with closing(spoken("p1", wire.device, unnamed=True)) as source:
+        wire.send(whole)
+        reading = only_reading(listen(source))
+    assert (reading.identity, reading.imported) == ("", Index(1_234))
+    with closing(spoken("p1", wire.device)) as source:
+        wire.send(whole + p1_telegram(P1Meter()))
+        refused = [one.reason for one in listen(source) if isinstance(one, Refusal)]
+    assert refused == [Refused.NO_IDENTITY]
 
 
 def test_a_p1_telegram_is_read_in_pieces(wire: Wire) -> None:

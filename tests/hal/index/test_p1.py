@@ -101,6 +101,13 @@ def test_a_checksum_may_lack_its_leading_zero() -> None:
         ((*IMPORT, "1-0:1.8.10(000005.000*kWh)"), 3_000, None),
         (("1-0:1.8.0(000003.002*kWh)", *IMPORT), 3_002, None),
         ((*IMPORT, "0-0:96.13.0(1)", "0-0:96.13.0(2)"), 3_000, None),
+        (("1-0:1.8.1(000001.000kWh)", "1-0:1.8.2(000002.000*kwh)"), 3_000, None),
+        (("1-0:1.8.0(000003000*wh)",), 3_000, None),
+        (("1-0:1.8.1.255(000001.000*kWh)", IMPORT[1]), 3_000, None),
+        (("1-0:1:8:1(000001.000*kWh)", IMPORT[1]), 3_000, None),
+        ((*IMPORT, "1-0:1.8.1*01(000000.900*kWh)", "1-0:1.8.1.2(000000.800*kWh)"), 3_000, None),
+        (("1-1:1.8.1(000001.000*kWh)", "1-1:1.8.2(000002.000*kWh)"), 3_000, None),
+        ((*IMPORT, "1-1:1.8.0(000009.000*kWh)", "1-1:2.8.0(000004.000*kWh)"), 3_000, 4_000),
     ],
 )  # fmt: skip
 def test_the_index_is_the_total_or_the_tariffs_sum(
@@ -167,6 +174,65 @@ def _fields(meter: P1Meter) -> tuple[tuple[str, str], ...]:
     return read(telegram(meter)).fields
 
 
+def test_a_devices_reading_may_have_a_line_of_its_own() -> None:
+    lines = ["0-1:24.3.0(120517020000)(08)(60)(1)(0-1:24.2.1)(m3)", "(00124.477)", "(00124.478)"]
+    one = read(of(IDENTITY, *lines, "0-1:24.4.0(1)", *IMPORT))
+    assert one.imported == Index(3_000)
+    assert {code for code, _ in one.fields} == {"/", "0-0:96.1.1", "1-0:1.8.1", "1-0:1.8.2"}
+
+
+def test_a_colon_or_a_dot_too_many_in_a_code_is_the_standards_own_slip() -> None:
+    one = read(of(IDENTITY, "1-0:99:97.0(0)", "1-0:21.7.0.255(01.111*kW)", *IMPORT))
+    assert dict(one.fields)["1-0:99.97.0"] == "0"
+    assert dict(one.fields)["1-0:21.7.0"] == "01.111*kW"
+
+
+@pytest.mark.parametrize("head", ["/HLY5/D545-METER", "/CME5/1/ab1/", "/CME/"])
+def test_a_slash_in_the_makers_type_begins_no_telegram(head: str) -> None:
+    data = pack(head, iter([IDENTITY, *IMPORT]))
+    assert read(data).imported == Index(3_000)
+    decoder = P1Decoder()
+    [one] = [found for byte in data for found in decoder.receive(bytes([byte]), 0)]
+    assert one == read(data)
+    assert dict(read(data).fields)["/"] == head[1:]
+
+
+def test_a_slash_that_nothing_follows_yet_waits() -> None:
+    decoder, data = P1Decoder(), telegram(DUTCH)
+    assert decoder.receive(data[:200] + b"/CM", 0) == []
+    cut = "a telegram began before the one before it had ended"
+    assert decoder.receive(b"E", 1) == [Refusal(Refused.INCOMPLETE, cut, 1)]
+    assert [type(one) for one in decoder.receive(data[4:], 2)] == [Reading]
+
+
+# --- Meters that name themselves nowhere. --------------------------------------------------------
+
+
+def unnamed(data: bytes) -> list[Reading | Refusal]:
+    return P1Decoder(is_unnamed=True).receive(data, 0)
+
+
+def test_a_telegram_without_a_number_counts_where_the_meter_is_known_to_have_none() -> None:
+    data = of("0-0:1.0.0(260701020000S)", "0-1:96.1.1(37)", *IMPORT)
+    [one] = unnamed(data)
+    assert isinstance(one, Reading)
+    assert (one.identity, one.imported) == ("", Index(3_000))
+    assert [found.reason for found in receive(data) if isinstance(found, Refusal)] == [
+        Refused.NO_IDENTITY
+    ]
+
+
+@pytest.mark.parametrize("identity", [IDENTITY, "0-0:42.0.0(37)", "0-0:96.1.0(37)"])
+def test_where_the_meter_has_no_number_one_that_has_is_another(identity: str) -> None:
+    detail = "the telegram names meter 37, where one without a number is"
+    assert unnamed(of(identity, *IMPORT)) == [Refusal(Refused.OTHER_METER, detail, 0)]
+
+
+def test_a_number_that_is_empty_is_not_the_same_as_none() -> None:
+    detail = "the telegram does not say which meter it is of"
+    assert unnamed(of("0-0:96.1.1()", *IMPORT)) == [Refusal(Refused.NO_IDENTITY, detail, 0)]
+
+
 def test_lines_of_many_values_are_kept_as_they_are() -> None:
     failures = dict(_fields(replace(DUTCH, failures=2)))["1-0:99.97.0"]
     assert failures == (
@@ -230,6 +296,14 @@ def test_the_first_telegram_joined_in_its_middle_gives_nothing(meter: P1Meter) -
         (Refused.CHECKSUM, b"/CME5" + b"0" * (TELEGRAM_MAX - 6) + b"!0000\r\n"),
         (Refused.FORM, sealed(b"/CME\r\n\r\n" + "\r\n".join((IDENTITY, *IMPORT)).encode() + b"!")),
         (Refused.FORM, of(IDENTITY, *IMPORT, "0-0:96.13.0((1)")),
+        (Refused.FORM, of(IDENTITY, *IMPORT, "(00124.477)")),
+        (Refused.FORM, of(IDENTITY, *IMPORT, "0-1:24.3.0(m3)", "(00124.477")),
+        (Refused.FORM, of(IDENTITY, *IMPORT, "1-0:1:8:1(000001.000*kWh)")),
+        (Refused.FORM, of(IDENTITY, *IMPORT, "1-0:1.8.1.255(000001.000*kWh)")),
+        (Refused.FORM, of(IDENTITY, *IMPORT, "1-0:1.8.1.255.1(000001.000*kWh)")),
+        (Refused.FORM, of(IDENTITY, *IMPORT, "1-1:1.8.1(000001.000*kWh)", "1-1:1.8.1(1)")),
+        (Refused.NO_INDEX, of(IDENTITY, IMPORT[0], "1-1:1.8.2(000002.000*kWh)")),
+        (Refused.FORM, of(IDENTITY, "1-0:1.8.0(000003.000kW)")),
         (Refused.FORM, of(IDENTITY, "1-0:1.8.0(000003.00*kWh)")),
         (Refused.FORM, of(IDENTITY, "1-0:1.8.0(00003.000*kWh)")),
         (Refused.FORM, of(IDENTITY, "1-0:1.8.0(-00003.000*kWh)")),
@@ -238,7 +312,8 @@ def test_the_first_telegram_joined_in_its_middle_gives_nothing(meter: P1Meter) -
         (Refused.FORM, of(IDENTITY, "1-0:1.8.0(3000*Wh)")),
         (Refused.FORM, of(IDENTITY, "1-0:1.8.0(000003.000*kWh)(000004.000*kWh)")),
         (Refused.FORM, telegram(DUTCH).replace(b"4.426", b"4.\xb426")),
-        (Refused.INCOMPLETE, telegram(DUTCH)[:200] + b"/"),
+        (Refused.INCOMPLETE, telegram(DUTCH)[:200] + b"/CME"),
+        (Refused.INCOMPLETE, telegram(DUTCH)[:5] + telegram(DUTCH)[:200]),
         (Refused.INCOMPLETE, b"/CME5\r\n!" + b"0" * 20 + b"\r\n"),
         (Refused.INCOMPLETE, telegram(DUTCH)[:-4] + telegram(DUTCH)[:30]),
         (Refused.INCOMPLETE, telegram(DUTCH)[:-2] + b"0000"),
