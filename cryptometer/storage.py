@@ -2,8 +2,8 @@
 
 A storage is a consumer when it charges and a producer when it discharges (paper A section II-A).
 As a consumer it is a member of the agreement. What the agreement gives it belongs to those who were
-entitled to more than they consumed, and its ledger says how much of each member is still in it
-(paper A section II-B).
+entitled to more than they were given, since they could not use it, and its ledger says how much of
+each member is still in it (paper A section II-B). Nothing of it asks what anybody consumed.
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from cryptometer.sharing import apportion
+
+# What several distributions of a step round away of a member's part is no excess of his.
+ROUNDING_UWH = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +42,26 @@ class StorageLedger:
 
 def excesses(
     entitled: Mapping[str, int],
-    needs: Mapping[str, int],
+    given: Mapping[str, int],
     keys: Mapping[str, int],
     storage: str,
 ) -> dict[str, int]:
     """By what the energy that charges a storage belongs to the members, itself apart.
 
-    It is what each was entitled to beyond his own consumption; where nobody was, his key; where all
+    It is what each was entitled to beyond what he was given; where nobody was, his key; where all
     keys are zero, everyone has the same.
 
     Args:
         entitled: see `sharing.entitlements`.
-        needs: what each consumed in the step.
+        given: what the step's distributions gave to each.
         keys: of each, by the agreement.
         storage: as the agreement names it.
     """
     members = sorted(set(entitled) - {storage})
-    beyond = {member: max(0, entitled[member] - needs[member]) for member in members}
+    beyond = {
+        member: excess if (excess := entitled[member] - given[member]) > ROUNDING_UWH else 0
+        for member in members
+    }
     by_keys = {member: keys.get(member, 0) for member in members}
     for weights in (beyond, by_keys):
         if any(weights.values()):

@@ -4,7 +4,7 @@ ledger's blocks. It reads the ledger and writes what it is told to, nothing else
 import argparse
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import date, timedelta, tzinfo
 from fractions import Fraction
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from cryptometer import __version__, audit
-from cryptometer.authority_records import Registration
+from cryptometer.authority_records import Registration, Use
 from cryptometer.block import Checked
 from cryptometer.community import Community
 from cryptometer.errors import ConfigurationError, Rejected
@@ -29,7 +29,7 @@ from gateway.exports.ocmf import check_key, key_text, ocmf_container, ocmf_recor
 from gateway.exports.settlement import settlement_csv
 from gateway.exports.source import SIDECAR_SUFFIX, Source, sidecar
 from gateway.exports.spain import Layout, coefficients_es
-from gateway.exports.storage import Needs, StorageBook, storage_csv
+from gateway.exports.storage import StorageBook, storage_csv
 from gateway.exports.virtual_meter import virtual_meter_csv, virtual_meter_json
 from gateway.folder import Folder, open_folder, read_community
 from gateway.private import PrivateStore
@@ -149,7 +149,7 @@ def add_commands(
         help="whose energy a storage holds",
         description="A line for each movement of the period, reckoned from the first block on: what"
         " the agreement gave the storage belongs to those who could not use it, and what it gives"
-        " back is debited to them. By keys, where consumption is not known.",
+        " back is debited to them. By keys, where everyone could use his part.",
     )
     storage.add_argument("--member", required=True, metavar="NAME", help="as which it charges")
     storage.add_argument("--meter", required=True, metavar="NAME", help="by which it discharges")
@@ -302,39 +302,67 @@ def _france(arguments: argparse.Namespace) -> int:
     return _write(arguments.out, text, _OURS)
 
 
-def _efficiency(text: str) -> Fraction:
+def efficiency_named(text: str) -> Fraction:
+    """The part of what goes into a storage that comes out, as 9/10 or 0.9.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
     try:
         efficiency = Fraction(text)
     except (ValueError, ZeroDivisionError):
-        raise argparse.ArgumentTypeError(f"{text!r:.40} is no number") from None
+        raise ConfigurationError(f"{text!r:.40} is no number, as 9/10 or 0.9") from None
     if not 0 < efficiency <= 1:
-        raise argparse.ArgumentTypeError("an efficiency is above 0, and at most 1")
+        raise ConfigurationError("an efficiency is above 0, and at most 1")
     return efficiency
+
+
+def _efficiency(text: str) -> Fraction:
+    try:
+        return efficiency_named(text)
+    except ConfigurationError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _storage(arguments: argparse.Namespace) -> int:
     folder = open_folder(arguments.config)
-    zone, days = zone_named(arguments.zone), days_of(arguments.period)
+    text = storage_of(
+        folder,
+        (arguments.period, arguments.zone),
+        arguments.member,
+        arguments.meter,
+        arguments.efficiency,
+    )
+    return _write(arguments.out, text, _OURS)
+
+
+def storage_of(
+    folder: Folder, when: tuple[str, str], member: str, meter: str, efficiency: Fraction
+) -> str:
+    """Whose energy a storage holds, reckoned from the first block on.
+
+    Args:
+        when: the period that is shown, and the zone of its days.
+        member, meter, efficiency: see `StorageBook`.
+
+    Raises:
+        ConfigurationError: there is no such period, zone, member or storage.
+        Rejected: the ledger does not hold.
+    """
+    zone, days = zone_named(when[1]), days_of(when[0])
     community = community_of(folder)
-    with _known_needs(folder) as needs:
-        report, book = go_through(
-            DiskTree(folder.ledger).read,
-            community,
-            lambda: StorageBook(arguments.member, arguments.meter, arguments.efficiency, needs),
-        )
-    check_meter(report.state, arguments.meter)
+    report, book = go_through(
+        DiskTree(folder.ledger).read, community, lambda: StorageBook(member, meter, efficiency)
+    )
+    check_meter(report.state, meter)
+    if all(terms.use is not Use.STORAGE for terms in report.state.meters[meter].terms):
+        use = report.state.meters[meter].terms[-1].use
+        raise ConfigurationError(f'{meter} is for {use}: a storage\'s is registered as "storage"')
+    if not any(member in agreed.agreement.members for agreed in report.state.agreements):
+        raise ConfigurationError(f"no agreement names {member!r:.80}: nothing charges it")
     steps = steps_of(days, community.parameters.step_s, zone)
     book.movements = [one for one in book.movements if one.step in steps]
-    return _write(arguments.out, storage_csv(book, source_of(community, report)), _OURS)
-
-
-@contextmanager
-def _known_needs(folder: Folder) -> Iterator[Needs]:
-    if not folder.private.exists():
-        yield lambda _: {}
-        return
-    with closing(PrivateStore(folder.private)) as private:
-        yield private.of
+    return storage_csv(book, source_of(community, report))
 
 
 def _ocmf(arguments: argparse.Namespace) -> int:

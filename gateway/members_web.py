@@ -132,6 +132,7 @@ class Members(Reader):
             "accuracy_csv": partial(self._accuracy, make=reporting.Asked.csv),
             "accuracy_json": partial(self._accuracy, make=reporting.Asked.json),
             "settlement": self._settlement,
+            "storage": self._storage,
             "coefficients_es": self._spain,
             "coefficients_es_source": self._spain_source,
             "coefficients_fr": self._france,
@@ -346,6 +347,18 @@ class Members(Reader):
 
         with told_to_asker():
             return Reply(self._ask_whole(make).encode())
+
+    def _storage(self, question: Question) -> Reply:
+        when = (question.text("period"), question.text("zone", _UTC))
+        with told_to_asker():
+            text = exporting.storage_of(
+                self._folder,
+                when,
+                question.text("storage"),
+                question.text("meter"),
+                exporting.efficiency_named(question.text("efficiency", "1")),
+            )
+        return Reply(text.encode())
 
     def _spain(self, question: Question) -> Reply:
         made, _ = self._spanish(question)

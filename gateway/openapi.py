@@ -168,6 +168,15 @@ _FORM = Query(
     "UTC (the default), or local days of 92, 96 or 100 quarter hours",
     {"type": "string", "enum": ["utc", "local"]},
 )
+_STORAGE = (
+    Query("storage", "the member as which it charges", _NAME, is_required=True),
+    Query("meter", "the meter by which it discharges", _NAME, is_required=True),
+    Query(
+        "efficiency",
+        "the part of what goes in that comes out, as 0.9 or 9/10; 1 unless asked",
+        {"type": "string", "pattern": "^[0-9]{1,9}(?:[./][0-9]{1,9})?$"},
+    ),
+)
 _SPAIN = (
     Query(
         "period",
@@ -592,6 +601,16 @@ MEMBERS: tuple[Endpoint, ...] = (
         " beneficiary, and the account that has the surplus.",
         CSV,
         queries=(_PERIOD, _ZONE),
+        audience=Audience.OFFICE,
+        is_long=True,
+    ),
+    Endpoint(
+        "storage",
+        f"{ROOT}/exports/storage.csv",
+        "Whose energy a storage holds, and each movement of a local day or month. It goes through"
+        " all blocks.",
+        CSV,
+        queries=(_PERIOD, _ZONE, *_STORAGE),
         audience=Audience.OFFICE,
         is_long=True,
     ),

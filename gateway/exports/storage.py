@@ -2,7 +2,7 @@
 distributions that gave it energy and the step closes by which it gave some back.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -15,9 +15,6 @@ from cryptometer.sharing_records import Agreement, Distribution
 from cryptometer.steps import step_start_ms
 from cryptometer.storage import StorageLedger, charge, discharge, excesses
 from gateway.exports.source import Source, to_csv
-
-Needs = Callable[[int], Mapping[str, int]]
-"""What members consumed in a step, µWh, as far as it is known."""
 
 _HEADER = ["block", "step", "begin_utc", "what", "member", "energy_uwh", "balance_uwh"]
 
@@ -53,7 +50,6 @@ class StorageBook:
     member: str
     meter: str
     efficiency: Fraction
-    needs: Needs
     ledger: StorageLedger = field(default_factory=StorageLedger)
     movements: list[Movement] = field(default_factory=list)
     _parts: list[Distribution] = field(default_factory=list)
@@ -87,19 +83,16 @@ class StorageBook:
     def _excess(
         self, agreement: Agreement, settlement: Settlement, weights: Sequence[int]
     ) -> dict[str, int]:
-        """By what it belongs to the members: what each was entitled to beyond what he consumed;
-        while that is not known of all, his key."""
+        """By what it belongs to the members. Who was given less than he is entitled to could not
+        use more: where the rule asks what members consumed, what they were given stands for it."""
         keys: dict[str, int] = {}
         for claim in agreement.claims:
             keys[claim.member] = keys.get(claim.member, 0) + claim.weight
-        known = self.needs(settlement.step)
-        if any(member not in known for member in agreement.members):
-            nothing = dict.fromkeys(agreement.members, 0)
-            return excesses(nothing, nothing, keys, self.member)
+        given = dict(zip(agreement.members, settlement.given(agreement), strict=True))
         energy = {one.meter: one.energy_uwh for one in settlement.brought}
         losses = settlement.losses_uwh if agreement.are_losses_stated else None
-        entitled = entitlements(agreement, energy, known, weights, losses)
-        return excesses(entitled, known, keys, self.member)
+        entitled = entitlements(agreement, energy, given, weights, losses)
+        return excesses(entitled, given, keys, self.member)
 
     def _give(self, block: int, step: int, energy_uwh: int) -> None:
         self.ledger, debits = discharge(self.ledger, energy_uwh)

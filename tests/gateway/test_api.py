@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from starlette.exceptions import HTTPException
 
+from cryptometer.authority_records import Use
 from cryptometer.community import encode_community
 from cryptometer.record_fields import Role
 from cryptometer.share_file import verify_share
@@ -30,7 +32,7 @@ from gateway.openapi import MEMBERS, PUBLIC, Audience, Endpoint
 from gateway.private import PrivateStore
 from gateway.web import Web as PublicWeb
 from tests.commands.outsider import called
-from tests.core.community import FIRST_STEP, PULSE_UWH, STEP_S
+from tests.core.community import DETAILS, FIRST_STEP, PULSE_UWH, STEP_S
 from tests.gateway.kit import Premises
 from tests.gateway.test_main import gateway
 from tests.gateway.test_serve import Answer, Web, serving
@@ -73,6 +75,11 @@ class Works:
             for at, name in enumerate(NAMES):
                 member = site.authority.register(Role.MEMBER, name, signer(100 + at).public)
                 site.node.take_authority([member.raw])
+            details = replace(DETAILS, use=Use.STORAGE)
+            out = site.authority.register(
+                Role.METER, "battery-out", signer(99).public, meter=details
+            )
+            site.node.take_authority([out.raw])
             site.seal()
             terms = site.authority.agree(site.next_step + 1, NAMES, Method.PRO_RATA)
             site.node.take_authority([terms.raw])
@@ -121,6 +128,8 @@ class Works:
         names = {one.name for one in endpoint.queries}
         if "period" not in names:
             return path
+        if "storage" in names:
+            return f"{path}?period={self.day}&storage=ada&meter=battery-out&efficiency=0.9"
         spain = "missing" in names
         return (
             f"{path}?period={self.day[:7]}&missing=alike" if spain else f"{path}?period={self.day}"
@@ -209,7 +218,7 @@ def test_balance_meters_and_waiting_add_up(works: Works, web: Web) -> None:
     assert amounts.pop("registered") == sum(amounts.values()) == 39 * PULSE_UWH
     assert said["newest_step"] == works.newest
     meters = web.get("/api/1/meters").json["meters"]
-    assert [one["meter"] for one in meters] == ["m0", "m1"]
+    assert [one["meter"] for one in meters] == ["battery-out", "m0", "m1"]
     assert sum(int(one["registered_uwh"]) for one in meters) == 39 * PULSE_UWH
     waiting = web.get("/api/1/waiting").json
     [step] = waiting["steps"]
@@ -477,6 +486,18 @@ def test_files_are_those_that_the_commands_write(works: Works, members: Web) -> 
     assert had(f"exports/coefficients-fr.csv?period={day}") == written(
         "coefficients-fr", *points, *period
     )
+    battery = "storage=ada&meter=battery-out&efficiency=9/10"
+    assert had(f"exports/storage.csv?period={day}&{battery}") == written(
+        "storage", "--member", "ada", "--meter", "battery-out", "--efficiency", "0.9", *period
+    )
+    for wrong, said in (
+        (battery.replace("9/10", "11/10"), "at most 1"),
+        (battery.replace("battery-out", "m0"), "is for generation"),
+        (battery.replace("ada", "eve"), "no agreement names"),
+    ):
+        path = f"/api/1/exports/storage.csv?period={day}&{wrong}"
+        answer = asked(members, path, works.tokens["operator"])
+        assert (answer.status, said in answer.problem) == (400, True)
     assert had(f"exports/settlement.csv?period={day}") == written("settlement", *period)
     month = ["--period", day[:7]]
     assert had(f"exports/coefficients-es.txt?period={day[:7]}&missing=alike") == written(

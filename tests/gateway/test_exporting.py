@@ -22,6 +22,7 @@ from hal.program import EXIT_CONFIGURATION
 from tests.core.community import FIRST_STEP, PULSE_UWH, STEP_S, Village, flip
 from tests.gateway.exports.shared import MEMBERS, as_folder, shares
 from tests.gateway.exports.test_spain import POINTS
+from tests.gateway.exports.test_storage import House
 from tests.gateway.kit import Premises
 from tests.gateway.test_main import gateway, refused
 from tests.test_peers import ask
@@ -346,16 +347,30 @@ def test_without_a_format_it_says_which_there_are() -> None:
 
 
 def test_whose_energy_a_storage_holds_is_a_file_of_its_own(tmp_path: Path) -> None:
-    folder = as_folder(shares(4)[0], tmp_path / "gateway").path
+    house = House()
+    house.step(6, 0, ada=1, bo=2, battery=9)
+    house.step(0, 2, ada=5, bo=5, battery=0)
+    folder = as_folder(house.village, tmp_path / "gateway")
+    words = ("--efficiency", "0.9", *PERIOD)
     out = tmp_path / "storage.csv"
-    done = gateway(
-        "export", "storage", "--member", MEMBERS[0], "--meter", "m0", "--efficiency", "0.9",
-        *PERIOD, "--out", out, "--config", folder,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "efficiency 9/10" in out.read_text()
-    said = refused(
-        "export", "storage", "--member", MEMBERS[0], "--meter", "m9", *PERIOD, "--out", out,
-        "--config", folder,
-    )  # fmt: skip
-    assert "no meter 'm9'" in said
+    text = made(folder.path, *_storage("battery", "battery-out"), *words, out)
+    assert "efficiency 9/10" in text
+    assert [line.split(",")[3:] for line in text.splitlines()[-2:]] == [
+        ["charge", "ada", "2700000", "2700000"],
+        ["discharge", "ada", "-2000000", "700000"],
+    ]
+    # Nothing of it is asked of what members consumed: it stays when somebody is erased.
+    with closing(PrivateStore(folder.private)) as private:
+        private.put("ada", {FIRST_STEP: 7}, "file:a", 0)
+    assert made(folder.path, *_storage("battery", "battery-out"), *words, out) == text
+    for names, said in (
+        (("battery", "m9"), "no meter 'm9'"),
+        (("battery", "roof"), "roof is for generation"),
+        (("eve", "battery-out"), "no agreement names 'eve'"),
+    ):
+        told = refused("export", *_storage(*names), *words, "--out", out, "--config", folder.path)
+        assert said in told
+
+
+def _storage(member: str, meter: str) -> tuple[str, ...]:
+    return ("storage", "--member", member, "--meter", meter)

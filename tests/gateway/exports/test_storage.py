@@ -4,12 +4,17 @@ holds in between."""
 from fractions import Fraction
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cryptometer.authority_records import Use
+from cryptometer.sharing import entitlements
 from cryptometer.sharing_records import Claim, Method
+from cryptometer.storage import StorageLedger, charge, excesses
 from gateway.exports.source import Source
 from gateway.exports.storage import StorageBook, storage_csv
 from tests.core.community import PULSE_UWH, STEP_S, Village
+from tests.core.strategies import examples
 
 KWH = 10**6  # what these examples call a unit, µWh: ten pulses
 UNIT = 10
@@ -18,7 +23,9 @@ UNIT = 10
 class House:
     """A roof, a battery that gives by a meter of its own, and two members; `ada` has two thirds."""
 
-    def __init__(self) -> None:
+    def __init__(self, method: Method = Method.KEYS, rounds: int = 2) -> None:
+        self.used: dict[int, dict[str, int]] = {}
+        self.keys = {"ada": 2, "bo": 1, "battery": 1}
         self.village = Village(0)
         self.roof = self.village.add_meter("roof")
         self.out = self.village.add_meter("battery-out", use=Use.STORAGE)
@@ -28,29 +35,28 @@ class House:
             Claim("ada", 2, 0),
             Claim("bo", 1, 0),
             Claim("battery", 1, 1),
-            method=Method.KEYS,
+            method=method,
             capped=True,
-            rounds=2,
+            rounds=rounds,
         )
         self.village.block()
         step = self.village.next_step
         self.village.send(self.roof.run_start(step), self.out.run_start(step))
-        self.used: dict[int, dict[str, int]] = {}
 
     def step(self, roof: int, out: int, **used: int) -> None:
         """The roof and the battery give so many units; members and battery use these."""
         step = self.village.next_step
-        self.used[step] = {name: amount * KWH for name, amount in used.items()}
+        needs = {name: amount * KWH for name, amount in used.items()}
         for device, units in ((self.roof, roof), (self.out, out)):
             lots = [5] * (units * UNIT // 5)
             self.village.send(*device.step(step, *lots))
-        self.village.share({step: self.used[step]})
+        if roof or out:
+            self.used[step] = needs
+        self.village.share({step: needs})
         self.village.block()
 
     def book(self, efficiency: Fraction = Fraction(1)) -> StorageBook:
-        book = StorageBook(
-            "battery", "battery-out", efficiency, lambda step: self.used.get(step, {})
-        )
+        book = StorageBook("battery", "battery-out", efficiency)
         for checked in self.village.checked:
             book.take(checked)
         return book
@@ -84,11 +90,54 @@ def test_losses_are_taken_when_it_charges() -> None:
     assert book.ledger.lost_uwh == 3 * KWH // 10
 
 
-def test_while_consumption_is_not_known_keys_decide() -> None:
-    house = House()
-    house.step(6, 0, ada=1, bo=2, battery=9)
-    house.used.clear()  # erased since
-    assert moved(house.book()) == [("ada", 2 * KWH), ("bo", KWH)]
+def test_where_everyone_could_use_his_part_keys_decide() -> None:
+    village = Village(1)
+    village.add_members("ada", "bo", "battery")
+    village.block()
+    claims = (Claim("ada", 2, 0), Claim("bo", 1, 0), Claim("battery", 3, 0))
+    village.agree(*claims, method=Method.KEYS)
+    village.block()
+    step = village.next_step
+    village.send(village.device.run_start(step), *village.device.step(step, 6))
+    village.share()
+    village.block()
+    book = StorageBook("battery", "m0", Fraction(1))
+    for checked in village.checked:
+        book.take(checked)
+    assert [one for one in moved(book) if one[1] > 0] == [
+        ("ada", 2 * PULSE_UWH),
+        ("bo", PULSE_UWH),
+    ]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 6), *[st.integers(0, 4)] * 2, st.integers(0, 6)),
+        min_size=1,
+        max_size=4,
+    ),
+    st.sampled_from([Method.KEYS, Method.EQUAL, Method.PRO_RATA]),
+    st.integers(1, 3),
+)
+@examples(40)
+def test_what_members_were_given_says_as_much_as_what_they_consumed(
+    days: list[tuple[int, int, int, int]], method: Method, rounds: int
+) -> None:
+    """Whoever has the ledger reckons the same; whoever is erased, or corrected, changes nothing."""
+    house = House(method, rounds)
+    for roof, ada, bo, battery in days:
+        house.step(roof, 0, ada=ada, bo=bo, battery=battery)
+    ledger = StorageLedger()
+    for step, needs in house.used.items():
+        agreed, settlement = house.village.state.agreed(step), house.village.state.settlements[step]
+        assert agreed is not None
+        terms = agreed.agreement
+        charged = settlement.given(terms)[terms.members.index("battery")]
+        if charged:
+            energy = {one.meter: one.energy_uwh for one in settlement.brought}
+            excess = excesses(entitlements(terms, energy, needs), needs, house.keys, "battery")
+            ledger, _ = charge(ledger, charged, excess, Fraction(1))
+    assert house.book().ledger == ledger
 
 
 def test_more_than_it_held_is_nobodys() -> None:
