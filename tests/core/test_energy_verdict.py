@@ -19,6 +19,7 @@ from cryptometer.metrology import Side, register_uwh
 from cryptometer.proposal import propose
 from cryptometer.record_fields import Role
 from cryptometer.records import Record
+from cryptometer.settlement import Waiting, opened
 from cryptometer.steps import FUTURE_STEPS
 from tests.core.community import (
     DETAILS,
@@ -473,6 +474,33 @@ def test_a_revocation_that_comes_while_records_wait_lets_them_go(village: Villag
     assert [one.identity for one in leaves] == [waiting[0].identity]
     assert [error.reason for _, error in refused] == [Reason.REVOKED]
     assert len(village.block().verdicts) == 1
+
+
+# --- What waits at the plant. --------------------------------------------------------------------
+
+
+def test_a_close_waits_on_the_account_of_its_step_with_its_energy_and_its_tokens() -> None:
+    village = Village(meters=2, token_uwh=700_000)
+    village.add_members("ana")
+    village.block()
+    village.agree("ana")
+    village.run((6,))  # before the agreement is in force, yet it counts for tokens
+    assert village.state.settlements == {}
+    step, (first, second) = village.next_step, village.devices
+    sent_first, sent_second = first.step(step, 8), second.step(step)
+    sent(village, *sent_first, *sent_second)
+    [account] = village.state.settlements.values()
+    # 1.4 Wh have been transferred then, 0.6 before; of the other meter nothing waits.
+    brought = Waiting(sent_first[-1].identity, "m0", 800_000, 2)
+    assert account == replace(opened(step), waiting=(brought,))
+    # On the account of its own step, whenever it comes.
+    late = village.next_step
+    village.block()
+    sent_late = second.step(late, 8)
+    sent(village, *sent_late)
+    waits = Waiting(sent_late[-1].identity, "m1", 800_000, 2)
+    assert village.state.settlements[late] == replace(opened(late), waiting=(waits,))
+    assert set(village.state.settlements) == {step, late}
 
 
 # --- Tokens. -------------------------------------------------------------------------------------

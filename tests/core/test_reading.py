@@ -136,10 +136,11 @@ def test_a_reading_outside_its_step_does_not_count(speaking: Speaking) -> None:
     speaking.village.send(
         speaking.device.reading(speaking.step, 5_001, -1),
         speaking.device.reading(speaking.step, 5_002, STEP_S * 1_000 + 1),
-        speaking.device.reading(speaking.step, 5_003, 0),
+        speaking.device.reading(speaking.step, 5_003, STEP_S * 1_000),
+        speaking.device.reading(speaking.step, 5_005, 0),
     )
-    assert speaking.block() == [None, Reason.WRONG_STEP, Reason.WRONG_STEP, None]
-    assert speaking.amounts == (1, 0)
+    assert speaking.block() == [None, Reason.WRONG_STEP, Reason.WRONG_STEP, None, None]
+    assert speaking.amounts == (3, 0)
 
 
 def test_each_source_has_its_records(speaking: Speaking) -> None:
@@ -267,6 +268,8 @@ def test_a_chain_is_in_the_unit_of_the_registration_that_it_begins_with() -> Non
         village.send(device.reading(village.next_step, 5_010))
         reason = (Reason.NOT_ANCHORED, None)[begins_with]
         assert reasons_of(village, device) == [None, reason]
+        village.send(device.reading(village.next_step, 5_020))  # and in the blocks after
+        assert reasons_of(village, device) == [reason]
 
 
 @pytest.mark.parametrize(

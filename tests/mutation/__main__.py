@@ -10,6 +10,7 @@ ones), defaults, module constants.
 
 import argparse
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -19,6 +20,8 @@ import tomllib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.mutation.forked import function_of
 
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / ".mutation"
@@ -38,9 +41,16 @@ TESTS = {
     "cryptometer.proof": ["tests/core/test_proof.py"],
     "cryptometer.community": ["tests/core/test_community.py"],
     "cryptometer.state": ["tests/core/test_governing.py", "tests/core/test_block.py"],
-    "cryptometer.meter": ["tests/core/test_governing.py", "tests/core/test_energy_verdict.py"],
+    "cryptometer.meter": [
+        "tests/core/test_governing.py",
+        "tests/core/test_energy_verdict.py",
+        "tests/core/test_reading.py",
+    ],
     "cryptometer.governing": ["tests/core/test_governing.py"],
-    "cryptometer.energy_verdict": ["tests/core/test_energy_verdict.py"],
+    "cryptometer.energy_verdict": [
+        "tests/core/test_energy_verdict.py",
+        "tests/core/test_reading.py",
+    ],
     "cryptometer.proposal": ["tests/core/test_block.py", "tests/core/test_energy_verdict.py"],
     "cryptometer.block": ["tests/core/test_block.py"],
     "cryptometer.settlement": [
@@ -113,17 +123,23 @@ _WAS = re.compile(r"^-(?!--)\s*(.*)$", re.MULTILINE)
 _IS = re.compile(r"^\+(?!\+\+)\s*(.*)$", re.MULTILINE)
 _TEXT = re.compile(r"""f?("[^"]*"|'[^']*')|\bNone\b""")
 # What is said of bytes that are refused: beside its code, by which it is counted.
-_SAYS = ("Rejected(", "Error(", "Refused.", "Malformed(", "NotAuthentic(", "OtherProtection(")
+_SAYS = (
+    "Rejected(", "Error(", "Refused.", "Malformed(", "NotAuthentic(", "OtherProtection(",
+    "_BadForm(", "_Bad(", "_Refuse(",
+    # They are told what a value is called, to say so if they refuse it.
+    "_octets(", "_number(", "_small(", "_list(", "_time(",
+)  # fmt: skip
 # How a line of a message begins: with its reason, or with text, as the second one does.
 _BEGINS = ("Reason.", 'f"', "f'", '" ', "detail = ")
 _SENTENCE = re.compile(r'(?:else )?"[^" ]+ [^"]+ [^"]+",?')  # nothing else on the line
-_NOTICED = ("killed", "timeout", "segfault", "suspicious", "caught by type check")
-_SLOWER_MAX = 5  # times what the tests took before; a change that makes them so slow is noticed
-_NO_CHANGE = ""
-_UNTRIED, _WORDING = "not checked", "wording"
+_NOTICED = ("killed", "timeout", "segfault")
+_UNTRIED, _WORDING = "untried", "wording"
+_SURVIVED, _IMPORTED = "survived", "imported"
+_NOT_NOTICED = (_SURVIVED, _IMPORTED)
 _MODULE_S_MAX, _ALONE_S_MAX = 5_400, 600
-_FRAMES_MAX = 1_000  # of a day of damaged lines; likewise
-_EXAMPLES_MAX = 5  # of a property test, per change; what survives is tried again with all
+# Examples of a property test per change, and frames of a day of damaged lines; what survives is
+# tried again with all.
+_FEW = {"FEW_EXAMPLES": "5", "CRYPTOMETER_FRAMES": "1000"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,35 +184,54 @@ def _mutate(module: str, jobs: int) -> None:
         f"only_mutate = {[module.replace('.', '/') + '.py']}\n"
         f"also_copy = {others}\n"
         f"pytest_add_cli_args_test_selection = {TESTS[module]}\n"
-        f"timeout_multiplier = {_SLOWER_MAX}.0\n"
     )
-    # The first change of each function; and all are written down, so that they can be told apart.
-    _run(folder, jobs, [f"{module}.*__mutmut_1"])
-    changes, endings = _changes(module), _endings(module)
-    left = [
-        name
-        for name, change in changes.items()
-        if endings[name] == _UNTRIED and not change.is_wording
-    ]
-    if left:
-        _run(folder, jobs, left)
-
-
-def _run(folder: Path, jobs: int, names: list[str]) -> None:
-    with (folder / "run.log").open("a") as log:
+    # It writes all changes down, and which tests reach them, before it finds none of this name.
+    with (folder / "run.log").open("w") as log:
         subprocess.run(
-            [*_mutmut(), "run", "--max-children", str(jobs), *names],
+            [*_mutmut(), "run", "--max-children", "1", "none"],
             cwd=folder,
-            env={
-                **os.environ,
-                "FEW_EXAMPLES": str(_EXAMPLES_MAX),
-                "CRYPTOMETER_FRAMES": str(_FRAMES_MAX),
-            },
+            env={**os.environ, **_FEW},
             stdout=log,
             stderr=subprocess.STDOUT,
             check=False,
             timeout=_MODULE_S_MAX,
         )
+    left = [name for name, change in _changes(module).items() if not change.is_wording]
+    _try_in_forks(module, left, jobs, _FEW)
+    # Once more with all examples.
+    left = [name for name, ending in _endings(module).items() if ending in _NOT_NOTICED]
+    _try_in_forks(module, left, jobs, {})
+
+
+def _try_in_forks(module: str, names: list[str], jobs: int, environment: dict[str, str]) -> None:
+    folder = WORK / module
+    stats = json.loads((folder / "mutants" / "mutmut-stats.json").read_text())
+    reached_by = stats["tests_by_mangled_function_name"]
+    known = [name for name in names if reached_by.get(function_of(name))]
+    running = []
+    for job in range(jobs):
+        part = folder / f"changes-{job}.json"
+        part.write_text(
+            json.dumps({name: reached_by[function_of(name)] for name in known[job::jobs]})
+        )
+        with (folder / "run.log").open("a") as log:
+            running.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "pytest", "-q", "-p", "tests.mutation.forked"]
+                    + TESTS[module],
+                    cwd=folder / "mutants",
+                    env={
+                        **os.environ,
+                        **environment,
+                        "CHANGES": str(part),
+                        "ENDINGS": str(folder / "endings"),
+                    },
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    for one in running:
+        one.wait(_MODULE_S_MAX)
 
 
 def _changes(module: str) -> dict[str, Change]:
@@ -204,8 +239,9 @@ def _changes(module: str) -> dict[str, Change]:
     from mutmut.mutation.diff_apply import get_diff_for_mutant  # type: ignore[import-not-found]
 
     changes = {}
+    names = [name for name, _ in _RESULT.findall(_say(WORK / module, "results", "--all", "true"))]
     with contextlib.chdir(WORK / module):
-        for name in _endings(module):
+        for name in names:
             difference = get_diff_for_mutant(name, path=f"{module.replace('.', '/')}.py")
             [function] = _FUNCTION.findall(name)
             was, changed = _WAS.search(difference), _IS.search(difference)
@@ -219,34 +255,37 @@ def _changes(module: str) -> dict[str, Change]:
 
 
 def _endings(module: str) -> dict[str, str]:
-    return dict(_RESULT.findall(_say(WORK / module, "results", "--all", "true")))
+    """How each change ended that was tried; of several tries, the last."""
+    endings = WORK / module / "endings"
+    if not endings.exists():
+        return {}
+    return dict(line.split() for line in endings.read_text().splitlines())
 
 
 def _read(module: str) -> tuple[Counter[str], list[Change]]:
     """What a run of a module came to: how many changes ended how, and the survivors."""
     endings, survivors = _endings(module), []
-    if not _passes_alone(module, _NO_CHANGE):
-        # Else every change would count as noticed.
-        sys.exit(f"{module}: its tests fail though nothing is changed: see {WORK / module}")
-    for name, change in _changes(module).items():
+    changes = _changes(module)
+    for name, change in changes.items():
+        ending = endings.get(name, _UNTRIED)
         if change.is_wording:
             endings[name] = _WORDING
-        elif endings[name] not in _NOTICED:
-            if _passes_alone(module, name):
-                survivors.append(change)
-            else:
-                endings[name] = "killed"
+        elif ending in (_IMPORTED, _UNTRIED) and not _passes_alone(module, name):
+            endings[name] = "killed"
+        elif ending not in _NOTICED:
+            endings[name] = ending
+            survivors.append(change)
     return Counter(endings.values()), survivors
 
 
 def _passes_alone(module: str, name: str) -> bool:
-    """Whether the tests pass under a change in a process of their own: mutmut's are forked after
-    the import, at which some code runs once and for all."""
+    """Whether the tests pass under a change in a process of their own: others are forked after the
+    import, at which some code runs once and for all."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-x", *TESTS[module]],
             cwd=WORK / module / "mutants",
-            env={**os.environ, "MUTANT_UNDER_TEST": name},
+            env={**os.environ, **_FEW, "MUTANT_UNDER_TEST": name},
             capture_output=True,
             check=False,
             timeout=_ALONE_S_MAX,
@@ -294,7 +333,7 @@ def main() -> int:
             flush=True,
         )
         (WORK / f"{module}.open").write_text("\n".join(one.difference for one in open_ones))
-        if not endings:
+        if not _endings(module):
             print(f"    nothing was run: see {WORK / module / 'run.log'}")
             unexplained += 1
     return 1 if unexplained else 0
