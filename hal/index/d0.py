@@ -198,8 +198,10 @@ class D0Decoder:
         text = self._text
         after = end + len(_END + _LINE_END)
         if len(text) < after:
-            return False
-        if text[end + 1 : after] != _LINE_END:
+            if not is_over or not _LINE_END.startswith(text[end + 1 :]):
+                return False
+            after = len(text)  # an end mark is all that an end needs
+        elif text[end + 1 : after] != _LINE_END:
             found.append(self._refuse(Refused.FORM, "an end mark within a line", end + 1))
             return True
         check = None

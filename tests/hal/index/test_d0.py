@@ -145,6 +145,16 @@ def test_a_data_message_without_its_check_counts_once_the_line_is_silent() -> No
     assert reasons(decoder.receive(b"", SILENCE_NS)) == ["reading"]
 
 
+@pytest.mark.parametrize("message", [PUSHED, data_message(LINES, is_checked=False)])
+@pytest.mark.parametrize("lost", [1, 2])
+def test_an_end_mark_before_a_silence_is_an_end(message: bytes, lost: int) -> None:
+    decoder = D0Decoder()
+    assert decoder.receive(message[:-lost], 0) == []
+    assert reasons(decoder.receive(b"", SILENCE_NS)) == ["reading"]
+    assert decoder.receive(message[:-2] + b" ", 3 * SILENCE_NS) == []
+    assert reasons(decoder.receive(b"", 4 * SILENCE_NS)) == [Refused.INCOMPLETE]
+
+
 def test_blanks_without_end_are_not_kept() -> None:
     decoder = D0Decoder()
     assert reasons(decoder.receive(data_message(LINES, is_checked=False) + b"\0" * 9, 0)) == [
