@@ -23,6 +23,7 @@ from hal.index.d0 import D0Decoder
 from hal.index.dlms_push import Framing, PushDecoder, PushSettings, framing_of
 from hal.index.hdlc import Frame, HdlcReceiver
 from hal.index.linky import LinkyDecoder
+from hal.index.objects import LIST_FIELD
 from hal.index.p1 import P1Decoder
 from hal.index.reading import (
     Caveat,
@@ -457,6 +458,16 @@ def _of_meter(candidate: _Candidate, heard: _Heard) -> list[Finding]:
         if index is not None:
             grown = f", {_grown(began, index)}" if began is not None and heard.good > 1 else ""
             found.append(fine("index", f"{register} {kwh_text(index)}{grown}"))
+    unnamed = sum(name == LIST_FIELD for name, _ in newest.fields)
+    if unnamed > 2 and newest.imported is None and newest.exported is None:
+        says = (
+            f"the meter's list has {unnamed} values without OBIS codes: none is known as a register"
+        )
+        do = (
+            "the grid operator's paper says what stands where: list_order in [source] repeats it;"
+            f" {_PAGE} 7"
+        )
+        found.append(wrong("index", says, do))
     if newest.meter_time_s is not None:
         found.append(fine("clock", f"the meter's own: {_moment(newest.meter_time_s)}"))
     if heard.backwards:
@@ -509,9 +520,10 @@ def _of_messages(candidate: _Candidate, heard: _Heard, recording: Recording) -> 
         do = "record longer, some messages of the meter at least"
         found.append(wrong("messages", says, do))
     if not heard.good and candidate.has_keys:
-        says = "no message opens with the key that was given, or passes with the authentication key"
-        do = "are they this meter's, not another's or an older one's? ask the grid operator"
-        found.append(wrong("messages", says, do))
+        if Refused.NOT_AUTHENTIC in heard.refused:
+            says = "no message opens with the key that was given, or passes with the other one"
+            do = "are they this meter's, not another's or an older one's? ask the grid operator"
+            found.append(wrong("messages", says, do))
     elif not heard.good and candidate.is_sealed:
         says = "the meter's messages are ciphered: without its keys nothing of them is known"
         do = (

@@ -23,6 +23,7 @@ from hal.index.dlms_link import Patience
 from hal.index.dlms_push import QUIET_NS, Framing, PushDecoder, PushSettings
 from hal.index.linky import LinkyDecoder
 from hal.index.listener import Listener
+from hal.index.objects import register_of
 from hal.index.reading import (
     Conversation,
     LineForm,
@@ -194,6 +195,9 @@ class DlmsPushSettings(LineSettings):
     unit_assumed: PushUnit = setting(
         "maker, Wh or kWh: where it states no unit; maker: as its maker does", PushUnit.MAKER
     )
+    list_order: str = setting(
+        "OBIS codes of a list that states none, in its order, with - for what does not matter", ""
+    )
 
 
 # --- Lines. --------------------------------------------------------------------------------------
@@ -271,6 +275,7 @@ def dlms_push_line(settings: DlmsPushSettings) -> IndexLine:
             if settings.unit_assumed is PushUnit.MAKER
             else _EXPONENTS[UnitAssumed(settings.unit_assumed.value)]
         ),
+        order=_order(settings.list_order),
     )
     form = LineForm(settings.baud)
     if keys is None:
@@ -573,6 +578,17 @@ def _code(name: str, text: str) -> bytes:
     if max(groups) > 255:
         raise ConfigurationError(f"[source] {name} is an OBIS code as 1-0:1.8.0, not {text!r}")
     return bytes(groups)
+
+
+def _order(text: str) -> tuple[bytes, ...]:
+    """The codes of a list's values; an empty one for each that does not matter."""
+    codes = tuple(b"" if word == "-" else _code("list_order", word) for word in text.split())
+    stated = [code for code in codes if code]
+    if len(stated) != len(set(stated)):
+        raise ConfigurationError("[source] list_order has an OBIS code twice")
+    if codes and not any(map(register_of, stated)):
+        raise ConfigurationError("[source] list_order names no register: 1-0:1.8.0 or 1-0:2.8.0")
+    return codes
 
 
 def _check_baud(name: str, baud: int) -> None:

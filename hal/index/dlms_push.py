@@ -37,7 +37,7 @@ from hal.index.ciphering import (
     decode_protected,
     open_protected,
 )
-from hal.index.hdlc import SILENCE_NS, Address, Frame, HdlcReceiver
+from hal.index.hdlc import SILENCE_NS, Address, Frame, HdlcReceiver, has_header
 from hal.index.objects import read_list, reading_of
 from hal.index.reading import Caveat, Reading, Refusal, Refused
 
@@ -74,6 +74,7 @@ class PushSettings:
             does and is authentic.
         counter: the greatest invocation counter of an earlier run: no message counts again.
         unitless_exponent: of ten, in Wh, where it states no unit; None: as its maker says.
+        order: the OBIS codes of a list that states none, in its order; see `read_list`.
     """
 
     framing: Framing = Framing.HDLC
@@ -81,6 +82,7 @@ class PushSettings:
     title: bytes = b""
     counter: int = -1
     unitless_exponent: int | None = None
+    order: tuple[bytes, ...] = ()
 
 
 class _Refuse(Exception):  # noqa: N818 - a verdict, not a failure
@@ -239,6 +241,10 @@ class _Messages:
         title = protected.title or self.title
         clear = open_protected(protected, title, keys)
         checked = protected.authenticated and keys.authentication is not None
+        if clear[:1] == b"/" and clear[1:4].isalpha() and b"\r\n" in clear:
+            raise _Refuse(
+                Refused.UNSUPPORTED, "the key opens a P1 telegram, which is not read here"
+            )
         if not checked and clear[:1] != bytes([DATA_NOTIFICATION]):
             raise NotAuthentic("what the key gives is no notification: altered, or another key")
         if self.title and title != self.title:
@@ -273,7 +279,7 @@ class _Messages:
         if end != len(message.data):
             raise Malformed(f"{len(message.data) - end} bytes follow the values")
         return reading_of(
-            read_list(body),
+            read_list(body, self._settings.order),
             notified=clock,
             title=title,
             times_ns=(message.began_ns, message.ended_ns),
@@ -456,8 +462,7 @@ class _Span:
 def framing_of(data: bytes) -> Framing | None:
     """How the messages of a recorded line are told apart; None: no message of DLMS is there, or
     none that is whole. Keys are not needed: what is looked for is what is around a message."""
-    receiver = HdlcReceiver()
-    if any(isinstance(one, Frame) for one in receiver.receive(data, 0)):
+    if has_header(data):  # be its frames damaged: no part of one is a message without a frame
         return Framing.HDLC
     for framing, start, measure in _TOLD_BY_THEIR_START:
         at = data.find(start)

@@ -21,6 +21,7 @@ SILENCE_NS = NS_PER_S  # inside a frame a meter pauses for less than 200 ms (IEC
 _FORMAT = 0xA0  # type 3
 _SEGMENTED = 0x08
 _ADDRESS_SIZES = (1, 2, 4)
+_HEADER_MAX = 1 + 2 + 2 * max(_ADDRESS_SIZES) + 1 + 2  # flag, format, addresses, control, sum
 _INFORMATION_MAX_DEFAULT = 128  # IEC 62056-46 §6.4.4.4.3.2: what holds if nothing is negotiated
 
 
@@ -213,21 +214,8 @@ def _parse(held: Arrivals) -> tuple[Frame, int]:
         _Unfinished: its bytes are not all there.
     """
     data = held.data
-    if len(data) < 3:
-        raise _Unfinished
-    if data[1] & 0xF0 != _FORMAT:
-        raise _Bad(Refused.FORM, f"the frame has format 0x{data[1]:02x}, not type 3")
-    length = (data[1] & 0x07) << 8 | data[2]
-    destination, at = _address(data, 3)
-    source, at = _address(data, at)
-    header = at  # without the flag: the bytes up to and with the control field
+    length, header, destination, source = _header(data)
     empty = length == header + 2
-    if not empty and length < header + 2 + 1 + 2:
-        raise _Bad(Refused.FORM, f"a frame of {length} bytes cannot hold its own header")
-    if len(data) < header + 3:
-        raise _Unfinished
-    if check_sequence(data[1 : header + 1]) != data[header + 1 : header + 3]:
-        raise _Bad(Refused.CHECKSUM, "the check sequence of a frame's header is wrong")
     if len(data) < length + 2:
         raise _Unfinished
     if data[length + 1] != FLAG:
@@ -245,6 +233,45 @@ def _parse(held: Arrivals) -> tuple[Frame, int]:
         ended_ns=held.came_ns(length + 1),
     )
     return frame, length + 2
+
+
+def _header(data: bytearray) -> tuple[int, int, Address, Address]:
+    """Of the frame whose opening flag is the first byte: its length, where its control field is,
+    whom it is for, and from. Its check sequence is right.
+
+    Raises:
+        _Bad: there is none.
+        _Unfinished: its bytes are not all there.
+    """
+    if len(data) < 3:
+        raise _Unfinished
+    if data[1] & 0xF0 != _FORMAT:
+        raise _Bad(Refused.FORM, f"the frame has format 0x{data[1]:02x}, not type 3")
+    length = (data[1] & 0x07) << 8 | data[2]
+    destination, at = _address(data, 3)
+    source, at = _address(data, at)
+    header = at  # without the flag: the bytes up to and with the control field
+    if length != header + 2 and length < header + 2 + 1 + 2:
+        raise _Bad(Refused.FORM, f"a frame of {length} bytes cannot hold its own header")
+    if len(data) < header + 3:
+        raise _Unfinished
+    if check_sequence(data[1 : header + 1]) != data[header + 1 : header + 3]:
+        raise _Bad(Refused.CHECKSUM, "the check sequence of a frame's header is wrong")
+    return length, header, destination, source
+
+
+def has_header(data: bytes) -> bool:
+    """Whether there is a frame's beginning whose check sequence is right, be the rest damaged or
+    missing."""
+    at = data.find(FLAG)
+    while at >= 0:
+        try:
+            _header(bytearray(data[at : at + _HEADER_MAX]))
+        except (_Bad, _Unfinished):
+            at = data.find(FLAG, at + 1)
+        else:
+            return True
+    return False
 
 
 def _address(data: bytearray, at: int) -> tuple[Address, int]:

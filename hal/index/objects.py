@@ -2,7 +2,8 @@
 
 Lists differ by maker: values with their OBIS code and with or without a scaler and unit, one after
 the other or in structures of their own; values in the order of a list of objects that comes first;
-values in an order that only the maker's paper says (Kaifa). They are read by their shape.
+values in an order that only a paper says, the maker's (Kaifa), the grid operator's (Vienna), or
+another one that the configuration repeats. They are read by their shape.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,16 +27,18 @@ from hal.index.reading import UWH_EXPONENT, Caveat, Index, Reading, Register
 
 CLOCK = bytes((0, 0, 1, 0, 0, 255))
 # Where meters state their number, the best first: device ids of electricity and abstract objects,
-# the GS1 number of Kamstrup, the logical device's name.
+# the GS1 number of Kamstrup and the number on its front, the logical device's name.
 _IDENTITIES = (
     bytes((0, 0, 96, 1, 0, 255)),
     bytes((1, 0, 0, 0, 0, 255)),
     bytes((0, 0, 96, 1, 1, 255)),
     bytes((1, 1, 0, 0, 5, 255)),
+    bytes((1, 1, 0, 0, 1, 255)),
     bytes((0, 0, 42, 0, 0, 255)),
 )
 _GROUPS = {1: Register.IMPORT, 2: Register.EXPORT}  # group C of an OBIS code
 _FIELD_MAX = 64  # characters of a value that is shown
+LIST_FIELD = "list"  # what a value is called whose code is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +51,16 @@ class Entry:
 
     @property
     def register(self) -> Register | None:
-        """Which cumulative register it is, if any: 1-b:1.8.0 or 1-b:2.8.0, b 0 or 1. Some meters
-        write 0 for the 1 of electricity."""
-        match tuple(self.code):
-            case (0 | 1, 0 | 1, 1 | 2 as group, 8, 0, 255):
-                return _GROUPS[group]
-        return None
+        return register_of(self.code)
+
+
+def register_of(code: bytes) -> Register | None:
+    """Which cumulative register an OBIS code is of, if any: 1-b:1.8.0 or 1-b:2.8.0, b 0 or 1. Some
+    meters write 0 for the 1 of electricity."""
+    match tuple(code):
+        case (0 | 1, 0 | 1, 1 | 2 as group, 8, 0, 255):
+            return _GROUPS[group]
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +76,22 @@ class Said:
     name: str = ""
 
 
-def read_list(body: Datum) -> Said:
-    """The values of a list, whatever its shape."""
-    entries = tuple(_kaifa(body.elements) or _referred(body.elements) or _walk(body.elements))
+def read_list(body: Datum, order: Sequence[bytes] = ()) -> Said:
+    """The values of a list, whatever its shape.
+
+    Args:
+        body: the list.
+        order: the codes of the values of a list without any, in their order; empty ones for what
+            does not matter. A list of another shape is read as if there was no order.
+    """
+    items = body.elements
+    entries = tuple(
+        _ordered(items, order)
+        or _kaifa(items)
+        or _vienna(items)
+        or _referred(items)
+        or _walk(items)
+    )
     first = next((one for one in entries if not one.code), None)
     named = {bytes((1, 1, 0, 2, 129, 255)), bytes((1, 0, 0, 2, 129, 255)), b""}
     version = next((one for one in entries if one.code in named and _name(one.value)), first)
@@ -160,6 +180,48 @@ def _kaifa(items: Sequence[Datum]) -> list[Entry]:
     if any((code == CLOCK) != (_clock_of(value) is not None) for code, value in pairs):
         return []
     return [Entry(code, value, _KAIFA_UNITS.get(code[2])) for code, value in pairs]
+
+
+# The list of Vienna's and some other Austrian grid operators, on the infrared port of Iskraemeco's
+# AM550 and Siemens' IM350 (Oesterreichs Energie, customer interface adapter, data model 1).
+_VIENNA_HEAD = bytes((0, 6, 25, 9, 0, 255))  # the push setup's own code
+_VIENNA_TOTALS = tuple(bytes((1, 0, group, 8, 0, 255)) for group in (1, 2, 3, 4))
+_VIENNA_POWERS = tuple(bytes((1, 0, group, 7, 0, 255)) for group in (1, 2))
+_VIENNA_CODES = (
+    bytes((0, 0, 96, 1, 1, 255)),
+    bytes((1, 0, 0, 9, 1, 255)),
+    bytes((1, 0, 0, 9, 2, 255)),
+    *_VIENNA_TOTALS,
+    *_VIENNA_POWERS,
+)
+_VIENNA_SIZES = (None, 4, 5)  # of the number, the time and the date
+
+
+def _vienna(items: Sequence[Datum]) -> list[Entry]:
+    if len(items) != 1 + len(_VIENNA_CODES) or items[0].octets != _VIENNA_HEAD:
+        return []
+    strings, counts = items[1:4], items[4:]
+    if any(one.tag is not Tag.DOUBLE_LONG_UNSIGNED for one in counts):
+        return []
+    for one, size in zip(strings, _VIENNA_SIZES, strict=True):
+        if one.tag is not Tag.OCTET_STRING or len(one.octets) != (size or len(one.octets)):
+            return []
+    return [Entry(code, value) for code, value in zip(_VIENNA_CODES, items[1:], strict=True)]
+
+
+_COUNTS = (Tag.DOUBLE_LONG_UNSIGNED, Tag.LONG64_UNSIGNED)
+
+
+def _ordered(items: Sequence[Datum], order: Sequence[bytes]) -> list[Entry]:
+    if not order or len(items) != len(order):
+        return []
+    entries = [Entry(code, value) for code, value in zip(order, items, strict=True)]
+    for one in entries:
+        if one.value.elements or (one.register is not None and one.value.tag not in _COUNTS):
+            return []
+        if (one.code == CLOCK) != (_clock_of(one.value) is not None) and one.code:
+            return []
+    return entries
 
 
 def _name(datum: Datum) -> str:
@@ -255,7 +317,7 @@ def _shown_clock(said: Said) -> MeterClock | None:
 def _identity(datum: Datum) -> str:
     whole = datum.whole
     if whole is not None:
-        return str(whole)
+        return str(whole) if whole else ""
     return _name(datum) or (datum.octets.hex().upper() if any(datum.octets) else "")
 
 
@@ -284,7 +346,7 @@ def _fields(said: Said, clock: MeterClock | None, title: bytes) -> Iterator[tupl
     if clock is not None:
         yield "clock", clock.text
     for entry in said.entries:
-        name = obis_text(entry.code) if entry.code else "list"
+        name = obis_text(entry.code) if entry.code else LIST_FIELD
         text = _text(entry)
         if text:
             yield name, text[:_FIELD_MAX]

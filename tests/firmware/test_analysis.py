@@ -23,11 +23,13 @@ from firmware.series import Level
 from firmware.simulating import Kind
 from firmware.speaking import HABITS, Plan, message_of
 from firmware.tape import Answer, Tape, encode_said
+from hal.index.axdr import Datum, Tag, encode_data
 from hal.index.ciphering import Keys
 from hal.index.dlms_answering import AnsweringMeter, MeterSettings
 from hal.index.dlms_client import ClientSettings, DlmsClient, Transport
 from hal.index.dlms_meter import Layout, Style, Told, telegram
 from hal.index.dlms_push import Framing
+from hal.index.hdlc import Address, Control, Frame
 from hal.index.modbus_frame import checksum
 from hal.index.p1_meter import pack
 from hal.index.reading import Index, Reading, Refusal, Refused
@@ -109,6 +111,16 @@ def test_every_framing_of_a_push_is_told(framing: Framing, layout: Layout) -> No
     found = told(data)
     assert (found.driver, found.good) == ("dlms-push", 5)
     assert says(found, f'framing = "{framing}"')
+
+
+def test_a_list_without_codes_is_told_with_what_to_do() -> None:
+    values = tuple(Datum(Tag.DOUBLE_LONG_UNSIGNED, value) for value in (222_813, 13_818, 10_442))
+    message = b"\x0f" + bytes(5) + encode_data(Datum(Tag.STRUCTURE, values))
+    frame = Frame(Address(16), Address(1), Control.UI, b"\xe6\xe7\x00" + message)
+    found = told(frame.encode() * 3)
+    assert (found.driver, found.good) == ("dlms-push", 3)
+    assert says(found, "wrong", "3 values without OBIS codes")
+    assert says(found, "list_order")
 
 
 KEYS = Keys(bytes(range(16)), bytes(range(16, 32)))

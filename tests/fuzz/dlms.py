@@ -22,7 +22,14 @@ from hal.index.dlms_association import Authentication, Terms
 from hal.index.dlms_client import ClientSettings, DlmsClient, Transport
 from hal.index.dlms_meter import Layout, Style, Told, notification, telegram
 from hal.index.dlms_push import Framing, PushDecoder, PushSettings
-from hal.index.hdlc import Address, Frame, HdlcReceiver, Parameters, decode_parameters
+from hal.index.hdlc import (
+    Address,
+    Frame,
+    HdlcReceiver,
+    Parameters,
+    decode_parameters,
+    has_header,
+)
 from hal.index.objects import read_list
 from hal.index.reading import Index, Reading, Refusal
 from tests.fuzz.scene import FalseAcceptance
@@ -51,6 +58,8 @@ def _read_frames(data: bytes) -> None:
         again = [one for byte in data for one in one_by_one.receive(bytes([byte]), 1)]
         if [*again, *one_by_one.receive(b"", 2 * NS_PER_S)] != found:
             raise FalseAcceptance("other chunks give other frames")
+    if frames and not has_header(data):
+        raise FalseAcceptance("a frame without a header")
     if not frames:
         raise Rejected(Reason.MALFORMED, "no frame")
 
@@ -71,6 +80,7 @@ def _read_values(data: bytes) -> None:
     if end > len(data):
         raise FalseAcceptance("more was read than there is")
     read_list(datum)
+    read_list(datum, (bytes((1, 0, 1, 8, 0, 255)),) * len(datum.elements))
     if datum.tag is Tag.OCTET_STRING:
         _read_clock(datum.octets)
 
@@ -172,7 +182,11 @@ def _values() -> list[bytes]:
     bodies = [one[one.index(b"\xff\xc4\x00") + 3 :] for one in said]
     clock = Datum(Tag.OCTET_STRING, encode_clock(1_790_000_000, -120, 0x80))
     bare = bytes.fromhex("010202020003010001 0800ff0206004afa8202020003010002 0800ff020600000034")
-    return [*bodies, encode_data(clock), bare]
+    vienna = bytes.fromhex(
+        "020a 0906 0006190900ff 0902 3131 0904 01020300 0905 07ea010101"
+        "06 00000005 06 00000006 06 00000000 06 00000000 06 00000000 06 00000000"
+    )
+    return [*bodies, encode_data(clock), bare, vienna]
 
 
 def _read_protected(data: bytes) -> None:
@@ -259,7 +273,11 @@ DLMS: tuple[Target, ...] = (
     Target("dlms-answers", ("hal.index.dlms_client.DlmsClient",), _read_answers, _answers),
     Target(
         "hdlc",
-        ("hal.index.hdlc.HdlcReceiver", "hal.index.hdlc.decode_parameters"),
+        (
+            "hal.index.hdlc.HdlcReceiver",
+            "hal.index.hdlc.decode_parameters",
+            "hal.index.hdlc.has_header",
+        ),
         _read_frames,
         _frames,
     ),

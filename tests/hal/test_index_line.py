@@ -20,12 +20,14 @@ from cryptometer.errors import ConfigurationError
 from cryptometer.steps import NS_PER_MS, NS_PER_S
 from hal.drivers import Buses, open_index
 from hal.index import linky
+from hal.index.axdr import Datum, Tag, encode_data
 from hal.index.ciphering import Keys
 from hal.index.d0_meter import D0Meter, Mode, Plate, pushed_message
 from hal.index.dlms_answering import AnsweringMeter, MeterSettings
 from hal.index.dlms_association import Authentication
 from hal.index.dlms_client import Transport
 from hal.index.dlms_meter import Layout, Style, Told, telegram
+from hal.index.hdlc import Address, Control, Frame
 from hal.index.linky_meter import LinkyMeter, frame
 from hal.index.p1_meter import P1Meter
 from hal.index.p1_meter import pack as p1_pack
@@ -450,6 +452,15 @@ def test_a_telegram_with_keys_is_read(wire: Wire, secrets: dict[str, object]) ->
     assert reading.caveats == {Caveat.UNIT_ASSUMED}
 
 
+def test_a_list_without_codes_is_read_in_the_order_of_the_settings(wire: Wire) -> None:
+    values = [Datum(Tag.DOUBLE_LONG_UNSIGNED, value) for value in (7, 222_813)]
+    message = b"\x0f" + bytes(5) + encode_data(Datum(Tag.STRUCTURE, tuple(values)))
+    frame = Frame(Address(16), Address(1), Control.UI, b"\xe6\xe7\x00" + message).encode()
+    with closing(spoken("dlms-push", wire.device, list_order="- 1-0:1.8.0")) as source:
+        wire.send(frame)
+        assert only_reading(listen(source)).imported == Index(222_813)
+
+
 def pushing(secrets: dict[str, object]) -> dict[str, object]:
     """Of these settings, those of a meter that sends by itself."""
     return {name: secrets[name] for name in secrets if name.endswith(("_source", "_file"))}
@@ -717,6 +728,14 @@ def test_a_line_that_takes_nothing_is_lost() -> None:
                 "encryption_key_source": "KEY",
             },
             "counter_file is the absolute path",
+        ),
+        *(
+            ({"driver": "dlms-push", "register": "import", "list_order": order}, advice)
+            for order, advice in (
+                ("1-0:1.8.0 1.8", "list_order is an OBIS code as 1-0:1.8.0"),
+                ("- 1-0:1.8.0 1-0:1.8.0", "has an OBIS code twice"),
+                ("- 1-0:1.7.0 -", "names no register"),
+            )
         ),
         ({"driver": "sim-index", "register": "import", "exponent": 4}, "exponent is from -6 to 3"),
     ],

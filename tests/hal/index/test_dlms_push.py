@@ -222,6 +222,111 @@ def test_what_states_no_unit_counts_as_it_was_set() -> None:
     assert reading.imported == Index(123_450, 3)
 
 
+# --- Lists without codes. ------------------------------------------------------------------------
+
+
+def octets(raw: bytes) -> Datum:
+    return Datum(Tag.OCTET_STRING, raw)
+
+
+def count(value: int, tag: Tag = Tag.DOUBLE_LONG_UNSIGNED) -> Datum:
+    return Datum(tag, value)
+
+
+NUMBER = octets(b"1121273201353")
+CLOCK_SHOWN = octets(encode_clock(TOLD.unix_s, -60))
+VIENNA = (
+    octets(bytes((0, 6, 25, 9, 0, 255))), NUMBER,
+    octets(bytes((13, 7, 0, 0))), octets(bytes((7, 0xEA, 9, 21, 1))),
+    *map(count, (9_534_290, 2_896_624, 726_595, 2_561_341, 738, 0)),
+)  # fmt: skip
+
+
+def test_viennas_list_is_known_by_its_shape() -> None:
+    [reading] = said(Datum(Tag.STRUCTURE, VIENNA))
+    assert isinstance(reading, Reading)
+    assert reading.identity == "1121273201353"
+    assert (reading.imported, reading.exported) == (Index(9_534_290), Index(2_896_624))
+    assert reading.caveats == {Caveat.UNIT_ASSUMED}
+    assert dict(reading.fields)["1.0.1.7.0.255"] == "738"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        VIENNA[:-1],
+        (*VIENNA, count(0)),
+        (octets(bytes((0, 6, 25, 9, 1, 255))), *VIENNA[1:]),
+        (*VIENNA[:2], octets(bytes(5)), *VIENNA[3:]),
+        (*VIENNA[:3], octets(bytes(12)), *VIENNA[4:]),
+        (*VIENNA[:1], count(7), *VIENNA[2:]),
+        (*VIENNA[:4], count(5, Tag.DOUBLE_LONG), *VIENNA[5:]),
+    ],
+)
+def test_a_list_that_is_nearly_viennas_names_no_register(changed: tuple[Datum, ...]) -> None:
+    [reading] = said(Datum(Tag.STRUCTURE, changed))
+    assert isinstance(reading, Reading)
+    assert reading.imported is None
+    assert reading.exported is None
+
+
+IMPORTED, EXPORTED = (bytes((1, 0, group, 8, 0, 255)) for group in (1, 2))
+SHOWN = bytes((0, 0, 1, 0, 0, 255))
+ORDER = (SHOWN, IMPORTED, EXPORTED, b"", bytes((0, 0, 96, 1, 0, 255)))
+LISTED = (CLOCK_SHOWN, count(222_813), count(13_818), count(9, Tag.LONG_UNSIGNED), NUMBER)
+
+
+def in_order(values: tuple[Datum, ...], order: tuple[bytes, ...] = ORDER) -> Reading:
+    one = PushDecoder(PushSettings(Framing.WRAPPER, order=order))
+    body = encode_data(Datum(Tag.STRUCTURE, values))
+    [reading] = one.receive(wrapped(b"\x0f" + bytes(5) + body), AT_NS)
+    assert isinstance(reading, Reading)
+    return reading
+
+
+def test_a_list_without_codes_is_read_in_the_order_that_is_stated() -> None:
+    reading = in_order(LISTED)
+    assert (reading.imported, reading.exported) == (Index(222_813), Index(13_818))
+    assert reading.identity == "1121273201353"
+    assert reading.meter_time_s == TOLD.unix_s
+    assert reading.caveats == {Caveat.UNIT_ASSUMED}
+    wide = (LISTED[0], count(2**40, Tag.LONG64_UNSIGNED), *LISTED[2:])
+    assert in_order(wide).imported == Index(2**40)
+    assert in_order(LISTED, ()).imported is None
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        LISTED[:-1],  # the shorter list that the meter sends between
+        (*LISTED, count(1)),
+        (count(1), *LISTED[1:]),  # no clock where one must be
+        (LISTED[0], count(5, Tag.LONG_UNSIGNED), *LISTED[2:]),
+        (LISTED[0], count(5, Tag.DOUBLE_LONG), *LISTED[2:]),
+        (LISTED[0], CLOCK_SHOWN, *LISTED[2:]),
+        (LISTED[0], Datum(Tag.STRUCTURE, (count(5),)), *LISTED[2:]),
+    ],
+)
+def test_a_list_of_another_shape_is_not_read_in_that_order(values: tuple[Datum, ...]) -> None:
+    reading = in_order(values)
+    assert reading.imported is None
+    assert reading.exported is None
+
+
+def test_a_list_that_states_its_codes_needs_no_order() -> None:
+    entries = (entry(1, COUNT, unit(0, 30)), entry(2, count(6), unit(0, 30)))
+    reading = in_order(entries, (EXPORTED, IMPORTED))
+    assert (reading.imported, reading.exported) == (Index(5), Index(6))
+
+
+def test_a_kamstrup_that_states_no_gs1_number_is_known_by_the_number_on_its_front() -> None:
+    number = bytes((1, 1, 0, 0, 1, 255))
+    for value, identity in ((34_374_909, "34374909"), (0, "")):
+        [reading] = said(Datum(Tag.STRUCTURE, (octets(number), count(value))))
+        assert isinstance(reading, Reading)
+        assert reading.identity == identity
+
+
 # --- Protection. ---------------------------------------------------------------------------------
 
 SEALED = Style(keys=KEYS)
@@ -293,6 +398,17 @@ def test_another_meter_under_the_same_key_is_refused() -> None:
     over_tcp(seal(7), one)
     other = seal_protected(notification(TOLD, SEALED), 0x30, 9, b"SIM\0\0\0\0\x08", KEYS)
     assert refused(over_tcp(encode_protected(other, GENERAL_GLO), one)) == [Refused.OTHER_METER]
+
+
+@pytest.mark.parametrize("keys", [KEYS, Keys(KEYS.encryption)])
+def test_a_ciphered_p1_telegram_is_told_as_what_it_is(keys: Keys) -> None:
+    text = b"/SAG5SAG-METER\r\n\r\n1-0:1.8.0(000123.456*kWh)\r\n!0000\r\n"
+    control = ENCRYPTED | (AUTHENTICATED if keys.authentication else 0)
+    sealed = encode_protected(seal_protected(text, control, 9, TITLE, keys), GENERAL_GLO)
+    [refusal] = over_tcp(sealed, PushDecoder(PushSettings(Framing.WRAPPER, keys)))
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason is Refused.UNSUPPORTED
+    assert "P1 telegram" in refusal.detail
 
 
 @pytest.mark.parametrize("tag", [0xCA, 0xCB])
@@ -459,6 +575,16 @@ def test_a_short_mbus_frame_is_none_that_is_overlong() -> None:
     one = decoder(style)
     outcome = one.receive(reset + telegram(TOLD, style, 1), AT_NS)
     assert [type(said) for said in outcome] == [Refusal, Reading]
+
+
+def test_a_line_of_damaged_frames_is_not_taken_for_messages_without_frames() -> None:
+    line = bytearray(telegram(TOLD, Style(), 1))
+    line[-3] ^= 0x01
+    assert not read(heard(bytes(line), Style()))
+    assert framing_of(bytes(line)) is Framing.HDLC
+    assert framing_of(bytes(line[:12])) is Framing.HDLC
+    line[3] ^= 0x02  # the header's sum is wrong, too: nothing tells of frames
+    assert framing_of(bytes(line)) is Framing.BARE
 
 
 # --- Whatever comes. -----------------------------------------------------------------------------
