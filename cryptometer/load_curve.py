@@ -29,7 +29,7 @@ from cryptometer.record_fields import NAME
 
 _GRID_S = 300  # what intervals and steps have in common is no less than this
 _POINT = re.compile("[0-9]{9,}")
-_FEW = 12  # rows; so many tell nothing of how far apart rows are
+_FEW = 12  # distances; fewer that are equal tell nothing of how long intervals are
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,15 +165,20 @@ def _joined(pieces: Mapping[int, int], wanted: int) -> dict[int, int]:
 
 
 def _check_distances(name: str, begins_s: Sequence[int], interval_s: int) -> None:
-    """That rows are not further apart than intervals are long, as if these were longer."""
-    distances = Counter(other - one for one, other in pairwise(begins_s))
-    nearest_s = min(distances, default=0)
-    if len(begins_s) > _FEW and nearest_s > interval_s and 2 * distances[nearest_s] > len(begins_s):
-        raise Rejected(
-            Reason.MALFORMED,
-            f"the rows of {name} are {nearest_s // 60} minutes apart, and intervals of"
-            f" {interval_s // 60} are wanted: is `interval_minutes` right?",
-        )
+    """That rows are not, one after the other, further apart than intervals are long, as if these
+    were longer there: a meter may have been set otherwise in between."""
+    row = 0
+    last_s = 0
+    for one, other in pairwise(begins_s):
+        row = row + 1 if other - one == last_s else 1
+        last_s = other - one
+        if row >= _FEW and last_s > interval_s:
+            raise Rejected(
+                Reason.MALFORMED,
+                f"the rows of {name} are {last_s // 60} minutes apart before {time_text(other)}Z,"
+                f" and intervals of {interval_s // 60} are wanted: is `interval_minutes` right?"
+                " Divide a file whose intervals change",
+            )
 
 
 def _read_long(

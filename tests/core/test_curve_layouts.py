@@ -582,16 +582,29 @@ def test_ten_minutes_keep_their_sum_where_steps_are_whole(values: list[int], fir
     assert len(energies) == len(values) * 2 // 3
 
 
-def test_rows_further_apart_than_intervals_are_of_longer_ones() -> None:
-    template = told("enedis")
-    begin = datetime(2026, 6, 1, tzinfo=UTC)
-    times = [begin + timedelta(hours=place) for place in range(24)]
-    text = "\n".join(["Horodate;Valeur", *(f"{at.isoformat()};100" for at in times)])
-    said = refused(text, template)
-    assert "rows of alice are 60 minutes apart, and intervals of 30 are wanted" in said
-    # A few intervals that were corrected are a file, too.
-    few = "\n".join(["Horodate;Valeur", *(f"{at.isoformat()};100" for at in times[:9])])
-    assert len(read(few, template).members["alice"].energies_uwh) == 18
+def spaced(*hours: float) -> str:
+    """A row at the end of each interval, so many hours apart."""
+    at = datetime(2026, 6, 1, tzinfo=UTC)
+    lines = ["Horodate;Valeur"]
+    for hour in hours:
+        at += timedelta(hours=hour)
+        lines.append(f"{at.isoformat()};100")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("before", [0, 30])
+def test_rows_further_apart_than_intervals_are_of_longer_ones(before: int) -> None:
+    said = refused(spaced(*[0.5] * before, *[1] * 13), told("enedis"))
+    assert "the rows of alice are 60 minutes apart before 2026-06-0" in said
+    assert "and intervals of 30 are wanted" in said
+
+
+def test_a_few_intervals_that_were_corrected_are_a_file_too() -> None:
+    # Twelve rows are eleven distances.
+    for hours in ([1] * 12, [1, 2, 5] * 20, [*[1] * 11, 2, *[1] * 11]):
+        assert len(read(spaced(*hours), told("enedis")).members["alice"].energies_uwh) == 2 * len(
+            hours
+        )
 
 
 def test_a_file_may_have_no_line_that_names_its_columns() -> None:

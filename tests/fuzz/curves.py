@@ -118,8 +118,8 @@ def _judge(curve: LoadCurve) -> None:
             if not 0 <= energy_uwh <= 3 * INTERVAL_UWH_MAX:
                 raise FalseAcceptance(f"an energy of {energy_uwh} µWh")
             lines.append(f"{_begin(step)},{energy_uwh // 10**6}.{energy_uwh % 10**6:06}")
-            # Known steps may be far apart, which alone would be longer intervals.
-            if len(lines) == 2 and step + 1 not in series.energies_uwh:
+            # Known steps may be steadily apart, which alone would be longer intervals.
+            if step + 1 not in series.energies_uwh:
                 lines.append(f"{_begin(step + 1)},")
         if len(lines) > 1 and max(series.energies_uwh.values()) <= INTERVAL_UWH_MAX:
             text = "\n".join(lines).encode()
