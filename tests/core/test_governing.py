@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cryptometer import records
-from cryptometer.authority_records import ChainPlace, Revocation, Use
+from cryptometer.authority_records import ChainPlace, CountingSource, Revocation, Use
 from cryptometer.block_header import Balance
 from cryptometer.enrolment import Broker, Bundle
 from cryptometer.errors import Reason
@@ -16,6 +16,7 @@ from cryptometer.meter import LIFETIME_H, REGISTRATIONS_MAX, Head, Meter
 from cryptometer.metrology import Side
 from cryptometer.record_fields import Role
 from cryptometer.records import Record
+from cryptometer.sharing_records import Claim
 from cryptometer.state import Party, State
 from cryptometer.wire import UINT_MAX
 from tests.core.community import DETAILS, FIRST_STEP, Authority, Village, flip, reseal
@@ -506,6 +507,88 @@ def test_an_unknown_meter_is_not_anchored(office: Office) -> None:
     record = office.authority.re_anchor("m9", 0, 0)
     with refusing(Reason.UNKNOWN_KEY, "m9"):
         act(govern(office.state, record), record)
+
+
+# --- Agreements. ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def agreeing(office: Office) -> Office:
+    """With a plant, two members and a meter."""
+    for at, (role, name) in enumerate(
+        [(Role.VPP, "vpp"), (Role.MEMBER, "ana"), (Role.MEMBER, "bob")]
+    ):
+        office.do(office.authority.register(role, name, signer(20 + at).public))
+    office.do(office.meter())
+    return office
+
+
+def test_an_agreement_acts_as_it_is_said_behind_those_before_it(agreeing: Office) -> None:
+    ahead = agreeing.state.step + 1
+    first = agreeing.authority.agree(ahead, ["ana"])
+    before = agreeing.do(first)
+    shares: dict[str, Any] = {"losses": Fraction(1, 3), "fee": Fraction(2, 3), "fee_to": "coop"}
+    claims = (Claim("ana", 1, 0, "m0"), Claim("ana", 1, 1, "m0"), Claim("bob", 1, 0))
+    second = agreeing.authority.agree(ahead, claims, **shares)
+    after = agreeing.do(second)
+    assert [one.identity for one in after.agreements] == [first.identity, second.identity]
+    assert [one.agreement for one in after.agreements] == [first.body, second.body]
+    assert replace(after, agreements=(), authority=before.authority) == replace(
+        before, agreements=()
+    )
+    stated = agreeing.authority.agree(ahead, ["ana"], are_losses_stated=True)
+    assert agreeing.do(stated).agreements[-1].agreement == stated.body
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"ahead": 0}, Reason.NOT_VALID_AT_STEP),
+        ({"vpp": "nobody"}, Reason.UNKNOWN_KEY),
+        ({"vpp": "ana"}, Reason.UNKNOWN_KEY),
+        ({"claims": (Claim("ana", 1, 0), Claim("none", 1, 0))}, Reason.UNKNOWN_KEY),
+        ({"claims": (Claim("ana", 1, 0, "none"),)}, Reason.UNKNOWN_KEY),
+        ({"claims": (Claim("ana", 1, 0), Claim("ana", 2, 0))}, Reason.MALFORMED),
+        ({"losses": Fraction(1, 2), "fee": Fraction(2, 3), "fee_to": "coop"}, Reason.MALFORMED),
+        ({"losses": Fraction(3, 2)}, Reason.MALFORMED),
+        ({"fee": Fraction(1, 3)}, Reason.MALFORMED),
+        ({"fee_to": "coop"}, Reason.MALFORMED),
+        ({"losses": Fraction(1, 3), "are_losses_stated": True}, Reason.MALFORMED),
+    ],
+)
+def test_an_agreement_that_contradicts_what_is_known_does_not_act(
+    agreeing: Office, changes: dict[str, Any], reason: Reason
+) -> None:
+    said: dict[str, Any] = {"claims": ("ana",), "ahead": 1} | changes
+    claims, ahead = said.pop("claims"), said.pop("ahead")
+    with refusing(reason):
+        agreeing.do(agreeing.authority.agree(agreeing.state.step + ahead, claims, **said))
+
+
+def test_an_agreement_with_who_has_left_does_not_act(agreeing: Office) -> None:
+    agreeing.do(agreeing.authority.revoke(Role.MEMBER, "bob"))
+    with refusing(Reason.UNKNOWN_KEY, "no member bob"):
+        agreeing.do(agreeing.authority.agree(agreeing.state.step + 1, ["ana", "bob"]))
+
+
+# --- Meters whose index is read. -----------------------------------------------------------------
+
+
+def test_of_an_index_one_digit_at_a_time_counts_while_it_is_young_enough(office: Office) -> None:
+    reads: dict[str, Any] = {"source": CountingSource.INDEX, "lot_pulses": 1}
+    [terms] = office.do(office.meter(**reads)).meters["m0"].terms
+    assert terms.latch_ms == 18_000  # class B: 2 % of 15 minutes
+    with refusing(Reason.LOT_ABOVE_V):
+        office.do(office.meter("m1", 11, **reads | {"lot_pulses": 2}))
+
+
+def test_a_re_anchor_says_which_registration_was_the_newest(office: Office) -> None:
+    office.do(office.meter())
+    anchored = []
+    for at in (0, 1, 2):
+        anchored.append(office.do(office.authority.re_anchor("m0", at, 0)).meters["m0"].anchored)
+        office.do(office.meter(index_wh=at))
+    assert anchored == [None, 1, 2]
 
 
 def test_a_genesis_acts_by_being_there(office: Office) -> None:

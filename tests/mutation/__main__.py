@@ -104,7 +104,7 @@ TESTS = {
     "hal.index.linky": ["tests/hal/index/test_linky.py"],
     "hal.index.p1": ["tests/hal/index/test_p1.py"],
     "hal.index.d0": ["tests/hal/index/test_d0.py"],
-    "hal.index.sml": ["tests/hal/index/test_sml.py"],
+    "hal.index.sml": ["tests/hal/index/test_sml.py", "tests/hal/index/test_sml_edges.py"],
     "hal.index.hdlc": ["tests/hal/index/test_hdlc.py"],
     "hal.index.axdr": ["tests/hal/index/test_axdr.py"],
     "hal.index.ciphering": [
