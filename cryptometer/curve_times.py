@@ -32,7 +32,7 @@ class Moment:
         local_s: as written, in seconds since 1970 began there.
         offsets_s: what local time is ahead of UTC; two where this time comes twice, none where it
             does not exist.
-        until_s: when its interval ends, likewise as written; None where that is not said.
+        until_s: when its interval ends, as the zone's clocks show it; None where that is not said.
     """
 
     line: int
@@ -107,10 +107,7 @@ def read_moment(line: int, text: str, template: Template, zone: tzinfo, until: s
     Raises:
         Rejected: it is none, or no interval begins or ends there.
     """
-    fold = None
-    for place, suffix in enumerate((template.first_suffix, template.second_suffix)):
-        if suffix and text.endswith(suffix):
-            text, fold = text.removesuffix(suffix).rstrip(), place
+    text, fold = _without_suffix(text, template)
     at = read_time(line, text, template)
     offset, local = at.utcoffset(), at.replace(tzinfo=None)
     offsets: tuple[int, ...]
@@ -125,7 +122,9 @@ def read_moment(line: int, text: str, template: Template, zone: tzinfo, until: s
         raise off_grid(line, text, template)
     until_s = None
     if until:
-        end = read_time(line, until, template)
+        end = read_time(line, _without_suffix(until, template)[0], template)
+        if end.tzinfo is not None:
+            end = end.astimezone(zone)
         until_s = (end.replace(tzinfo=None) - EPOCH) // timedelta(seconds=1)
     return Moment(line, since // timedelta(seconds=1), offsets, until_s)
 
@@ -154,6 +153,14 @@ def check_until(moment: Moment, begin_s: int, template: Template, zone: tzinfo) 
 def time_text(seconds: int) -> str:
     """A time for people; which zone it is in, they know from what stands beside it."""
     return (EPOCH + timedelta(seconds=seconds)).isoformat(" ", "minutes")
+
+
+def _without_suffix(text: str, template: Template) -> tuple[str, int | None]:
+    """A time without what stands behind it in the hours that come twice; and which one it is of."""
+    for place, suffix in enumerate((template.first_suffix, template.second_suffix)):
+        if suffix and text.endswith(suffix):
+            return text.removesuffix(suffix).rstrip(), place
+    return text, None
 
 
 def off_grid(line: int, text: str, template: Template) -> Rejected:

@@ -341,6 +341,26 @@ def test_the_end_of_an_interval_shows_another_length_than_the_templates() -> Non
     assert "are `interval_minutes` and `twice` right?" in refused(text, told("fluvius"))
 
 
+@pytest.mark.parametrize(
+    ("begin", "end", "another"),
+    [
+        ("2026-10-25T02:45:00+02:00", "2026-10-25T02:00:00+01:00", "2026-10-25T03:00:00+01:00"),
+        ("2026-10-25T00:45:00Z", "2026-10-25T01:00:00Z", "2026-10-25T02:00:00Z"),
+        ("2026-10-25T02:45A", "2026-10-25T02:00B", "2026-10-25T03:00"),
+        ("2026-10-25T02:45B", "2026-10-25T03:00", "2026-10-25T02:00B"),
+        ("2026-03-29T01:45", "2026-03-29T03:00", "2026-03-29T02:00"),
+    ],
+)
+def test_ends_may_have_offsets_and_suffixes_as_begins_have(
+    begin: str, end: str, another: str
+) -> None:
+    template = replace(told("enedis"), until="Fin", first_suffix="A", second_suffix="B")
+    template = replace(template, stamp=Stamp.BEGIN, interval_minutes=15)
+    assert read(f"Horodate;Fin;Valeur\n{begin};{end};4\n", template).members
+    said = refused(f"Horodate;Fin;Valeur\n{begin};{another};4\n", template)
+    assert "and the file says" in said
+
+
 # --- Numbered hours. -----------------------------------------------------------------------------
 
 
