@@ -234,15 +234,20 @@ class _Decoder:
 
 def _miswritten_code(data: Bytes, at: int) -> tuple[bytes, int]:
     """The OBIS code of an attribute without tags, or behind a tag that was swapped with the length;
-    empty if there is none. And where the next byte is."""
-    if bytes(data[at : at + 2]) == bytes((OBIS_SIZE, Tag.OCTET_STRING)):
-        begin, end = at + 2, at + 2 + OBIS_SIZE
+    empty if there is none. And where the next byte is.
+
+    Raises:
+        Truncated: it may be one, and goes on.
+    """
+    head = take(data, at, 2)
+    if head == bytes((OBIS_SIZE, Tag.OCTET_STRING)):
+        size = OBIS_SIZE
+    elif head[0] == 0 < head[1]:
+        size = OBIS_SIZE + 1  # with the attribute's number behind it
     else:
-        begin, end = at + 2, at + 2 + OBIS_SIZE + 1
-        if not bytes(data[at : at + 1]) == b"\0" < bytes(data[at + 1 : at + 2]):
-            return b"", at
-    code = bytes(data[begin : begin + OBIS_SIZE])
-    return (code, end) if len(data) >= end and code[5] == 0xFF else (b"", at)
+        return b"", at
+    code = take(data, at + 2, size)[:OBIS_SIZE]
+    return (code, at + 2 + size) if code[5] == 0xFF else (b"", at)
 
 
 def _text(raw: bytes, encoding: str) -> str:

@@ -202,6 +202,11 @@ def test_codes_that_are_miswritten_are_read_where_nothing_else_fits() -> None:
         [reading] = outcome
         assert isinstance(reading, Reading)
         assert (reading.imported, reading.exported, reading.identity) == expected
+        bare_line = decoder(Style(framing=Framing.BARE))
+        message = b"\x0f" + bytes(5) + bytes.fromhex(written)
+        by_bytes = [one for byte in message for one in bare_line.receive(bytes([byte]), AT_NS)]
+        assert [one.imported for one in read(by_bytes)] == [expected[0]]
+        assert not refused(by_bytes)
 
 
 def test_a_meter_that_doubts_its_clock_is_marked() -> None:
