@@ -70,6 +70,8 @@ class Source:
         lots: lots in these batches; 0 where an index was read.
         signed_uwh: energy that these records register. What is more than `energy_uwh`, the ledger
             has set aside.
+        since_step: of an index that brought the energy of several steps, the first of those that it
+            was read in, or says to be since.
     """
 
     meter: str
@@ -78,6 +80,7 @@ class Source:
     records: int
     lots: int
     signed_uwh: int
+    since_step: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,6 +418,7 @@ class _Ledger:
             records=len(behind),
             lots=sum(len(body.pulses) for body, _ in behind if isinstance(body, Batch)),
             signed_uwh=signed,
+            since_step=_since([body for body, _ in behind], step),
         )
 
     def _behind(self, close: StepClose, wanted_uwh: int) -> list[tuple[Batch | Reading, int]]:
@@ -466,3 +470,13 @@ class _Ledger:
                 f"the registration of {body.meter} that record {body.sequence} names is missing",
             )
         return registration.meter
+
+
+def _since(behind: Sequence[Batch | Reading], step: int) -> int | None:
+    steps = [
+        one.step if one.since_step is None else one.since_step
+        for one in behind
+        if isinstance(one, Reading)
+    ]
+    first = min(steps, default=step)
+    return first if first < step else None

@@ -17,6 +17,7 @@ from cryptometer.errors import ConfigurationError
 from cryptometer.readable import utc
 from cryptometer.record_fields import Role
 from cryptometer.settings import read_settings, setting
+from cryptometer.settlement import in_force
 from cryptometer.sharing_records import CLAIMS_MAX, Agreement, Claim, Method
 from cryptometer.steps import step_of, step_start_ms
 
@@ -225,6 +226,25 @@ def succeeds(roll: Roll, agreement: Agreement) -> Iterator[str]:
         else:
             yield f"until then the agreement from step {before} on holds"
             return
+
+
+def names_still(roll: Roll, name: str, now_ms: int) -> Iterator[str]:
+    """Where agreements that hold now, or will, name somebody who has been revoked, in words: their
+    rule goes on as it was signed."""
+    role = roll.standings()[name].role
+    agreements = roll.state.agreements
+    now = step_of(now_ms, roll.genesis.step_s) + 1
+    begins = {now, *(one.agreement.from_step for one in agreements)}
+    for step in sorted(step for step in begins if step >= now):
+        agreed = in_force(agreements, step)
+        if agreed is None:
+            continue
+        since = f"the agreement from step {agreed.agreement.from_step} on"
+        instead = "until another takes its place. next: cryptometer authority agree"
+        if role is Role.MEMBER and name in agreed.agreement.members:
+            yield f"{since} still gives {name} a share, {instead}"
+        if role is Role.VPP and name == agreed.agreement.vpp:
+            yield f"by {since} nobody but {name} distributes: energy waits there {instead}"
 
 
 def _has_gateway(roll: Roll) -> bool:

@@ -183,7 +183,8 @@ def revoke(path: Path, name: str, reason: str, last: ChainPlace | None, now_ms: 
     with open_folder(path) as folder:
         extended = rolls.revoked(folder.roll, folder.signer, name, reason, last)
         after, said = commit(folder, extended, {}, _utc(now_ms))
-        return [f"{name} is revoked", *_next(after), *said]
+        named = agreements.names_still(extended, name, now_ms)
+        return [f"{name} is revoked", *named, *_next(after), *said]
 
 
 def re_anchor(

@@ -88,8 +88,9 @@ def describe_share(share: Share, community: Community) -> list[str]:
     lines.append(
         f"the gateway's word: agreement {share.given[0].whole.agreement.hex()[:16]}…, of step"
         f" {share.agreement.from_step} and on, was the one in force, for the header of the block"
-        " lets what was given by it count. That no newer one held, and what the ledger has gained"
-        f" behind its {head.size} leaves, is proven by cryptometer audit, not by a file"
+        " lets what was given by it count. That no newer one held, that no other distribution of"
+        f" the step gave more, and what the ledger has gained behind its {head.size} leaves, is"
+        " proven by cryptometer audit, not by a file"
     )
     return lines
 
@@ -129,5 +130,7 @@ def _source(source: Source) -> str:
         f"  from {source.meter} (serial {printable(source.serial)})  {kwh(source.energy_uwh)}, by"
         f" {kind} in {source.records} record{'' if source.records == 1 else 's'}"
     )
+    if source.since_step is not None:
+        text += f"; of several steps in one, since step {source.since_step}"
     more = source.signed_uwh - source.energy_uwh
     return text + (f"; {kwh(more)} more are signed, and set aside" if more else "")

@@ -305,6 +305,36 @@ def test_a_later_agreement_says_what_it_takes_the_place_of(tmp_path: Path) -> No
     assert f"until then the agreement from step {step + 10} on holds" in said
 
 
+def test_who_revokes_a_member_or_the_plant_is_told_which_agreements_go_on(tmp_path: Path) -> None:
+    folder, file = found(tmp_path), tmp_path / "agreement.toml"
+    for number, name in enumerate(("ada", "bo", "cy"), 5):
+        party(folder, Role.MEMBER, name, number)
+    party(folder, Role.VPP, "vpp", 4)
+    party(folder, Role.GATEWAY, "gw", 3)
+    step = NOW_MS // 900_000
+
+    def agree(later: int, *names: str) -> None:
+        members = "".join(f'[[member]]\nname = "{name}"\n' for name in names)
+        head = f'from_step = {step + later}\nmethod = "equal"\nsurplus_to = "s"\n'
+        file.write_text(head + members)
+        authority.agree(folder, file, NOW_MS)
+
+    def revoke(name: str, later: int = 0) -> str:
+        said = authority.revoke(folder, name, "left", None, NOW_MS + later * 900_000)
+        return "\n".join(said)
+
+    agree(2, "ada", "bo")
+    agree(8, "ada")
+    assert "agreement" not in revoke("cy")
+    said = revoke("bo")
+    assert f"the agreement from step {step + 2} on still gives bo a share" in said
+    assert f"step {step + 8}" not in said
+    said = revoke("ada", 10)
+    assert f"step {step + 2}" not in said
+    assert f"the agreement from step {step + 8} on still gives ada a share" in said
+    assert f"step {step + 8} on nobody but vpp distributes" in revoke("vpp", 10)
+
+
 # --- Nothing is overwritten, nothing forks. ------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from cryptometer import records, share_file
 from cryptometer.authority_records import ReAnchor, Registration
 from cryptometer.block_header import Header
 from cryptometer.chain_records import Batch, ChainRecord, StepClose
+from cryptometer.commands.verify import describe_share
 from cryptometer.community import Community, trust
 from cryptometer.errors import Reason
 from cryptometer.openings import Opening
@@ -600,7 +601,29 @@ def test_behind_a_close_stand_the_readings_since_the_one_before_and_no_others(
     village.share()
     village.block()
     [given] = shown(village, step).given
-    assert given.sources == (Source("speaks", "SPEAKS-1", 120 * WH, 2, 0, 120 * WH),)
+    assert given.sources == (Source("speaks", "SPEAKS-1", 120 * WH, 2, 0, 120 * WH, between),)
+
+
+def test_an_index_that_nobody_read_for_a_while_says_since_when() -> None:
+    village = agreed()
+    device = village.add_meter("speaks", **MORE)
+    village.block()
+    first = village.next_step
+    village.send(device.run_start(first, register=5_000))
+    village.send(device.reading(first, 5_100), device.close(first))
+    village.share()
+    village.block()
+    village.block()
+    step = village.next_step
+    village.send(device.reading(step, 5_220, since_step=first), device.close(step))
+    village.share()
+    village.block()
+    [given] = shown(village, step).given
+    assert given.sources == (Source("speaks", "SPEAKS-1", 120 * WH, 1, 0, 120 * WH, first),)
+    text = "\n".join(describe_share(shown(village, step), village.community()))
+    said = f"by signed readings in 1 record; of several steps in one, since step {first}"
+    assert f"0.120 kWh, {said}" in text
+    assert "that no other distribution of the step gave more" in text
 
 
 def test_what_stands_before_a_re_anchor_is_missed_as_well() -> None:
