@@ -818,7 +818,7 @@ def test_the_simulated_meters_of_every_map_are_read_back() -> None:
     models = {
         "eastron-sdm": "112", "abb-b2x": "B21", "schneider-iem3x55": "iEM3355",
         "gavazzi-em340": "341", "inepro-pro380": "", "gavazzi-em24": "71", "siemens-pac": "",
-        "janitza-b2x": "", "socomec-countis": "SOCO",
+        "janitza-b2x": "", "socomec-countis": "SOCO", "orno-we51x": "",
     }  # fmt: skip
     twins = [
         replace(simulated(name, 1 + place, model), serial="12345678")
