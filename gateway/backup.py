@@ -35,7 +35,9 @@ from cryptometer.tiles import (
 from gateway.filing import file_block
 from gateway.folder import Folder, hold_scratch, open_folder, read_community
 from gateway.ledger import Ledger
-from gateway.sqlite_store import STORE_MODE, SqliteStore, connect, set_epoch
+from gateway.sqlite_file import STORE_MODE, connect
+from gateway.sqlite_format import set_epoch
+from gateway.sqlite_store import SqliteStore
 from gateway.store import Changes
 from hal.files import DiskTree, make_folder, put_file, put_stream, sync_folder
 

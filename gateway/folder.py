@@ -17,7 +17,8 @@ from cryptometer.record_fields import Role
 from cryptometer.records import Record
 from gateway.config import Config, read_config
 from gateway.founding import whole_chain
-from gateway.sqlite_store import SqliteStore, create_store
+from gateway.sqlite_file import create_store
+from gateway.sqlite_store import SqliteStore
 from hal.broker import install_broker
 from hal.files import MISPLACED, clear_unfinished, hold, put_file
 from hal.handing import read_given

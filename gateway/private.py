@@ -18,7 +18,7 @@ from cryptometer.openings import SALT_BYTES, Opening, commitment, salt_of
 from gateway.access import Grant, Holder
 from gateway.consumption import Correction, Erased, Filed, Known, Person, Value
 from gateway.lacking import Facts
-from gateway.sqlite_store import connect
+from gateway.sqlite_file import connect
 from gateway.store import StoreDamaged, StoreFailed
 from gateway.vpp import NoFacts
 from hal.faults import Point, passing

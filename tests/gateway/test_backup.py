@@ -28,7 +28,8 @@ from gateway.ledger import Ledger
 from gateway.main import EXIT_BEHIND
 from gateway.node import Node
 from gateway.private import PrivateStore
-from gateway.sqlite_store import SqliteStore, create_store
+from gateway.sqlite_file import create_store
+from gateway.sqlite_store import SqliteStore
 from hal.faults import CRASH_VARIABLE, Point
 from hal.files import DiskTree, hold
 from hal.ports import Message

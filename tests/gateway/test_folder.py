@@ -21,7 +21,7 @@ from gateway.folder import (
     waiting_imports,
 )
 from gateway.founding import found_store
-from gateway.sqlite_store import STORE_MODE
+from gateway.sqlite_file import STORE_MODE
 from hal.broker import BrokerSettings, broker_settings
 from tests.core.community import Authority
 from tests.core.refusing import refusing

@@ -16,7 +16,7 @@ from gateway import private
 from gateway.access import Grant, Holder
 from gateway.consumption import Consumption, Correction, Erased, Filed, Known, Person, Value
 from gateway.private import PrivateStore
-from gateway.sqlite_store import create_store
+from gateway.sqlite_file import create_store
 from gateway.store import StoreFailed
 
 ROOT = Path(__file__).parents[2]

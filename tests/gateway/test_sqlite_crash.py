@@ -17,7 +17,8 @@ from cryptometer import audit
 from cryptometer.chain_records import ChainRecord
 from cryptometer.record_fields import Checkpoint
 from cryptometer.tiles import CHECKPOINT_PATH
-from gateway.sqlite_store import SqliteStore, create_store
+from gateway.sqlite_file import create_store
+from gateway.sqlite_store import SqliteStore
 from hal.faults import CRASH_VARIABLE, Point
 from hal.files import DiskTree
 from tests.core.community import FIRST_STEP

@@ -23,15 +23,9 @@ from cryptometer.records import Record
 from cryptometer.state import State
 from gateway.filing import file_block
 from gateway.memory_store import MemoryStore
-from gateway.sqlite_store import (
-    APPLICATION_ID,
-    SCHEMA_VERSION,
-    SqliteStore,
-    _bring_up,
-    connect,
-    create_store,
-    set_epoch,
-)
+from gateway.sqlite_file import connect, create_store
+from gateway.sqlite_format import APPLICATION_ID, SCHEMA_VERSION, bring_up, set_epoch
+from gateway.sqlite_store import SqliteStore
 from gateway.store import (
     EVIDENCE_MAX,
     EVIDENCE_OF_ONE_MAX,
@@ -871,7 +865,7 @@ def test_a_store_of_years_is_brought_up_without_a_look_at_each_leaf(tmp_path: Pa
         _make_format_4(connection)
         connection.execute("PRAGMA user_version = 3")
         connection.set_progress_handler(lambda: next(steps) < 0, 1)
-        _bring_up(connection)
+        bring_up(connection)
         connection.set_progress_handler(None, 0)
         left = connection.execute("SELECT count(*), max(sequence) FROM leaves").fetchone()
     assert left == (leaves - 100, 198)

@@ -32,7 +32,7 @@ from firmware import journal, outbox
 from firmware.config import Config, read_config
 from firmware.device import Device
 from gateway.behind import Behind
-from gateway.sqlite_store import create_store
+from gateway.sqlite_file import create_store
 from hal.ports import Message
 from tests.core.community import FIRST_STEP
 from tests.keys import signer

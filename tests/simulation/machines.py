@@ -11,7 +11,8 @@ from enum import Enum
 from cryptometer.records import Record
 from cryptometer.steps import NS_PER_MS, NS_PER_S, ClockState
 from gateway.memory_store import MemoryStore
-from gateway.sqlite_store import SqliteStore, set_epoch
+from gateway.sqlite_format import set_epoch
+from gateway.sqlite_store import SqliteStore
 from gateway.store import Changes, StoreFailed
 from hal.clock import SimulatedClock
 from hal.files import SimulatedDirectory, SimulatedTree

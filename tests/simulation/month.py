@@ -44,7 +44,8 @@ from gateway.exports.source import Source
 from gateway.exports.virtual_meter import virtual_meter_csv
 from gateway.private import PrivateStore, open_opening
 from gateway.share import make_share
-from gateway.sqlite_store import SqliteStore, create_store
+from gateway.sqlite_file import create_store
+from gateway.sqlite_store import SqliteStore
 from tests.core.community import DETAILS, LOT_PULSES, PULSE_UWH, STEP_S, Device
 from tests.gateway.kit import Site
 from tests.keys import signer

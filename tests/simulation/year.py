@@ -42,7 +42,8 @@ from gateway.effects import Confirm, Effect, Publish, Sealed
 from gateway.founding import found_store
 from gateway.ledger import Ledger
 from gateway.node import Node, Policy
-from gateway.sqlite_store import SqliteStore, create_store
+from gateway.sqlite_file import create_store
+from gateway.sqlite_store import SqliteStore
 from hal.clock import SimulatedClock
 from hal.files import DiskDirectory, DiskTree
 from hal.sim_line import SimSettings, SimulatedLine
