@@ -165,7 +165,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _describe(folder: Folder, *, as_json: bool) -> str:
-    from gateway.private import open_facts  # noqa: PLC0415
+    from gateway.private_reading import open_facts  # noqa: PLC0415
     from gateway.report import describe, make_report  # noqa: PLC0415
 
     with (
@@ -204,7 +204,7 @@ def _prove(arguments: argparse.Namespace) -> int:
 
 
 def _share(arguments: argparse.Namespace) -> int:
-    from gateway.private import open_opening  # noqa: PLC0415
+    from gateway.private_reading import open_opening  # noqa: PLC0415
     from gateway.share import make_share  # noqa: PLC0415
     from gateway.store import StoreDamaged  # noqa: PLC0415
 
@@ -226,7 +226,7 @@ def _share(arguments: argparse.Namespace) -> int:
 
 
 def _why(arguments: argparse.Namespace) -> int:
-    from gateway.private import open_facts  # noqa: PLC0415
+    from gateway.private_reading import open_facts  # noqa: PLC0415
     from gateway.why import why  # noqa: PLC0415
 
     folder = _folder(arguments)

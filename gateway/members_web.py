@@ -41,7 +41,8 @@ from gateway.exports.virtual_meter import virtual_meter_csv, virtual_meter_json
 from gateway.folder import Folder
 from gateway.openapi import Audience, Endpoint, WronglyAsked
 from gateway.pages.document import POLICY
-from gateway.private import PrivateStore, open_opening
+from gateway.private import PrivateStore
+from gateway.private_reading import open_opening
 from gateway.reader import (
     PROBLEMS,
     Bodiless,

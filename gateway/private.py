@@ -8,102 +8,21 @@ No write-ahead log, and what is deleted is overwritten: an erased member is gone
 import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import astuple
-from hashlib import sha256
 from pathlib import Path
 
-from cryptometer.errors import ConfigurationError
-from cryptometer.openings import SALT_BYTES, Opening, commitment, salt_of
+from cryptometer.openings import SALT_BYTES, Opening, salt_of
 from gateway.access import Grant, Holder
 from gateway.consumption import Correction, Erased, Filed, Known, Person, Value
-from gateway.lacking import Facts
-from gateway.sqlite_file import connect
-from gateway.store import StoreDamaged, StoreFailed
-from gateway.vpp import NoFacts
+from gateway.private_erasing import END, erase_rows, hash_of
+from gateway.private_file import failed, open_private
+from gateway.store import StoreDamaged
 from hal.faults import Point, passing
-from hal.files import sync_folder
 
-APPLICATION_ID = 0x43725072  # "CrPr" (PRAGMA application_id)
-FORMAT = 4
-MODE = 0o600  # `serve` and others in the group have no business here
 BUSY_MS = 10_000  # an import and the gateway write in turns
 _TOGETHER = 10_000  # values per transaction: others wait for some milliseconds only
 _STEPS_AHEAD = 200  # whose salts are made with those of one that is asked for
-END = 2**62  # behind all steps
-# Primary result codes (sqlite.org/rescode.html) of what is no fault of the file: whoever starts
-# again may find it mended. A read that failed (IOERR) is one of the disk below it, and comes again.
-_PASSING = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_INTERRUPT,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_PERM,
-        sqlite3.SQLITE_READONLY,
-    }
-)
-_COMMANDS = "cryptometer-gateway member-data and consumption"
-
-# Since format 2: who may read by the API.
-_ACCESS = """
-CREATE TABLE access (
-    number TEXT PRIMARY KEY, holder TEXT NOT NULL, member TEXT NOT NULL, digest BLOB NOT NULL,
-    granted_ms INTEGER NOT NULL, until_ms INTEGER NOT NULL) WITHOUT ROWID;
-"""
-# Since format 3: the chains of meters for consumption, and whose these are.
-_CHAINS = (
-    "CREATE TABLE bindings (meter TEXT NOT NULL, from_step INTEGER NOT NULL, member TEXT NOT NULL,"
-    " PRIMARY KEY (meter, from_step)) WITHOUT ROWID",
-    "CREATE TABLE accounts (meter TEXT PRIMARY KEY, state BLOB NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE records (meter TEXT NOT NULL, sequence INTEGER NOT NULL, step INTEGER NOT NULL,"
-    " is_waiting INTEGER NOT NULL, identity BLOB NOT NULL, raw BLOB NOT NULL,"
-    " PRIMARY KEY (meter, sequence))",
-    "CREATE INDEX records_by_step ON records (step)",
-    "CREATE TABLE metered (meter TEXT NOT NULL, step INTEGER NOT NULL, energy_uwh INTEGER NOT NULL,"
-    " PRIMARY KEY (meter, step)) WITHOUT ROWID",
-    "CREATE TABLE aside (meter TEXT NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL,"
-    " PRIMARY KEY (meter, reason)) WITHOUT ROWID",
-    "CREATE TABLE evidence (number INTEGER PRIMARY KEY, meter TEXT NOT NULL, reason TEXT NOT NULL,"
-    " detail TEXT NOT NULL, at_ms INTEGER NOT NULL, raw BLOB NOT NULL)",
-    "CREATE TABLE forgotten (meter TEXT PRIMARY KEY, step INTEGER NOT NULL) WITHOUT ROWID",
-    "INSERT INTO meta VALUES ('governed', 0)",
-)
-# Since format 4: of whom nothing will be known of steps up to one. By a hash of the name, which the
-# ledger has anyhow: who was erased is in no file.
-_ERASED = (
-    "CREATE TABLE erased (who BLOB PRIMARY KEY, until_step INTEGER NOT NULL,"
-    " mark INTEGER NOT NULL) WITHOUT ROWID"
-)
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE sources (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
-CREATE TABLE consumption (
-    member TEXT NOT NULL, step INTEGER NOT NULL, energy_uwh INTEGER NOT NULL,
-    is_spread INTEGER NOT NULL, source INTEGER NOT NULL, received_ms INTEGER NOT NULL,
-    mark INTEGER NOT NULL, PRIMARY KEY (member, step)) WITHOUT ROWID;
-CREATE INDEX by_step ON consumption (step);
-CREATE INDEX by_mark ON consumption (mark, step);
-CREATE TABLE superseded (
-    member TEXT NOT NULL, step INTEGER NOT NULL, mark INTEGER NOT NULL,
-    energy_uwh INTEGER NOT NULL, is_spread INTEGER NOT NULL, source INTEGER NOT NULL,
-    received_ms INTEGER NOT NULL, PRIMARY KEY (member, step, mark)) WITHOUT ROWID;
-CREATE TABLE salts (
-    member TEXT NOT NULL, step INTEGER NOT NULL, salt BLOB NOT NULL,
-    PRIMARY KEY (member, step)) WITHOUT ROWID;
-CREATE TABLE coefficients (
-    step INTEGER NOT NULL, producer TEXT NOT NULL, member TEXT NOT NULL, weight INTEGER NOT NULL,
-    mark INTEGER NOT NULL, PRIMARY KEY (step, producer, member)) WITHOUT ROWID;
-CREATE TABLE losses (
-    step INTEGER PRIMARY KEY, energy_uwh INTEGER NOT NULL, mark INTEGER NOT NULL);
-CREATE INDEX coefficients_by_mark ON coefficients (mark, step);
-CREATE TABLE people (
-    member TEXT PRIMARY KEY, display_name TEXT NOT NULL, address TEXT NOT NULL,
-    contact TEXT NOT NULL) WITHOUT ROWID;
-INSERT INTO meta VALUES ('mark', 0);
-"""
 _VALUE = "energy_uwh, is_spread, name, received_ms"
 _GRANT = "number, holder, member, digest, granted_ms, until_ms"
 # By its index, and in no order: SQLite's own choice is to walk through all that is known.
@@ -147,12 +66,7 @@ class PrivateStore:
             StoreFailed: the machine does not let us.
         """
         self._entropy = entropy
-        try:
-            if not path.exists() and not read_only:
-                _create(path)
-            self._connection = _open(path, busy_ms, read_only=read_only)
-        except (OSError, sqlite3.Error) as error:
-            raise _failed(f"the private store {path} cannot be opened", error) from error
+        self._connection = open_private(path, busy_ms, read_only=read_only)
 
     def close(self) -> None:
         self._connection.close()
@@ -197,7 +111,7 @@ class PrivateStore:
                 "SELECT who FROM erased WHERE until_step >= ?", (step,)
             ).fetchall()
         erased = {who for (who,) in rows}
-        return frozenset(one for one in members if erased and _hash_of(one) in erased)
+        return frozenset(one for one in members if erased and hash_of(one) in erased)
 
     def _has_forgotten(self, member: str, step: int) -> bool:
         if not self.forgotten([member], step):
@@ -434,63 +348,17 @@ class PrivateStore:
             StoreFailed: perhaps not all of it is gone; it can be called again.
         """
         with self._writing():
-            counts = {
-                table: self._connection.execute(
-                    f"DELETE FROM {table} WHERE member = ?",  # noqa: S608
-                    (member,),
-                ).rowcount
-                for table in ("consumption", "superseded", "salts", "people", "access")
-            }
-            records = self._erase_metered(member)
+            erased = erase_rows(self._connection, member)
             if until_step is not None:
                 self._connection.execute(
                     "INSERT INTO erased VALUES (?, ?, ?) ON CONFLICT DO UPDATE"
                     " SET until_step = max(until_step, excluded.until_step), mark = excluded.mark",
-                    (_hash_of(member), until_step, self._next_mark()),
+                    (hash_of(member), until_step, self._next_mark()),
                 )
-            self._connection.execute(
-                "DELETE FROM sources WHERE number NOT IN (SELECT source FROM consumption"
-                " UNION SELECT source FROM superseded)"
-            )
         with self._reading():
             # Copies of a row may be left where pages were divided: none survives a new file.
             self._connection.execute("VACUUM")
-        return Erased(
-            counts["consumption"] + counts["superseded"],
-            counts["salts"],
-            bool(counts["people"]),
-            counts["access"],
-            records,
-        )
-
-    def _erase_metered(self, member: str) -> int:
-        """Erases what the member's meters have signed while they were the member's, and whose they
-        were; returns how many records that was. The gateway may run meanwhile: what waits for it is
-        known to the devices as durable, so that it stays until it is judged, and goes then."""
-        rows = self._connection.execute(
-            "SELECT meter, from_step, (SELECT min(later.from_step) FROM bindings AS later"
-            " WHERE later.meter = bindings.meter AND later.from_step > bindings.from_step)"
-            " FROM bindings WHERE member = ?",
-            (member,),
-        ).fetchall()
-        count = 0
-        for meter, begin, end in rows:
-            held = (meter, begin, END if end is None else end)
-            within = "meter = ? AND step >= ? AND step < ?"
-            self._connection.execute(f"DELETE FROM metered WHERE {within}", held)  # noqa: S608
-            count += self._connection.execute(
-                f"DELETE FROM records WHERE {within} AND NOT is_waiting",  # noqa: S608
-                held,
-            ).rowcount
-            self._connection.execute("DELETE FROM evidence WHERE meter = ?", (meter,))
-            self._connection.execute(
-                "INSERT OR REPLACE INTO forgotten"  # noqa: S608
-                f" SELECT meter, max(step) FROM records WHERE {within} GROUP BY meter",
-                held,
-            )
-        # Nobody's from where they were this member's: what comes later belongs to who is named.
-        self._connection.execute("UPDATE bindings SET member = '' WHERE member = ?", (member,))
-        return count
+        return erased
 
     def _take(
         self, member: str, energies_uwh: Mapping[int, int], origin: tuple[str, int, bool]
@@ -556,7 +424,7 @@ class PrivateStore:
         try:
             yield
         except sqlite3.Error as error:
-            raise _failed("the private store fails", error) from error
+            raise failed("the private store fails", error) from error
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -572,14 +440,7 @@ class PrivateStore:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
         except sqlite3.Error as error:
-            raise _failed("the private store cannot be written", error) from error
-
-
-def _failed(what: str, error: Exception) -> StoreFailed:
-    """What is said of a failure: whether the file itself is at fault."""
-    code = getattr(error, "sqlite_errorcode", None)
-    is_passing = code is None or code & 0xFF in _PASSING
-    return (StoreFailed if is_passing else StoreDamaged)(f"{what}: {error}")
+            raise failed("the private store cannot be written", error) from error
 
 
 def _check_numbers(numbers: Iterable[object]) -> None:
@@ -618,132 +479,9 @@ def _added(filed: Filed, more: Filed) -> Filed:
     )
 
 
-def _hash_of(member: str) -> bytes:
-    return sha256(f"cryptometer erased {member}".encode()).digest()
-
-
 def _bounds(first: int | None, last: int | None) -> tuple[int, int]:
     return -(2**62) if first is None else first, END if last is None else last
 
 
-def open_opening(
-    path: Path, community: bytes, member: str, step: int, digest: bytes, *, read_only: bool = False
-) -> Opening | None:
-    """What opens a commitment to a member's consumption, also where that was corrected since; None
-    where it is not known, or erased.
-
-    Raises:
-        ConfigurationError, StoreFailed: as `PrivateStore`.
-    """
-    if not path.exists():
-        return None
-    with closing(PrivateStore(path, read_only=read_only)) as store:
-        for known in store.curve(member, step, step):
-            for need in (one.energy_uwh for one in (known.value, *reversed(known.earlier))):
-                salt = store.known_salt(member, step, need)
-                if salt and commitment(community, step, member, need, salt) == digest:
-                    return Opening(need, salt)
-    return None
-
-
-@contextmanager
-def open_facts(path: Path) -> Iterator[Facts | None]:
-    """What is known of members, to be read; None where this user may not, or it is damaged."""
-    if not path.exists():
-        yield NoFacts()
-        return
-    try:
-        store = PrivateStore(path)
-    except (StoreFailed, ConfigurationError):
-        yield None
-        return
-    with closing(store):
-        yield store
-
-
 def _value(energy_uwh: int, is_spread: int, source: str, received_ms: int) -> Value:
     return Value(energy_uwh, bool(is_spread), source, received_ms)
-
-
-def _create(path: Path) -> None:
-    """Makes an empty store; it is there whole or not at all, and another's is left as it is."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.new")
-    beside.unlink(missing_ok=True)
-    beside.touch(mode=MODE)
-    beside.chmod(MODE)
-    with closing(connect(beside)) as connection:
-        connection.executescript(
-            f"BEGIN; {_SCHEMA}; {_ACCESS}; {'; '.join(_CHAINS)}; {_ERASED};"
-            f" PRAGMA application_id = {APPLICATION_ID};"
-            f" PRAGMA user_version = {FORMAT}; COMMIT;"
-        )
-    with suppress(FileExistsError):  # another process was quicker
-        os.link(beside, path)
-    beside.unlink()
-    sync_folder(path.absolute().parent)
-
-
-def _open(path: Path, busy_ms: int, *, read_only: bool) -> sqlite3.Connection:
-    connection = connect(path, read_only=read_only)
-    try:
-        connection.execute(f"PRAGMA busy_timeout = {busy_ms}")
-        version = _check_format(connection, path)
-        if read_only:
-            if version != FORMAT:
-                raise ConfigurationError(f"{path} is of format {version}: {_COMMANDS} bring it up")
-            return connection
-        if version != FORMAT:
-            _bring_up(connection)
-        for pragma in (
-            "journal_mode = DELETE",
-            # A salt that came back to nothing after a power cut would leave a proof that nobody
-            # can open: the journal's end is durable, too.
-            "synchronous = EXTRA",
-            "secure_delete = ON",
-            "temp_store = MEMORY",  # no copy of the rows in a folder of temporary files
-            "cache_spill = OFF",  # readers wait for a writer's commit only
-        ):
-            connection.execute(f"PRAGMA {pragma}")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _bring_up(connection: sqlite3.Connection) -> None:
-    """Gives a store of an earlier format what it lacks."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        # Another program may have been quicker.
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version < 2:
-            connection.execute(_ACCESS)
-        if version < 3:
-            for statement in _CHAINS:
-                connection.execute(statement)
-        if version < FORMAT:
-            connection.execute(_ERASED)
-            connection.execute(f"PRAGMA user_version = {FORMAT}")
-        connection.execute("COMMIT")
-    finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-
-
-def _check_format(connection: sqlite3.Connection, path: Path) -> int:
-    """Which format the file has, one that this program reads."""
-    try:
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-    except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_NOTADB:
-            raise
-        application = version = 0
-    if application != APPLICATION_ID:
-        raise ConfigurationError(f"{path} is no private store; move it away: {_COMMANDS} make one")
-    if not 1 <= version <= FORMAT:
-        raise ConfigurationError(
-            f"{path} is of format {version}, this program writes format {FORMAT}; run the"
-            " cryptometer-gateway that made it"
-        )
-    return int(version)

@@ -16,6 +16,7 @@ from gateway import private
 from gateway.access import Grant, Holder
 from gateway.consumption import Consumption, Correction, Erased, Filed, Known, Person, Value
 from gateway.private import PrivateStore
+from gateway.private_file import make_tables
 from gateway.sqlite_file import create_store
 from gateway.store import StoreFailed
 
@@ -194,7 +195,7 @@ def test_the_store_says_what_the_newest_file_said(
     expected: dict[tuple[str, int], int] = {}
     store = PrivateStore.__new__(PrivateStore)
     store._connection = sqlite3.connect(":memory:", isolation_level=None)
-    store._connection.executescript(f"{private._SCHEMA} {private._ERASED}")
+    make_tables(store._connection)
     with closing(store):
         mark = 0
         for number, (member, energies) in enumerate(files):

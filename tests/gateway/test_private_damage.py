@@ -14,9 +14,10 @@ from cryptometer.record_fields import Role
 from cryptometer.records import Record
 from gateway.effects import Say
 from gateway.health import PRIVATE_DAMAGED
-from gateway.private import PrivateStore, open_facts
+from gateway.private import PrivateStore
 from gateway.private_chains import PrivateChains
 from gateway.private_path import Advance, Governed, NoChains
+from gateway.private_reading import open_facts
 from gateway.report import describe, make_report
 from gateway.service import _open_chains, _open_vpp
 from gateway.store import Refusal, StoreDamaged, StoreFailed

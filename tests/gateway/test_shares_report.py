@@ -15,7 +15,8 @@ from cryptometer.errors import ConfigurationError
 from cryptometer.sharing_records import Claim, Method
 from gateway import answers
 from gateway.lacking import Cause, Facts, Lack, describe
-from gateway.private import PrivateStore, open_facts
+from gateway.private import PrivateStore
+from gateway.private_reading import open_facts
 from gateway.report import Report, make_report
 from gateway.report import describe as describe_report
 from gateway.shares_report import (
@@ -276,6 +277,6 @@ def test_who_may_not_read_it_is_told_so(private: Path, monkeypatch: pytest.Monke
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("gateway.private._open", refuse)
+    monkeypatch.setattr("gateway.private_file._open", refuse)
     with open_facts(private) as facts:
         assert facts is None

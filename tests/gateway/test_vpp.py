@@ -21,7 +21,8 @@ from cryptometer.records import Record
 from cryptometer.sharing_records import Claim, Distribution, Method, Output
 from gateway import vpp
 from gateway.lacking import Facts
-from gateway.private import PrivateStore, open_opening
+from gateway.private import PrivateStore
+from gateway.private_reading import open_opening
 from gateway.vpp import DISTRIBUTIONS_MAX
 from tests.core.community import PULSE_UWH
 from tests.gateway.kit import Site

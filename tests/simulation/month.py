@@ -42,7 +42,8 @@ from cryptometer.steps import step_start_ms
 from gateway.exports.gathering import Gathered
 from gateway.exports.source import Source
 from gateway.exports.virtual_meter import virtual_meter_csv
-from gateway.private import PrivateStore, open_opening
+from gateway.private import PrivateStore
+from gateway.private_reading import open_opening
 from gateway.share import make_share
 from gateway.sqlite_file import create_store
 from gateway.sqlite_store import SqliteStore
