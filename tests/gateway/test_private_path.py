@@ -36,6 +36,7 @@ INDEX: dict[str, Any] = {
     "source": CountingSource.INDEX,
     "constant": Fraction(1_000),  # the last digit is a watt-hour
     "lot_pulses": 1,
+    "index_wh": 5_000,  # what the first reading shows
 }
 NOW_MS = step_start_ms(FIRST_STEP, STEP_S)
 SECOND = FIRST_STEP + 1
