@@ -540,6 +540,8 @@ def _remedy(reason: Refused, candidate: _Candidate, recording: Recording) -> str
     is_text = candidate.driver in ("linky", "p1", "d0")
     if is_text and b"\r" not in recording.data.translate(SEVEN_BITS) and b"\n" in recording.data:
         return "its line ends were changed: no carriage return is left; record it as it comes"
+    if candidate.driver == "linky" and _has_lost_tabs(recording.data):
+        return "its tabulators were changed: none is left; record it as it comes"
     match reason:
         case Refused.CHECKSUM | Refused.FORM | Refused.TOO_LONG:
             return "bytes are damaged: parity and speed of the line, its length, its screen"
@@ -547,12 +549,20 @@ def _remedy(reason: Refused, candidate: _Candidate, recording: Recording) -> str
             return "bytes are missing: does another program read the line, too? else record longer"
         case Refused.NO_IDENTITY | Refused.NO_INDEX:
             return "the meter sends a short list: have its grid operator set it to the full one"
+        case Refused.UNSUPPORTED if candidate.driver == "linky":
+            return "another kind of meter, or labels that this version does not know"
         case Refused.UNSUPPORTED:
             return "decrypt it before, or ask for this kind of message"
         case Refused.SILENT:
             return "the meter does not answer: address, speed, wiring"
         case _:
             return f"{_PAGE} 13"
+
+
+def _has_lost_tabs(data: bytes) -> bool:
+    """Whether a Linky's standard frames have gone through what makes spaces of tabulators."""
+    text = data.translate(SEVEN_BITS)
+    return b"\nADSC " in text and b"\t" not in text
 
 
 def _against_settings(driver: str, recording: Recording) -> list[Finding]:

@@ -42,12 +42,14 @@ def marks_in(data: bytes) -> tuple[str, int]:
 
 
 def _is_group(label: bytes, separator: bytes, rest: bytes) -> bool:
-    """Whether this is a group of a Linky, by its label and its sum."""
+    """Whether this is a group of a Linky, by its label and its sum; also if what it came through
+    made spaces of its tabulators."""
     if label.decode("ascii") not in _LABELS or len(rest) < 2:
         return False
-    whole = label + separator + rest
-    is_standard = separator == b"\t"
-    return whole[-1] == linky_checksum(whole[: -1 if is_standard else -2])
+    if separator == b"\t":
+        return rest[-1] == linky_checksum(label + separator + rest[:-1])
+    summed = label + separator + rest[:-2], b"%b\t%b\t" % (label, rest[:-2])
+    return rest[-1] in map(linky_checksum, summed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,8 @@ def _text(least: int, most: int) -> re.Pattern[str]:
     return re.compile(f"[ -~]{{{least},{most}}}")
 
 
+# Also of other meters' customer outputs (PME-PMI: EApP, MESURES1).
+_LABEL = re.compile("[A-Z][A-Za-z0-9+_-]{1,8}")
 _HORODATE = re.compile("[EHeh ][0-9]{12}")
 _ADDRESS = re.compile("[0-9A-Z]{12}")  # digits, but that publishers of frames write X for them
 _PHASES = ("", "1", "2", "3")
@@ -255,7 +257,8 @@ def _read_group(line: bytes, mode: Mode) -> Group | _Bad:
         return _Bad(label, Refused.CHECKSUM)
     rule = _RULES[mode].get(label)
     if rule is None or not line.isascii():
-        return _Bad(label, Refused.FORM)
+        is_label = _LABEL.fullmatch(label) is not None
+        return _Bad(label, Refused.UNSUPPORTED if is_label else Refused.FORM)
     rest = line[len(label) + 1 : -2].decode("ascii")
     horodate = ""
     if rule.dated:
@@ -302,6 +305,12 @@ class _Frame:
         return None if group is None else group.data
 
     @property
+    def reason(self) -> Refused:
+        """The worst of what is wrong with its bad groups: least bad is an unknown label."""
+        reasons = [bad.reason for bad in self.bad]
+        return next((one for one in reasons if one is not Refused.UNSUPPORTED), reasons[0])
+
+    @property
     def is_short(self) -> bool:
         return self.groups.keys() <= _SHORT and bool(self.groups.keys() & _OVERLOAD)
 
@@ -311,7 +320,7 @@ class _Frame:
         def refuse(reason: Refused, detail: str) -> Refusal:
             # What is not there may be what was damaged.
             if self.bad and reason in (Refused.NO_IDENTITY, Refused.NO_INDEX):
-                reason, detail = self.bad[0].reason, f"{detail}; {self.complaint}"
+                reason, detail = self.reason, f"{detail}; {self.complaint}"
             return Refusal(reason, detail, ended_ns)
 
         for bad in self.bad:
@@ -494,5 +503,5 @@ class LinkyDecoder:
         read = frame.read(self._began_ns, at_ns)
         found: list[Reading | Refusal] = [] if read is None else [read]
         if frame.bad and not isinstance(read, Refusal):
-            found.append(Refusal(frame.bad[0].reason, frame.complaint, at_ns))
+            found.append(Refusal(frame.reason, frame.complaint, at_ns))
         return found

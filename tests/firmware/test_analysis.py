@@ -30,6 +30,8 @@ from hal.index.dlms_client import ClientSettings, DlmsClient, Transport
 from hal.index.dlms_meter import Layout, Style, Told, telegram
 from hal.index.dlms_push import Framing
 from hal.index.hdlc import Address, Control, Frame
+from hal.index.linky import Mode
+from hal.index.linky_meter import pack as tic_pack
 from hal.index.modbus_frame import checksum
 from hal.index.p1_meter import pack
 from hal.index.reading import Index, Reading, Refusal, Refused
@@ -245,6 +247,21 @@ def test_line_ends_that_an_editor_changed_are_named() -> None:
     found = told(line(Kind.P1).replace(b"\r", b""))
     assert (found.driver, found.good) == ("p1", 0)
     assert says(found, "carriage return")
+
+
+def test_tabulators_that_became_spaces_are_named() -> None:
+    bare = bytes(byte & 0x7F for byte in line(Kind.LINKY))
+    found = told(bare.replace(b"\t", b" "))
+    assert (found.driver, found.good) == ("linky", 0)
+    assert says(found, "tabulators were changed")
+    assert not says(told(bare), "tabulators")
+
+
+def test_another_meters_customer_output_is_told_as_such() -> None:
+    groups = [("ADS", "041376123456"), ("MESURES1", "BT"), ("PAPP", "00123")]
+    found = told(tic_pack(groups, Mode.HISTORIC) * 12)
+    assert (found.driver, found.good) == ("linky", 0)
+    assert says(found, "another kind of meter")
 
 
 def test_a_p1_meter_that_does_not_name_itself_is_told_with_the_key_it_needs() -> None:

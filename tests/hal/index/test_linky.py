@@ -269,7 +269,24 @@ def test_an_unknown_label_is_left_out() -> None:
     assert isinstance(one, Reading)
     assert "NEWER" not in dict(one.fields)
     assert isinstance(refusal, Refusal)
-    assert refusal.reason is Refused.FORM
+    assert refusal.reason is Refused.UNSUPPORTED
+
+
+def test_what_is_damaged_is_told_before_what_is_unknown() -> None:
+    data = changed(CONSUMER, lambda found: [("NEWER", "1"), *found, ("newer", "1")])
+    one, refusal = receive(data)
+    assert isinstance(one, Reading)
+    detail = "groups that do not count: 'NEWER' (unsupported), 'newer' (form)"
+    assert refusal == Refusal(Refused.FORM, detail, 0)
+
+
+def test_another_meters_frame_is_unsupported_rather_than_damaged() -> None:
+    """PME-PMI: labels of its own, in the historic form."""
+    data = pack([("ADS", "041376123456"), ("MESURES1", "BT"), ("EApP", "00123456")], Mode.HISTORIC)
+    [refusal] = receive(data)
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason is Refused.UNSUPPORTED
+    assert refusal.detail.startswith("the frame has no ADCO; groups that do not count: 'ADS' (")
 
 
 def test_an_even_number_of_added_spaces_passes_the_checksum_and_not_the_form() -> None:
