@@ -35,6 +35,7 @@ def sml_files(draw: Random, rounds: int) -> Iterator[tuple[bytes, str]]:
         meter = SmlMeter(
             SERVER, is_kermit, form, dates, signature=draw.randbytes(draw.choice((0, 48, 300))),
             wide_tags=wide, public_key=draw.randbytes(48),
+            four_fills=bool(number & 1), opens_for_zeros=bool(number & 2),
         )  # fmt: skip
         yield meter.file(number, list(sml_values(draw)), 1_700_000_000), sum_name(is_kermit)
 
@@ -138,7 +139,7 @@ def index_in(sets: list[list[Any]], group: int) -> Index | None:
     names = [f"{before}{group}.8.0{behind}" for before, behind in _NAMES]
     for address, value, unit in sets:
         if address in names:
-            whole, _, decimals = value.partition(".")
+            whole, _, decimals = value.replace(",", ".").partition(".")
             return Index(int(whole + decimals), {"kWh": 3, "Wh": 0, "MWh": 6}[unit] - len(decimals))
     return None
 

@@ -57,6 +57,8 @@ class SmlMeter:
         signature: behind the list.
         wide_tags: kinds of messages are numbers of four bytes.
         short_sums: a sum with a leading zero byte is sent without it.
+        four_fills: four bytes fill a file that needs none (DZG).
+        opens_for_zeros: its files are opened for a server of zeros, and it is the client (Logarex).
     """
 
     server: bytes
@@ -67,12 +69,15 @@ class SmlMeter:
     signature: bytes = b""
     wide_tags: bool = False
     short_sums: bool = False
+    four_fills: bool = False
+    opens_for_zeros: bool = False
     public_key: bytes = field(default=b"", repr=False)
 
     def file(self, number: int, values: Sequence[Value], time_s: int = 0) -> bytes:
         """What it sends: its file `number`, with these values, at `time_s` of its clock."""
         time = self._time(time_s)
-        opened = [None, None, number.to_bytes(4, "big"), self.server, None, None]
+        who = [None, self.server] if not self.opens_for_zeros else [self.server, bytes(10)]
+        opened = [None, who[0], number.to_bytes(4, "big"), who[1], None, None]
         entries: list[object] = [self._entry(one, time) for one in values]
         if self.public_key:
             code = b"\x81\x81\xc7\x82\x05\xff"
@@ -124,7 +129,7 @@ class SmlMeter:
 
     def transport(self, messages: bytes) -> bytes:
         """Messages between escapes."""
-        fill = -len(messages) % 4
+        fill = -len(messages) % 4 or 4 * self.four_fills
         content = (messages + bytes(fill)).replace(_ESCAPE, _ESCAPE + _ESCAPE)
         file = _ESCAPE + b"\x01\x01\x01\x01" + content + _ESCAPE + bytes((0x1A, fill))
         return file + self._sum(file)

@@ -264,14 +264,10 @@ def test_more_fill_bytes_than_there_can_be_are_a_bad_form() -> None:
 
 
 def test_four_fill_bytes_where_none_are_needed_are_read() -> None:
-    """As meters of DZG write them."""
-    [aligned] = [
-        file
-        for number in range(4)
-        if (file := METER.file(1, [*PLAIN, Value(POWER, b"1" * number)]))[-3] == 0
-    ]
-    filled = aligned[:-8] + bytes(4) + aligned[-8:-3] + b"\x04"
-    assert read(filled + x25(filled).to_bytes(2, "little")).imported == Index(224_624_136, -1)
+    meter = replace(METER, four_fills=True)
+    files = [meter.file(1, [*PLAIN, Value(POWER, b"1" * more)]) for more in range(4)]
+    assert sorted(file[-3] for file in files) == [1, 2, 3, 4]
+    assert {read(file).imported for file in files} == {Index(224_624_136, -1)}
 
 
 def test_an_escape_that_means_nothing_is_a_bad_form() -> None:
@@ -280,11 +276,8 @@ def test_an_escape_that_means_nothing_is_a_bad_form() -> None:
 
 
 def test_a_file_opened_for_a_server_of_zeros_is_opened_for_none() -> None:
-    opened = [None, SERVER, b"1", bytes(10), None, None]
-    file = METER.file(1, PLAIN)
-    first = file.index(METER.message(1, 1, 0x0701, [])[:6])
-    zeros = METER.message(1, 0, 0x0101, opened)
-    assert read(METER.transport(zeros + file[first:-8])).identity == IDENTITY
+    meter = replace(METER, opens_for_zeros=True)
+    assert read(meter.file(1, PLAIN)).identity == IDENTITY
 
 
 def test_a_list_of_no_server_has_no_identity() -> None:
