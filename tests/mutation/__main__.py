@@ -112,7 +112,10 @@ TESTS = {
         "tests/hal/index/test_dlms_client.py",
     ],
     "hal.index.dlms_push": ["tests/hal/index/test_dlms_push.py"],
-    "hal.index.modbus_map": ["tests/hal/index/test_modbus_map.py"],
+    "hal.index.modbus_map": [
+        "tests/hal/index/test_modbus_map.py",
+        "tests/hal/index/test_modbus_map_edges.py",
+    ],
     "hal.index.modbus_owed": ["tests/hal/index/test_modbus_owed.py"],
 }
 
