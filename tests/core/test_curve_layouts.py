@@ -422,6 +422,21 @@ def test_a_missing_hour_of_an_ordinary_day_is_a_gap() -> None:
     assert series.gaps() == [(series.first + 4, series.first + 7)]
 
 
+def test_members_may_have_columns_beside_a_number_or_an_end() -> None:
+    base = replace(told("e-distribucion"), value="", member="", members={"A": "alice", "B": "bob"})
+    numbered_rows = "Fecha;Hora;A;B\n29/03/2025;1;1,5;2\n29/03/2025;2;;3\n"
+    timed = replace(base, position="", until="Fin", time_format="", stamp=Stamp.BEGIN)
+    timed_rows = "Fecha;Fin;A;B\n2025-03-29T00:00;2025-03-29T01:00;1,5;2\n"
+    timed_rows += "2025-03-29T01:00;2025-03-29T02:00;;3\n"
+    for text, template in ((numbered_rows, base), (timed_rows, timed)):
+        curve = read(text, template)
+        totals = {name: sum(one.energies_uwh.values()) for name, one in curve.members.items()}
+        assert totals == {"alice": 1_500_000_000, "bob": 5_000_000_000}
+        assert [one.last - one.first for one in curve.members.values()] == [7, 7]
+    assert "and the file says" in refused(timed_rows.replace("02:00", "03:00"), timed)
+    assert "and no 25" in refused(numbered_rows.replace(";2;;", ";25;;"), base)
+
+
 @pytest.mark.parametrize("text", ["", "one", "1.5", "01:30", "1000", "٣", "-1", "25:60"])
 def test_what_is_no_number_of_an_interval_is_refused(text: str) -> None:
     file = f"CUPS;Fecha;Hora;AE_kWh\n541448800000000001;29/03/2025;{text};1\n"
