@@ -393,7 +393,8 @@ def test_a_meter_for_consumption_is_nothing_else_for_its_whole_life(
     other = Use.STORAGE if use is Use.GENERATION else Use.GENERATION
     state = office.do(office.meter("m0", 13, use=other))
     assert refusal_of(act, state, office.meter("m0", 10, use=Use.CONSUMPTION)) is Reason.PRIVATE
-    assert refusal_of(act, state, office.meter("m1", 11, use=use)) is Reason.PRIVATE
+    with refusing(Reason.PRIVATE, "Register the meter under another name"):
+        act(state, office.meter("m1", 11, use=use))
 
 
 def test_a_block_waits_for_no_revoked_meter(office: Office) -> None:
@@ -565,6 +566,11 @@ def test_an_agreement_that_contradicts_what_is_known_does_not_act(
         agreeing.do(agreeing.authority.agree(agreeing.state.step + ahead, claims, **said))
 
 
+def test_an_agreement_is_of_steps_to_come(agreeing: Office) -> None:
+    with refusing(Reason.NOT_VALID_AT_STEP, "it may be of steps to come only"):
+        agreeing.do(agreeing.authority.agree(agreeing.state.step, ["ana"]))
+
+
 def test_an_agreement_with_who_has_left_does_not_act(agreeing: Office) -> None:
     agreeing.do(agreeing.authority.revoke(Role.MEMBER, "bob"))
     with refusing(Reason.UNKNOWN_KEY, "no member bob"):
@@ -589,6 +595,12 @@ def test_a_re_anchor_says_which_registration_was_the_newest(office: Office) -> N
         anchored.append(office.do(office.authority.re_anchor("m0", at, 0)).meters["m0"].anchored)
         office.do(office.meter(index_wh=at))
     assert anchored == [None, 1, 2]
+
+
+def test_behind_a_re_anchor_nothing_is_known_of_what_the_display_showed(office: Office) -> None:
+    meter = office.do(office.meter()).meters["m0"]
+    office.state = replace(office.state, meters={"m0": replace(meter, floor=5)})
+    assert office.do(office.authority.re_anchor("m0", 0, 0)).meters["m0"].floor is None
 
 
 def test_a_genesis_acts_by_being_there(office: Office) -> None:

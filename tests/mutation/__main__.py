@@ -106,7 +106,7 @@ TESTS = {
     "hal.index.d0": ["tests/hal/index/test_d0.py"],
     "hal.index.sml": ["tests/hal/index/test_sml.py", "tests/hal/index/test_sml_edges.py"],
     "hal.index.hdlc": ["tests/hal/index/test_hdlc.py"],
-    "hal.index.axdr": ["tests/hal/index/test_axdr.py"],
+    "hal.index.axdr": ["tests/hal/index/test_axdr.py", "tests/hal/index/test_axdr_edges.py"],
     "hal.index.ciphering": [
         "tests/hal/index/test_dlms_push.py",
         "tests/hal/index/test_dlms_client.py",
