@@ -120,7 +120,7 @@ def test_telegrams_that_gurux_writes_are_read() -> None:
     """Where it can: it cuts a short ciphered message, and forgets the last
     mark of a long one that bears no tag, when they are to go in blocks."""
     assert KEYS.authentication is not None
-    asked = [
+    asked: list[dict[str, Any]] = [
         {
             "framing": framing, "security": security, "suite": suite, "pdu": pdu, "clock": clock,
             "title": b"GRX\0\0\0\0\x07".hex(), "counter": 77, "body": body_of(registers).hex(),
