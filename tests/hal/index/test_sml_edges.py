@@ -122,6 +122,7 @@ def test_status_time_and_signature_of_a_value_are_told_beside_it() -> None:
         ENERGY,
         entry(OTHER, ABSENT, status=number(0x1C01, 2), **stamped),
         entry(POWER, number(1, 1), status=encode_item(b"good"), at=number(5)),
+        entry(bytes.fromhex("0100010801ff"), ABSENT, status=signed(-5, 1)),
         name=b"ab",
     )
     assert dict(reading.fields) == {
@@ -134,6 +135,7 @@ def test_status_time_and_signature_of_a_value_are_told_beside_it() -> None:
         "1-0:16.7.0*255": "1",
         "1-0:16.7.0*255 status": "good",
         "1-0:16.7.0*255 time": "5 s",
+        "1-0:1.8.1*255 status": "-5",
     }
 
 
