@@ -309,7 +309,8 @@ def analyse(recording: Recording, keys: Keys | None = None) -> Analysis:
     if frames and all(heard[one].refused.keys() <= {Refused.UNSUPPORTED} for one in push):
         return _of_frames(frames, recording)
     driver, many = marks_in(told)
-    if push and (frames or not many):
+    # What is in frames is no ciphered P1 telegram, though it begins as one does.
+    if push and (framing_of(told) is not Framing.BARE or not many):
         return _of_candidate(push[0], recording, heard[push[0]])
     if many:
         marked = next(one for one in _CANDIDATES if one.driver == driver)

@@ -2,6 +2,7 @@
 what is no meter at all."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from fractions import Fraction
@@ -195,6 +196,21 @@ def test_a_capture_is_read_with_keys_from_files(
     code, text = run(line, "--key", key)
     assert (code, "there are not 32 hexadecimal digits in" in text) == (EXIT_CONFIGURATION, True)
     assert "0x12" not in text
+
+
+@pytest.mark.parametrize("framing", [Framing.HDLC, Framing.WRAPPER, Framing.MBUS])
+def test_a_long_ciphered_push_in_frames_is_not_taken_for_a_p1_port(framing: Framing) -> None:
+    style = Style(number="9" * 110, framing=framing, keys=KEYS)
+    line = telegram(Told(1_000, 7, 500, BEGAN_S), style, 1)
+    assert GENERAL_GLO_LONG.search(line)
+    assert told(line).driver == "dlms-push"
+    if framing is Framing.HDLC:
+        damaged_line = line[:-4] + bytes([line[-4] ^ 1]) + line[-3:]
+        assert told(damaged_line).driver == "dlms-push"
+        assert set(told(damaged_line).refused) == {Refused.CHECKSUM}
+
+
+GENERAL_GLO_LONG = re.compile(rb"\xdb\x08.{8}\x82", re.DOTALL)  # as a ciphered P1 telegram begins
 
 
 @pytest.mark.parametrize("framing", Framing)
