@@ -107,10 +107,7 @@ TESTS = {
     "hal.index.sml": ["tests/hal/index/test_sml.py", "tests/hal/index/test_sml_edges.py"],
     "hal.index.hdlc": ["tests/hal/index/test_hdlc.py"],
     "hal.index.axdr": ["tests/hal/index/test_axdr.py", "tests/hal/index/test_axdr_edges.py"],
-    "hal.index.ciphering": [
-        "tests/hal/index/test_dlms_push.py",
-        "tests/hal/index/test_dlms_client.py",
-    ],
+    "hal.index.ciphering": ["tests/hal/index/test_ciphering.py"],
     "hal.index.dlms_push": ["tests/hal/index/test_dlms_push.py"],
     "hal.index.modbus_map": [
         "tests/hal/index/test_modbus_map.py",
