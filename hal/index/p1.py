@@ -2,8 +2,9 @@
 Luxembourg's and Austria's in clear text, and those of Hungary, Lithuania, Sweden and Switzerland.
 
 Form: DSMR P1 companion standard 5.0.2 §5-6, after IEC 62056-21 mode D. A telegram without the
-checksum of DSMR 4 is refused: nothing would tell a damaged digit from a true one. So is one that
-is ciphered (Luxembourg, Austria): decrypt it first.
+checksum of DSMR 4 is refused: nothing would tell a damaged digit from a true one, and where the
+meter has none, of DSMR 2 or 3, hal.index.d0 reads it with the caveat that is due. So is one that is
+ciphered (Luxembourg, Austria): decrypt it first.
 
 The index is the total register where the meter has one, else the sum of its two tariffs, whichever
 of them is the day's. Devices on the meter's M-Bus (0-1 to 0-9) are not this meter: they are not
@@ -208,7 +209,7 @@ def _read(
         _RefusedError: what it cannot be read for.
     """
     if closing.strip() == b"":
-        detail = "a telegram without a checksum, as DSMR 2 and 3 have it"
+        detail = "a telegram without a checksum; those of DSMR 2 and 3 are D0 (9600 baud, pushed)"
         raise _RefusedError(Refused.UNSUPPORTED, detail)
     if not _CHECKSUM.fullmatch(closing) or int(closing, 16) != checksum(telegram):
         raise _RefusedError(Refused.CHECKSUM, "the telegram's CRC is another")

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptometer.steps import NS_PER_S
+from hal.index.d0 import D0Decoder
 from hal.index.p1 import TELEGRAM_MAX, TELEGRAM_NS_MAX, P1Decoder, checksum
 from hal.index.p1_meter import Country, P1Meter, pack, telegram
 from hal.index.plausible import Limits
@@ -326,6 +327,24 @@ def test_what_is_refused_is_refused_by_name(reason: Refused, data: bytes) -> Non
     assert (refusal.reason, refusal.at_ns) == (reason, 7)
     assert isinstance(refusal.detail, str)
     assert refusal.detail not in ("", "None")
+
+
+def test_a_telegram_of_dsmr_2_is_refused_as_what_it_is_and_read_as_d0() -> None:
+    lines = [
+        "/CME5 ABCD012345678901", "", "0-0:96.1.1(37)", "1-0:1.8.1(00185.000*kWh)",
+        "1-0:1.8.2(00084.001*kWh)", "1-0:2.8.1(00013.000*kWh)", "1-0:2.8.2(00019.000*kWh)",
+        "0-0:96.14.0(0001)", "1-0:1.7.0(0000.98*kW)", "0-0:17.0.0(999*A)", "0-0:96.13.0()",
+        "0-1:24.3.0(120517020000)(08)(60)(1)(0-1:24.2.1)(m3)", "(00124.477)", "!", "",
+    ]  # fmt: skip
+    data = "\r\n".join(lines).encode()
+    [refusal] = receive(data)
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason is Refused.UNSUPPORTED
+    assert "D0 (9600 baud, pushed)" in refusal.detail
+    [one] = D0Decoder().receive(data, 0)
+    assert isinstance(one, Reading)
+    assert one.caveats == {Caveat.WEAK_CHECK}
+    assert (one.identity, one.imported, one.exported) == ("37", Index(269_001), Index(32_000))
 
 
 def test_after_what_is_refused_the_next_telegram_counts() -> None:
