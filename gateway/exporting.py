@@ -3,7 +3,7 @@ ledger's blocks. It reads the ledger and writes what it is told to, nothing else
 
 import argparse
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import date, timedelta, tzinfo
@@ -40,6 +40,7 @@ from hal.zone import zone_named
 
 OCMF_KEY = "ocmf.key"
 PERIOD = "a local day, month or year: 2026-03-29, 2026-03 or 2026"
+_SHOWN = 20  # steps left out of a file
 _ATTEMPTS = 3  # to go through a ledger that grows meanwhile, a block every quarter of an hour
 _OURS = 0o600  # what says how much a member consumes is for whoever was asked to write it
 _PUBLIC = 0o644  # what the ledger shows to everybody
@@ -382,13 +383,21 @@ def _ocmf(arguments: argparse.Namespace) -> int:
         raise ConfigurationError(
             f"{arguments.meter} closed no step of {arguments.period} that counted"
         )
-    records = [
-        ocmf_record(close, asked.source, key.public, key.sign_again, software) for close in closes
-    ]
+    records: list[str] = []
+    left_out: list[str] = []
+    for close in closes:
+        try:
+            records.append(ocmf_record(close, asked.source, key.public, key.sign_again, software))
+        except ConfigurationError as error:  # of this step alone: the key was checked above
+            left_out.append(f"left out: {error}")
+    if not records:
+        raise ConfigurationError("; ".join(left_out[:_SHOWN]))
+    if len(left_out) > _SHOWN:
+        left_out[_SHOWN:] = [f"and {len(left_out) - _SHOWN} steps more"]
     is_container = arguments.out.suffix == ".xml"
     lines = "".join(f"{record}\n" for record in records)
     text = ocmf_container(records, key.public) if is_container else lines
-    return _write(arguments.out, text, _PUBLIC)
+    return _write(arguments.out, text, _PUBLIC, left_out)
 
 
 def _ocmf_key(arguments: argparse.Namespace) -> int:
@@ -573,5 +582,5 @@ def _beside(out: Path) -> Path:
     return out.with_name(out.name + SIDECAR_SUFFIX)
 
 
-def _write(out: Path, text: str, mode: int) -> int:
-    return hand_out(out, text.encode(), f"{len(text.splitlines())} lines", mode)
+def _write(out: Path, text: str, mode: int, before: Sequence[str] = ()) -> int:
+    return hand_out(out, text.encode(), f"{len(text.splitlines())} lines", mode, before)

@@ -1,19 +1,23 @@
 """Commands that take what an agreement may have from outside: coefficients, and measured losses."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
+from cryptometer.authority_records import Registration
 from cryptometer.errors import Reason, Rejected
 from cryptometer.metrology import kwh
+from cryptometer.record_fields import Role
 from cryptometer.step_table import read_coefficients, read_losses
 from gateway.folder import Folder, open_folder, read_community
 from gateway.private import PrivateStore
 from hal.handing import IN_HELP, read_given
 
 T = TypeVar("T")
+
+_SHOWN = 20  # names that nobody is registered with
 
 
 def add_commands(
@@ -47,7 +51,30 @@ def _coefficients(arguments: argparse.Namespace) -> int:
     with closing(PrivateStore(folder.private)) as store:
         store.put_coefficients(weights)
     print(f"coefficients of {_steps(weights)}")
+    for line in _doubtful(weights, _names(folder)):
+        print(line)
     return 0
+
+
+def _names(folder: Folder) -> set[str]:
+    """Of members and meters, as registered so far."""
+    with closing(folder.open_store(read_only=True)) as store:
+        records = read_community(store).records
+    bodies = [one.body for one in records if isinstance(one.body, Registration)]
+    return {one.name for one in bodies if one.role in (Role.MEMBER, Role.METER)}
+
+
+def _doubtful(
+    weights: Mapping[int, Mapping[tuple[str, str], int]], registered: set[str]
+) -> Iterator[str]:
+    """What was taken and is perhaps not meant."""
+    named = {name for some in weights.values() for place in some for name in place if name}
+    if unknown := sorted(named - registered):
+        more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+        yield f"not registered so far: {', '.join(unknown[:_SHOWN])}{more}"
+    idle = {step: some for step, some in weights.items() if not any(some.values())}
+    if idle:
+        yield f"all weights are 0, so that all is surplus, of {_steps(idle)}"
 
 
 def _losses(arguments: argparse.Namespace) -> int:

@@ -172,6 +172,29 @@ def test_a_ledger_that_does_not_hold_is_exported_nowhere() -> None:
         )
 
 
+def test_a_step_of_which_lots_were_set_aside_has_no_ocmf_record_and_the_others_have(
+    tmp_path: Path,
+) -> None:
+    village = Village()
+    first = village.next_step
+    device = village.device
+    village.send(device.run_start(first), *device.step(first, 3))
+    village.block()
+    village.send(device.batch(first + 1, 9), *device.step(first + 1, 2))  # nine are above V
+    village.block()
+    village.send(*device.step(first + 2, 4))
+    village.block()
+    folder = as_folder(village, tmp_path / "gateway")
+    create_key(tmp_path / "other.key", Algorithm.ES256)
+    out = tmp_path / "closes.ocmf"
+    words = ("export", "ocmf", "--meter", "m0", *PERIOD, "--key", tmp_path / "other.key")
+    done = gateway(*words, "--out", out, "--config", folder.path)
+    assert done.returncode == 0
+    assert f"left out: step {first + 1} of m0: its registers differ by 0.0011" in done.stdout
+    pages = [json.loads(line.split("|")[1])["PG"] for line in out.read_text().splitlines()]
+    assert pages == [f"T{first}", f"T{first + 2}"]
+
+
 def test_an_ed25519_key_signs_no_ocmf(worked: Premises, tmp_path: Path) -> None:
     create_key(tmp_path / "other.key")
     said = refused(

@@ -245,10 +245,16 @@ def test_coefficients_and_losses_are_taken_for_the_plant(
 ) -> None:
     weights = tmp_path / "weights.csv"
     weights.write_text("step;member;weight\n7;alice;0,25\n8;alice;1\n")
-    assert "coefficients of 2 steps, 7 to 8" in told("coefficients", weights)
+    said = told("coefficients", weights)
+    assert "coefficients of 2 steps, 7 to 8" in said
+    assert len(said.splitlines()) == 1
     losses = tmp_path / "losses.csv"
     losses.write_text("step,kwh\n7,0.5\n")
     assert "losses of 1 steps, 7 to 7: 0.500 kWh" in told("losses", losses)
+    weights.write_text("step;producer;member;weight\n9;m0;alice;0\n9;m0;bop;0\n")
+    said = told("coefficients", weights)
+    assert "not registered so far: bop" in said, "perhaps a slip of the pen"
+    assert "all is surplus, of 1 steps, 9 to 9" in said
     weights.write_text("step;member;weight\n8;alice;2\n")
     told("coefficients", weights)
     with closing(PrivateStore(premises.folder.private)) as store:
@@ -256,9 +262,9 @@ def test_coefficients_and_losses_are_taken_for_the_plant(
         assert store.coefficients(8) == {("", "alice"): 2 * 10**9}
         assert store.losses_uwh(7) == 500_000_000
         assert store.losses_uwh(8) is None
-        assert store.steps_changed_since(0) == ([7, 8], 3)
-        assert store.steps_changed_since(1) == ([7, 8], 3)
-        assert store.steps_changed_since(2) == ([8], 3)
+        assert store.steps_changed_since(0) == ([7, 8, 9], 4)
+        assert store.steps_changed_since(1) == ([7, 8, 9], 4)
+        assert store.steps_changed_since(3) == ([8], 4)
 
 
 def test_whose_a_meter_for_consumption_is_is_said_and_shown(told: Told) -> None:
