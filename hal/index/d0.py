@@ -46,13 +46,14 @@ _SLASH, _END, _LINE_END = b"/", b"!", b"\r\n"
 _REQUEST = b"/?"  # what a meter is asked with; an optical head may return it
 # A slash is one of a value if a bracket closes first, and nothing if data begin in the same line.
 _BEHIND_SLASH = re.compile(rb"[()\r\n!\x02]")
-_LINE_MAX = 160  # bytes: no line before its first bracket, and no value, is longer
+_LINE_MAX = 160  # bytes: no line before its first bracket, and no value with a slash, is longer
 
 SEVEN_BITS = bytes(value & 0x7F for value in range(256))  # for bytes.translate
 _EVEN = bytes(value for value in range(256) if value.bit_count() % 2 == 0)
 
 IDENTIFICATION = re.compile(rb"/([A-Za-z]{3})([ -~])((?:\\[ -~])*)([ -.0-~]{0,32})")
-_SET = re.compile(r"([^()/!\x00-\x20\x7f]{0,24})((?:\([^()!\x00-\x1f\x7f]{0,128}\))+)")
+# A value has 128 characters at most, but for the messages to a consumer of DSMR 2 and 3.
+_SET = re.compile(r"([^()/!\x00-\x20\x7f]{0,24})((?:\([^()!\x00-\x1f\x7f]{0,2048}\))+)")
 _ADDRESS = re.compile(r"(?:(?:0-0|1-[01]):)?([0-9A-Z]{1,3}(?:\.[0-9]{1,3}){1,2})(?:\*255)?")
 _CODE = re.compile(r"([12])\.8\.([0-9]{1,2})")
 _INDEX = re.compile(r"([0-9]{1,12})(?:[.,]([0-9]{1,9}))?(?:[* ](.*))?")

@@ -12,7 +12,8 @@ each of a meter's lists, and it holds the number on the plate (`fields` say it a
 
 What meters do against the standard, and is read all the same: sums of the Kermit kind (Holley); a
 bare number in place of a time (Holley DTZ541); a sum whose leading zero byte is left out; a power
-that is signed too short (DZG DVS74, see `_power`); no unit at a register of energy, which is Wh
+that is signed too short (DZG DVS74, see `_power`); four fill bytes where none are needed (DZG); a
+file that is opened for a server of zeros (Logarex); no unit at a register of energy, which is Wh
 then, with a caveat. What is not: version 2 of the transport, requests, profiles.
 """
 

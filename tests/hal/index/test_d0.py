@@ -92,6 +92,7 @@ def test_a_message_says_which_meter_both_registers_and_all_else_as_text(message:
         ("1.8.1(1.5*kWh)\r\n1.8.2(20*kWh)", Index(215, 2)),
         ("1.8.0(1.123456789*kWh)", Index(1_123_456_789, -6)),
         ("1.8.0(9*kWh)\r\nP.01(260101)(00)\r\n(12)(13)", Index(9, 3)),
+        ("1.8.0(9*kWh)\r\n0-0:96.13.0(" + "3F" * 1024 + ")", Index(9, 3)),
         ("1.6.0,5(2601)\r\n1.8.0(9*kWh)\r\n0.3.0(10000*imp/kWh)", Index(9, 3)),
     ],
 )
@@ -322,7 +323,7 @@ def test_bytes_of_odd_parity_are_refused() -> None:
         "1.8.0(1*kWh)\r\n1.8.0(2*kWh)",
         "1.8.0(1*kWh)\n",
         "1.8.0(1*kWh)hello",
-        "1.8.0(1*kWh)\r\n0.2.0(" + "x" * 200 + ")",
+        "1.8.0(1*kWh)\r\n0.2.0(" + "x" * 2049 + ")",
         "1.8.0(1*kWh)\x7f",
     ],
 )
