@@ -178,8 +178,8 @@ def _plain(line: str) -> str:
     return _CODEC.sub(lambda codec: codec[0].lower(), _ALOUD.sub("", line))
 
 
-def _mutate(module: str, jobs: int) -> None:
-    """Runs all changes of a module, but for those of wording."""
+def _mutate(module: str, jobs: int) -> dict[str, Change]:
+    """Runs all changes of a module, but for those of wording; all, by their names."""
     folder = WORK / module
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -207,11 +207,13 @@ def _mutate(module: str, jobs: int) -> None:
             check=False,
             timeout=_MODULE_S_MAX,
         )
-    left = [name for name, change in _changes(module).items() if not change.is_wording]
+    changes = _changes(module)
+    left = [name for name, change in changes.items() if not change.is_wording]
     _try_in_forks(module, left, jobs, _FEW)
     # Once more with all examples.
     left = [name for name, ending in _endings(module).items() if ending in _NOT_NOTICED]
     _try_in_forks(module, left, jobs, {})
+    return changes
 
 
 def _try_in_forks(module: str, names: list[str], jobs: int, environment: dict[str, str]) -> None:
@@ -273,10 +275,13 @@ def _endings(module: str) -> dict[str, str]:
     return dict(line.split() for line in endings.read_text().splitlines())
 
 
-def _read(module: str) -> tuple[Counter[str], list[Change]]:
+def _read(module: str, changes: dict[str, Change]) -> tuple[Counter[str], list[Change]]:
     """What a run of a module came to: how many changes ended how, and the survivors."""
     endings, survivors = _endings(module), []
-    changes = _changes(module)
+    if not endings:
+        # Else every change would count as noticed.
+        log = WORK / module / "run.log"
+        sys.exit(f"{module}: nothing was tried, or its tests fail with nothing changed: see {log}")
     for name, change in changes.items():
         ending = endings.get(name, _UNTRIED)
         if change.is_wording:
@@ -330,9 +335,8 @@ def main() -> int:
     explained = tomllib.loads(EXPLAINED.read_text())["change"]
     unexplained = 0
     for module in given.modules or TESTS:
-        if not given.read:
-            _mutate(module, given.jobs)
-        endings, survivors = _read(module)
+        changes = _changes(module) if given.read else _mutate(module, given.jobs)
+        endings, survivors = _read(module, changes)
         open_ones = [
             one
             for one in survivors
@@ -346,9 +350,6 @@ def main() -> int:
             flush=True,
         )
         (WORK / f"{module}.open").write_text("\n".join(one.difference for one in open_ones))
-        if not _endings(module):
-            print(f"    nothing was run: see {WORK / module / 'run.log'}")
-            unexplained += 1
     return 1 if unexplained else 0
 
 
