@@ -19,6 +19,7 @@ from cryptometer.state import State
 from gateway import history, member_answers, reporting
 from gateway.access import admit_person
 from gateway.answers import Site
+from gateway.endpoints import Endpoint
 from gateway.exporting import days_of
 from gateway.exports.allotments import Allotment
 from gateway.exports.virtual_meter import virtual_meter_csv
@@ -32,7 +33,6 @@ from gateway.members_web import (
     names_of,
     told_to_asker,
 )
-from gateway.openapi import Endpoint
 from gateway.pages.document import PAGE_HEADERS
 from gateway.pages.member import (
     Whose,

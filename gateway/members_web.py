@@ -28,9 +28,10 @@ from cryptometer.record_fields import Role
 from cryptometer.share_file import Share, verify_share
 from cryptometer.state import State
 from cryptometer.steps import NS_PER_MS
-from gateway import exporting, history, member_answers, openapi, reporting
+from gateway import exporting, history, member_answers, reporting
 from gateway.access import Grant, admit
 from gateway.answers import Absent, Json, Site
+from gateway.endpoints import MEMBERS, Audience, Endpoint
 from gateway.exports.allotments import Allotment, totals_by_step
 from gateway.exports.france import Template, coefficients_fr, read_template
 from gateway.exports.load_curve import load_curve_local, load_curve_utc
@@ -39,10 +40,10 @@ from gateway.exports.source import Source, sidecar
 from gateway.exports.spain import CoefficientFile, Layout, coefficients_es
 from gateway.exports.virtual_meter import virtual_meter_csv, virtual_meter_json
 from gateway.folder import Folder
-from gateway.openapi import Audience, Endpoint, WronglyAsked
 from gateway.pages.document import POLICY
 from gateway.private import PrivateStore
 from gateway.private_reading import open_opening
+from gateway.questions import Asked, WronglyAsked
 from gateway.reader import (
     PROBLEMS,
     Bodiless,
@@ -75,7 +76,7 @@ class Question:
 
     endpoint: Endpoint
     grant: Grant
-    asked: openapi.Asked
+    asked: Asked
 
     @property
     def member(self) -> str:
@@ -140,7 +141,7 @@ class Members(Reader):
             "files": self._list_files,
             "file": self._file,
         }
-        routes = [Route(one.path, self._handler(one, makers[one.name])) for one in openapi.MEMBERS]
+        routes = [Route(one.path, self._handler(one, makers[one.name])) for one in MEMBERS]
         return Starlette(
             routes=[*routes, *self._pages()],
             exception_handlers=PROBLEMS,
@@ -544,7 +545,7 @@ def _laid_out(folder: Path | None) -> list[Path]:
     """The files of a folder that can be asked for by their names."""
     if folder is None or not folder.is_dir():
         return []
-    [place] = next(one for one in openapi.MEMBERS if one.name == "file").places
+    [place] = next(one for one in MEMBERS if one.name == "file").places
     found = []
     for one in sorted(folder.iterdir()):
         try:

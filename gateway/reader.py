@@ -27,9 +27,10 @@ from cryptometer.errors import ConfigurationError, Rejected
 from cryptometer.state import State
 from gateway import answers, connections
 from gateway.answers import Absent, Site, Waiting
+from gateway.endpoints import Endpoint
 from gateway.folder import Folder, read_community
 from gateway.history import NotYet, TooMuch, state_of
-from gateway.openapi import Asked, Endpoint, WronglyAsked
+from gateway.questions import Asked, WronglyAsked
 from gateway.sqlite_store import SqliteStore
 from gateway.store import SearchTooLong
 from hal.notify import Notifier

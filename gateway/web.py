@@ -30,14 +30,16 @@ from cryptometer.state import State
 from cryptometer.tiles import CHECKPOINT_PATH
 from gateway import answers, community_answers
 from gateway.answers import NEWEST, Absent, Site
+from gateway.endpoints import HTML, PUBLIC, Endpoint
 from gateway.folder import Folder
 from gateway.health import Facts, reasons
 from gateway.history import source_of
 from gateway.metrics import CONTENT_TYPE_LATEST, Figures, exposition
-from gateway.openapi import HTML, PUBLIC, Asked, Endpoint, document
+from gateway.openapi import document
 from gateway.pages.community import BLOCKS_SHOWN, community_page
 from gateway.pages.document import PAGE_HEADERS
 from gateway.prove import prove
+from gateway.questions import Asked
 from gateway.reader import (
     FRESH,
     PROBLEMS,

@@ -1,7 +1,7 @@
 """The addresses of the members' pages: what they may be asked, and whom they are for. Values of the
 kind that the API has (`gateway.openapi`), and no part of its document."""
 
-from gateway.openapi import CSV, HTML, SHARE, Audience, Endpoint
+from gateway.endpoints import CSV, HTML, SHARE, Audience, Endpoint
 
 FRONT = "/"
 _OWN = "/members/{member}"

@@ -4,9 +4,10 @@ from base64 import b64decode, b64encode
 from urllib.parse import parse_qsl
 
 from gateway.access import Grant, Holder, admit, admit_person, digest_of, make_token
+from gateway.endpoints import MEMBERS, PUBLIC
 from gateway.exporting import read_points
-from gateway.openapi import MEMBERS, PUBLIC, WronglyAsked
 from gateway.pages.paths import PAGES
+from gateway.questions import WronglyAsked
 from tests.fuzz.scene import FalseAcceptance
 from tests.fuzz.target import BY_MESSAGE, Target, scratch, text_of
 
@@ -51,7 +52,7 @@ def _read_points(data: bytes) -> None:
 API: tuple[Target, ...] = (
     Target(
         "api-question",
-        ("gateway.access.admit", "gateway.access.admit_person", "gateway.openapi.Endpoint.read"),
+        ("gateway.access.admit", "gateway.access.admit_person", "gateway.endpoints.Endpoint.read"),
         _read_question,
         lambda: [
             f"meter\nBearer {_TOKEN}\nmember=ada\nfrom=7&to=9".encode(),

@@ -26,9 +26,9 @@ from cryptometer.steps import NS_PER_MS
 from gateway import exporting, openapi, reporting
 from gateway.access import SECRET_BYTES, Grant, Holder, digest_of, make_token
 from gateway.consumption import Person
+from gateway.endpoints import JSON, MEMBERS, PROBLEM, PUBLIC, SHARE, Audience, Endpoint
 from gateway.history import allotments, gather
 from gateway.members_web import AT_ONCE_MAX, Members
-from gateway.openapi import MEMBERS, PUBLIC, Audience, Endpoint
 from gateway.private import PrivateStore
 from gateway.web import Web as PublicWeb
 from tests.commands.outsider import called
@@ -169,8 +169,8 @@ def test_the_document_is_one_and_every_answer_is_as_it_says(
     def keep(endpoint: Endpoint, answer: Answer, expected: int = 200) -> None:
         assert answer.status == expected, (endpoint.path, answer)
         kind = answer.headers["content-type"]
-        assert kind == (endpoint.kind if expected == 200 else openapi.PROBLEM)
-        if kind in (openapi.JSON, openapi.PROBLEM):
+        assert kind == (endpoint.kind if expected == 200 else PROBLEM)
+        if kind in (JSON, PROBLEM):
             answers.append([endpoint.path, expected, kind, json.loads(answer.body)])
 
     for endpoint in PUBLIC:
@@ -186,7 +186,7 @@ def test_the_document_is_one_and_every_answer_is_as_it_says(
     document = web.get("/api/1/openapi.json").json
     assert document == json.loads(json.dumps(openapi.document()))
     assert ask("openapi_peer.py", {"document": document, "answers": answers}) == []
-    strange = [["/api/1/community", 200, openapi.JSON, {"name": 7}]]
+    strange = [["/api/1/community", 200, JSON, {"name": 7}]]
     assert ask("openapi_peer.py", {"document": document, "answers": strange}) != []
 
 
@@ -440,7 +440,7 @@ def test_a_share_proves_itself_and_why_is_told_to_whom_it_concerns(
 ) -> None:
     path = f"/api/1/members/bo/steps/{works.first}"
     answer = asked(members, f"{path}/share", works.tokens["bo"])
-    assert answer.headers["content-type"] == openapi.SHARE
+    assert answer.headers["content-type"] == SHARE
     share = verify_share(answer.body, works.community)
     assert (share.member, share.used_uwh) == ("bo", 2 * USED_UWH)
     own = asked(members, f"{path}/why", works.tokens["bo"]).json

@@ -9,8 +9,8 @@ from contextlib import closing
 import pytest
 
 from gateway.access import Holder
+from gateway.endpoints import Audience
 from gateway.members_pages import MembersPages
-from gateway.openapi import Audience
 from gateway.pages.document import POLICY
 from gateway.pages.paths import PAGES
 from gateway.private import PrivateStore
