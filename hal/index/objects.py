@@ -90,7 +90,7 @@ def read_list(body: Datum, order: Sequence[bytes] = ()) -> Said:
         or _kaifa(items)
         or _vienna(items)
         or _referred(items)
-        or _walk(items)
+        or _numbered(tuple(_walk(items)))
     )
     first = next((one for one in entries if not one.code), None)
     named = {bytes((1, 1, 0, 2, 129, 255)), bytes((1, 0, 0, 2, 129, 255)), b""}
@@ -114,6 +114,27 @@ def _walk(items: Sequence[Datum]) -> Iterator[Entry]:
             yield from _walk(item.elements)
         elif item.tag is not Tag.NULL:  # Kamstrup puts them between its values
             yield Entry(b"", item)
+
+
+_NUMBER_DIGITS = range(8, 17)
+
+
+def _numbered(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+    """With the code of the meter's number at the end of a list of Lower Austria's: a clock without
+    a code, registers with theirs, the number without (Netz NOE, customer interface)."""
+    if len(entries) < 3:
+        return entries
+    first, *between, last = entries
+    text = _name(last.value) if last.value.tag is Tag.OCTET_STRING else ""
+    if (
+        first.code
+        or last.code
+        or _clock_of(first.value) is None
+        or not (text.isdigit() and len(text) in _NUMBER_DIGITS)
+        or not all(one.code and one.code not in _IDENTITIES for one in between)
+    ):
+        return entries
+    return first, *between, Entry(_IDENTITIES[0], last.value)
 
 
 def _is_code(item: Datum) -> bool:

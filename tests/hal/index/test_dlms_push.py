@@ -324,6 +324,47 @@ def test_a_list_that_states_its_codes_needs_no_order() -> None:
     assert (reading.imported, reading.exported) == (Index(5), Index(6))
 
 
+REGISTERS = tuple(
+    element
+    for group, value in ((1, 4_752_026), (2, 5_157_273))
+    for element in (octets(bytes((1, 0, group, 8, 0, 255))), count(value), unit(0, 30))
+)
+LOWER_AUSTRIAN = (CLOCK_SHOWN, *REGISTERS, octets(b"178210128502"))
+
+
+def test_a_number_behind_the_registers_of_a_lower_austrian_list_is_the_meters() -> None:
+    [reading] = said(Datum(Tag.STRUCTURE, LOWER_AUSTRIAN))
+    assert isinstance(reading, Reading)
+    assert reading.identity == "178210128502"
+    assert (reading.imported, reading.exported) == (Index(4_752_026), Index(5_157_273))
+    assert dict(reading.fields)["0.0.96.1.0.255"] == "178210128502"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        LOWER_AUSTRIAN[1:],  # no clock before it
+        (*LOWER_AUSTRIAN[:-1], octets(b"17821012850Z")),
+        (*LOWER_AUSTRIAN[:-1], octets(b"1782101")),
+        (*LOWER_AUSTRIAN[:-1], count(178_210_128)),
+        (*LOWER_AUSTRIAN, octets(b"178210128503")),
+        LOWER_AUSTRIAN[:-1],
+        (LOWER_AUSTRIAN[0], LOWER_AUSTRIAN[-1]),
+    ],
+)
+def test_no_other_text_without_a_code_is_a_meters_number(changed: tuple[Datum, ...]) -> None:
+    [reading] = said(Datum(Tag.STRUCTURE, changed))
+    assert isinstance(reading, Reading)
+    assert reading.identity == ""
+
+
+def test_a_number_under_its_code_is_the_meters_before_one_without() -> None:
+    stated = (octets(bytes((0, 0, 42, 0, 0, 255))), octets(b"LGZ1030000000"))
+    [reading] = said(Datum(Tag.STRUCTURE, (*LOWER_AUSTRIAN[:1], *stated, *LOWER_AUSTRIAN[1:])))
+    assert isinstance(reading, Reading)
+    assert reading.identity == "LGZ1030000000"
+
+
 def test_a_kamstrup_that_states_no_gs1_number_is_known_by_the_number_on_its_front() -> None:
     number = bytes((1, 1, 0, 0, 1, 255))
     for value, identity in ((34_374_909, "34374909"), (0, "")):
