@@ -25,6 +25,7 @@ from cryptometer.steps import (
 )
 from firmware.end import End
 from firmware.enrolment import Enrolment, check_meter
+from firmware.listening import UNBELIEVED
 from firmware.lots import BURST_FACTOR
 from firmware.outbox import FREE_BYTES_MIN
 from firmware.rollback import UNKNOWN, check_newest, is_unknown
@@ -248,6 +249,14 @@ def judge_lost_line(status: str) -> Finding | None:
         return None
     do = f"mend it, or name another one in [source] and restart the service: {_NAMED} 7"
     return wrong("line", f"the running program has none: {why}", do)
+
+
+def judge_unbelieved(status: str) -> Finding | None:
+    """The meter's index as the running program's own status has it; None where it is believed."""
+    _, is_refused, why = status.partition(UNBELIEVED)
+    if not is_refused:
+        return None
+    return wrong("index", f"the running program does not believe it: {why}", f"{_NAMED} 13")
 
 
 def _silent(seconds: str) -> Finding:

@@ -165,6 +165,12 @@ class Counter:
         return self._lots.told_ms if isinstance(self._lots, Latch) else None
 
     @property
+    def read_ms(self) -> int | None:
+        """When the newest index that stands in the register was read, UTC, or before; None where
+        nobody knows."""
+        return self._lots.read_ms if isinstance(self._lots, Latch) else None
+
+    @property
     def last_ns(self) -> int | None:
         """The monotonic time of the newest event, in its boot; None before the first run."""
         return None if self._ending is Ending.FIRST else self._mono_ns

@@ -18,7 +18,7 @@ from firmware.conversing import Conversing
 from firmware.enrolment import Enrolment
 from firmware.guarding import Guarding
 from firmware.journal import Journal
-from firmware.listening import Spoken, listening_on
+from firmware.listening import UNBELIEVED, Spoken, listening_on
 from firmware.logs import Logs
 from firmware.outbox import Outbox
 from firmware.recovery import recover
@@ -169,6 +169,8 @@ class Device:
             text += ", muted until a re-anchor"
         elif self._watching.away:
             text += f", no line: {self._watching.away}"
+        if self._watching.unbelieved:
+            text += f", {UNBELIEVED}{self._watching.unbelieved}"
         if self._outbox.stop is not None:
             text += f", stopped: {self._outbox.stop.reason}"
         if self._signing.away:

@@ -39,6 +39,7 @@ from firmware.checkup import (
     judge_lost_line,
     judge_program,
     judge_register,
+    judge_unbelieved,
     note,
     wrong,
 )
@@ -184,6 +185,9 @@ class _Look:
         away = judge_lost_line(self.status)
         if away is not None:
             return [away]
+        refused = judge_unbelieved(self.status)
+        if refused is not None:
+            return [refused]
         clock = open_clock(self.config.clock)
         began_ns, before = clock.machine_ns(), self._register()
         time.sleep(self.seconds)

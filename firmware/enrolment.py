@@ -69,6 +69,12 @@ class Enrolment:
         return tuple((_meter_of(one)[0], one.identity) for one in self.registrations)
 
     @property
+    def from_ms(self) -> int:
+        """When the first step of the newest registration begins, UTC."""
+        from_step, _ = _meter_of(self.registration)
+        return step_start_ms(from_step, self.community.parameters.step_s)
+
+    @property
     def begun(self) -> int:
         """The place in the authority's chain of what a chain without a record begins with."""
         return _authority_of(self.beginning).sequence

@@ -7,7 +7,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 from cryptometer.authority_records import CountingSource
-from cryptometer.metrology import SECONDS_PER_HOUR, number, wh
+from cryptometer.metrology import SECONDS_PER_HOUR, kwh, number, wh
 from cryptometer.steps import MS_PER_S, NS_PER_MS
 from firmware.analysis import analyse, kwh_text
 from firmware.checkup import Finding, fine, note, wrong
@@ -169,6 +169,14 @@ def _indexes(newest: Reading, register: Register, enrolment: Enrolment | None) -
         do = 'the authority registers it again, with source = "index" and resolution_wh'
         found.append(wrong("index", "the registration is for pulses, not for an index", do))
         return found
+    shown_uwh = enrolment.details.index_wh * 10**6
+    if counting.uwh + counting.unit_uwh <= shown_uwh:
+        says = f"it is less than the {kwh(shown_uwh)} that were registered"
+        do = (
+            "is it the meter that was read, and its register? else the authority registers it anew,"
+            " with index_kwh as it shows now"
+        )
+        found.append(wrong("index", says, do))
     stated, registered = Fraction(counting.unit_uwh), enrolment.unit_uwh
     if stated == registered:
         found.append(fine("index", f"its last digit is {wh(stated)}, as registered"))

@@ -60,6 +60,11 @@ class Latch(Lots):
         self._see(at_ms, clock)
 
     @property
+    def read_ms(self) -> int | None:
+        """When the newest index was read, UTC; None before the first, and in another unit."""
+        return self._read_ms
+
+    @property
     def told_ms(self) -> int | None:
         """Not before this the index was read that stands in the register; only where it is read
         again in another unit."""

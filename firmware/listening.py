@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from cryptometer.chain_records import Mark
 from cryptometer.record_fields import REGISTER
-from cryptometer.steps import MS_PER_S, NS_PER_MS
+from cryptometer.steps import MS_PER_S, NS_PER_MS, ClockState
 from firmware.counter import Counter
 from firmware.enrolment import Enrolment
 from firmware.events import Event, Excused, Noticed, Read, Rebased, Recalled
@@ -21,7 +21,28 @@ from hal.ports import Clock, IndexSource, Taken
 # Bytes come a few at a time; a look costs more than they do.
 REST_NS = 100 * NS_PER_MS
 YEARS_NS = 10 * 366 * 86_400 * 10**9  # in another boot: nobody knows how long ago it was
-_FAULTS = (Refused.WENT_BACK, Refused.TOO_FAST)
+# A display is read before its meter counts: a week at the greatest power is a month of a roof.
+READ_BEFORE_NS = 7 * 86_400 * 10**9
+UNBELIEVED = "its index is not believed: "  # in a status
+_FAULTS = (
+    Refused.WENT_BACK,
+    Refused.TOO_FAST,
+    Refused.BELOW_REGISTERED,
+    Refused.ABOVE_REGISTERED,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """What a meter's display showed when it was registered.
+
+    Attributes:
+        index_wh: without transformers, Wh.
+        from_ms: when the first step that counts begins, UTC.
+    """
+
+    index_wh: int
+    from_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +55,7 @@ class Spoken:
         unit_uwh: what the last digit of the registered index is worth, before transformers.
         power_w: the most it can show, W.
         settle_ns: machine time after a step's end until it is closed.
+        registered: what the first index follows; None: it may be any.
     """
 
     register: Register
@@ -41,6 +63,7 @@ class Spoken:
     unit_uwh: Fraction
     power_w: int
     settle_ns: int
+    registered: Registered | None = None
 
 
 class SpokenLine:
@@ -88,7 +111,11 @@ class SpokenLine:
 
 
 class Listening:
-    """Listens to one meter. Times are the machine's monotonic ones, but for those of events."""
+    """Listens to one meter. Times are the machine's monotonic ones, but for those of events.
+
+    Attributes:
+        fault: why its index is not believed now; None if it is.
+    """
 
     def __init__(
         self,
@@ -96,6 +123,7 @@ class Listening:
         base: int,
         before: Before | None,
         keep_ns: int,
+        registered: Before | None = None,
         *,
         is_excused: bool = False,
     ) -> None:
@@ -105,19 +133,22 @@ class Listening:
             keep_ns: after so long a reading is journalled though no step ends.
             base: what is added to its index, in the registered unit.
             before: the newest index that was believed, as the meter stated it.
+            registered: what the first one follows, and the first behind a re-anchor.
             is_excused: an earlier run had the authority's leave, and believed nothing since.
         """
         self._spoken = spoken
         self._base = base
         self._keep_ns = keep_ns
         self._kept_ns = -keep_ns  # machine time of the newest one that was journalled
-        self._plausible = Plausible(self._limits, before)
+        self._registered = registered
+        self._plausible = Plausible(self._limits, before, registered)
         # What was believed before a re-anchor, behind which the index may differ.
         self._excused: Plausible | None = None
         self._held: Read | None = None  # believed, not journalled yet
         self._newest: Reading | None = None  # believed
         self._asked_step = -1  # the newest step that its memory was asked for
         self._noticed: dict[Mark, int] = {}
+        self.fault: Refusal | None = None
         if is_excused:
             self._excuse()
 
@@ -136,15 +167,16 @@ class Listening:
         return 0 if self._held is None else self._held.register
 
     def excuse(self) -> list[Event]:
-        """The authority has the chain go on: whatever the meter says next is believed. To be
-        journalled: what was believed before it, and that it is so."""
+        """The authority has the chain go on: what the meter says next is believed, though it goes
+        back or leaps, if what is registered by now allows it. To be journalled: what was believed
+        before it, and that it is so."""
         self._excuse()
         return [*self.give(), Excused()]
 
     def _excuse(self) -> None:
         # Of two re-anchors without a reading in between, the first knew what was believed.
         self._excused = self._excused or self._plausible
-        self._plausible = Plausible(self._limits)
+        self._plausible = Plausible(self._limits, None, self._registered, self._excused)
 
     def hear(
         self,
@@ -177,7 +209,7 @@ class Listening:
                 # The newest before the step's end is the one that tells the step.
                 if held is not None and end_ns is not None and held.at_ns < end_ns <= read.at_ns:
                     events += self.give()
-                self._held, self._newest = read, judged
+                self._held, self._newest, self.fault = read, judged, None
                 if end_ns is None or judged.began_ns - self._kept_ns >= self._keep_ns:
                     self._kept_ns = judged.began_ns
                     events += self.give()
@@ -229,6 +261,8 @@ class Listening:
         return events
 
     def _refuse(self, refusal: Refusal) -> None:
+        if refusal.reason in _FAULTS:
+            self.fault = refusal
         mark = Mark.INDEX_FAULT if refusal.reason in _FAULTS else Mark.REFUSED
         if refusal.reason is not Refused.SILENT:  # nothing was said that could be refused
             self._noticed[mark] = self._noticed.get(mark, 0) + 1
@@ -259,17 +293,43 @@ def listening_on(spoken: Spoken, counter: Counter, clock: Clock, keep_ns: int) -
         keep_ns: as for `Listening`.
     """
     now_ns = clock.machine_ns()
-    since_ns = now_ns - YEARS_NS
     if counter.has_begun_in(clock.boot_id) and counter.last_ns is not None:
         since_ns = now_ns - max(0, clock.now().mono_ns - counter.last_ns)
+    else:
+        since_ns = now_ns - _age_ns(clock, counter.read_ms)
     if counter.told_ms is not None:
         age_ns = clock.now().utc_ns - counter.told_ms * NS_PER_MS
         since_ns = min(since_ns, now_ns - age_ns)
     before = index_before(spoken, counter.register, counter.base, since_ns)
+    registered = _shown(spoken.registered, clock)
     # Readings have machine times; in those, a clock that runs faster makes the meter stronger.
     speed = clock.community_ns(1) - clock.community_ns(0)
     spoken = replace(spoken, power_w=spoken.power_w * speed)
-    return Listening(spoken, counter.base, before, keep_ns, is_excused=counter.is_excused)
+    return Listening(
+        spoken, counter.base, before, keep_ns, registered, is_excused=counter.is_excused
+    )
+
+
+def _shown(registered: Registered | None, clock: Clock) -> Before | None:
+    """The registered index, and the earliest machine time at which a display may have shown it."""
+    if registered is None:
+        return None
+    age_ns = _age_ns(clock, registered.from_ms, is_past=False)
+    return Before(Index(registered.index_wh), clock.machine_ns() - age_ns - READ_BEFORE_NS)
+
+
+def _age_ns(clock: Clock, utc_ms: int | None, *, is_past: bool = True) -> int:
+    """How long ago a moment of the community's time is at the most, by a clock that knows; years,
+    if it does not.
+
+    Args:
+        is_past: a clock by which it is still to come is wrong.
+    """
+    now = clock.now()
+    if utc_ms is None or now.state not in (ClockState.SYNCHRONISED, ClockState.INFORMATIVE):
+        return YEARS_NS
+    age_ns = now.utc_ns + now.error_ns - utc_ms * NS_PER_MS
+    return YEARS_NS if is_past and age_ns < 0 else max(0, age_ns)
 
 
 def spoken_of(table: Mapping[str, object], enrolment: Enrolment) -> Spoken:
@@ -285,6 +345,7 @@ def spoken_of(table: Mapping[str, object], enrolment: Enrolment) -> Spoken:
         enrolment.unit_uwh,
         enrolment.power_w,
         settings.settle_machine_ms * NS_PER_MS,
+        Registered(enrolment.details.index_wh, enrolment.from_ms),
     )
 
 

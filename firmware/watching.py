@@ -15,9 +15,10 @@ from firmware.config import JournalSettings
 from firmware.counter import Counter
 from firmware.events import Began, Ended, Event, Noticed, Passed, Pulses, Read, Watched
 from firmware.journal import Journal
-from firmware.listening import REST_NS, Listening
+from firmware.listening import REST_NS, UNBELIEVED, Listening
 from firmware.pace import Pace
 from firmware.saying import Log, Saying
+from hal.index.reading import Refusal, Refused
 from hal.ports import Clock, LineLost, PulseSource, Recalling, Resuming, Taken, Timed
 
 LINE_RETRY_NS = 2 * NS_PER_S
@@ -25,6 +26,7 @@ SLEPT_NS = NS_PER_S // 10  # a suspension takes longer; two clocks differ by les
 # Before a step ends the line does not rest: a pulse that came before the end is taken before it, as
 # far as the line's latency allows. Long enough for a busy board to be back at its work.
 ALERT_NS = 250 * NS_PER_MS
+FAULT_REST_NS = 3_600 * NS_PER_S  # why an index is not believed is said again after so long
 
 MUTED = (
     "the newest registration has changed what the meter's register counts: nothing is counted until"
@@ -82,6 +84,8 @@ class Watching:
         self._pace = Pace(settings.gather_machine_ms * NS_PER_MS)
         self._line: PulseSource | None = None
         self._retry_ns = 0  # machine time
+        self._fault_said: Refused | None = None
+        self._fault_ns = 0  # machine time
         self.away = ""  # why the line cannot be watched now
         self._slept_ns = 0  # suspended in all, as of the beginning of the run
         self._looked_ns = 0  # before it every pulse has been taken
@@ -97,6 +101,12 @@ class Watching:
         """What is counted so far, for people."""
         register, listening = self._counter.register, self._listening
         return f"{register} pulses" if listening is None else f"index {register - listening.base}"
+
+    @property
+    def unbelieved(self) -> str:
+        """Why the meter's index is not believed now; empty if it is, or pulses are counted."""
+        fault = None if self._listening is None else self._listening.fault
+        return "" if fault is None else fault.detail
 
     @property
     def is_doubting(self) -> bool:
@@ -348,6 +358,7 @@ class Watching:
             return []
         due_ns = self._counter.next_due_ns()
         events = listening.hear(taken.said, self._counter.register, due_ns, clock.community_ns)
+        self._say_fault(listening.fault)
         if dating is None:
             return events
         return events + listening.recall(
@@ -355,6 +366,21 @@ class Watching:
             lambda at_ns: dating.utc_ms(clock.community_ns(at_ns)),
             lambda at_ns: dating.error_ms(clock.community_ns(at_ns)),
         )
+
+    def _say_fault(self, fault: Refusal | None) -> None:
+        """Why the meter's index is not believed: once for each reason, until it is."""
+        reason = None if fault is None else fault.reason
+        if reason is self._fault_said:
+            return
+        now_ns = self._clock.machine_ns()
+        if fault is None:
+            # A meter that says now this and now that does not fill the log.
+            if now_ns < self._fault_ns + FAULT_REST_NS:
+                return
+        else:
+            self._fault_ns = now_ns
+            self._log(f"{UNBELIEVED}{fault.detail}. {_what_to_do(fault)}")
+        self._fault_said = reason
 
     def _compared(self, taken: Taken, events: list[Event], asked_ns: int) -> list[Event]:
         """What a second source has said, beside what these events will come to."""
@@ -380,6 +406,15 @@ class Watching:
         steps = self._listening.missed(steps)
         if steps:
             line.ask_past((steps.start + 1) * self._step_s, steps.stop * self._step_s)
+
+
+def _what_to_do(fault: Refusal) -> str:
+    if fault.reason in (Refused.BELOW_REGISTERED, Refused.ABOVE_REGISTERED):
+        return (
+            "Unless it says so for a moment only, let the authority register the meter with the"
+            " index that it shows"
+        )
+    return "If it does not return (was the meter exchanged?), let the authority re-anchor the chain"
 
 
 def _declared(taken: Taken) -> list[Event]:

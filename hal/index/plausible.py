@@ -2,12 +2,13 @@
 than the meter's greatest current allows. A checksum of six bits, or none, is not believed alone:
 such a reading waits until the one after it agrees, and is believed if it lies on the way between
 its two neighbours. Two swapped digits pass such a sum, and may well lie between what was read
-before and after; but not on the way.
+before and after; but not on the way. The first index of all follows what was registered: a meter
+may say 0, rightly summed, when it is switched on, and what is behind that is no energy of today.
 """
 
 from dataclasses import dataclass, replace
 
-from cryptometer.metrology import SECONDS_PER_HOUR
+from cryptometer.metrology import SECONDS_PER_HOUR, kwh
 from cryptometer.steps import NS_PER_S
 from hal.index.reading import (
     Caveat,
@@ -58,14 +59,25 @@ class Before:
 class Plausible:
     """Judges a meter's readings, one after the other."""
 
-    def __init__(self, limits: Limits, before: Before | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        before: Before | None = None,
+        registered: Before | None = None,
+        former: "Plausible | None" = None,
+    ) -> None:
         """
         Args:
             limits: of the meter.
             before: the newest index believed by an earlier run.
+            registered: what its display showed, and when at the earliest; the first index that is
+                believed follows it. None: nothing is known, and it may be any.
+            former: what was believed before the first of these; it may follow that as well.
         """
         self._limits = limits
         self._before = before
+        self._registered = registered
+        self._former = former
         self._awaiting: Reading | None = None  # of a weak check, until the next one agrees
         self._passed: Reading | None = None  # the weak one before that
 
@@ -107,10 +119,25 @@ class Plausible:
         if reading.index_of(limits.register) is None:
             detail = f"the message has no {limits.register} register"
             return Refusal(Refused.NO_INDEX, detail, at_ns)
-        if self._before is None:
-            return None
-        why = self._contradiction(self._before, reading)
+        before = self._before
+        why = self._misfit(reading) if before is None else self._contradiction(before, reading)
         return None if why is None else Refusal(*why, at_ns)
+
+    def _misfit(self, reading: Reading) -> tuple[Refused, str] | None:
+        """Why a reading cannot be the first; None if it can."""
+        registered, former = self._registered, self._former
+        if registered is None or (former is not None and former.can_follow(reading)):
+            return None
+        index, shown_uwh = self._begin(reading).index, registered.index.uwh
+        why = self._contradiction(registered, reading)
+        # A display may have digits that the message cuts off.
+        if why is None or index.uwh <= shown_uwh < index.uwh + index.unit_uwh:
+            return None
+        says = f"the first index is {kwh(index.uwh)}, and {kwh(shown_uwh)} were registered"
+        if why[0] is Refused.WENT_BACK:
+            return Refused.BELOW_REGISTERED, says
+        power_w = self._limits.power_w
+        return Refused.ABOVE_REGISTERED, f"{says}: {power_w} W cannot have given so much since"
 
     def _give_up(self) -> list[Reading | Refusal]:
         """A strong reading after a weak one settles it: what it follows was true."""

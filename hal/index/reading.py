@@ -39,6 +39,8 @@ class Refused(StrEnum):
     SILENT = "silent"  # a question was not answered in time
     WENT_BACK = "went-back"
     TOO_FAST = "too-fast"  # more energy than the meter's greatest current gives
+    BELOW_REGISTERED = "below-registered"  # a first index that the meter had passed before
+    ABOVE_REGISTERED = "above-registered"  # a first index that it cannot have reached since
     UNCONFIRMED = "unconfirmed"  # the message after it contradicts it
 
 

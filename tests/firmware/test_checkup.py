@@ -55,6 +55,15 @@ def test_a_line_that_the_running_program_cannot_open_is_wrong_and_not_idle() -> 
     assert checkup.judge_lost_line("12 pulses, 1 records, 0 waiting") is None
 
 
+def test_an_index_that_the_running_program_does_not_believe_is_wrong() -> None:
+    why = "the first index is 0.000 kWh, and 1234.567 kWh were registered"
+    found = checkup.judge_unbelieved(f"index 0, 0 records, its index is not believed: {why}")
+    assert found is not None
+    assert found.verdict is Verdict.WRONG
+    assert why in said([found])
+    assert checkup.judge_unbelieved("index 12, 1 records, 0 waiting") is None
+
+
 def test_the_rate_of_pulses_is_told_as_power() -> None:
     found = checkup.judge_line(replace(QUIET, pulses=25), DETAILS)  # 10,000 pulses/kWh
     assert checkup.worst(found) is Verdict.OK

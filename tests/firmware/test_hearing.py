@@ -45,6 +45,7 @@ INDEX = replace(
     source=CountingSource.INDEX,
     constant=Fraction(10_000),
     lot_pulses=1,
+    index_wh=1_000_000,
     serial=f"SIM {SERIAL}",
 )
 
@@ -152,11 +153,12 @@ def test_the_doctor_sees_another_protocol_than_the_configured_one(board: Board) 
 
 def test_the_doctor_says_what_differs_from_settings_and_registration(board: Board) -> None:
     board.configure(more='identity = "0A0000"')
-    board.enrol(replace(INDEX, constant=Fraction(1_000), serial="7 XYZ00 1234"))
+    board.enrol(replace(INDEX, constant=Fraction(1_000), serial="7 XYZ00 1234", index_wh=9**9))
     lines = board.examine()
     assert has(lines, "wrong", "meter", "[source] says 0A0000")
     assert has(lines, "note", "registered serial 7 XYZ00 1234")
     assert has(lines, "note", "its last digit is 0.1 Wh, and registered is 1 Wh")
+    assert has(lines, "wrong", "index", "less than the 387420.489 kWh that were registered")
 
 
 def test_a_registration_for_pulses_is_wrong_for_a_meter_that_speaks(board: Board) -> None:

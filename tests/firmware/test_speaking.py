@@ -9,10 +9,11 @@ import pytest
 
 from cryptometer.authority_records import CountingSource
 from cryptometer.chain_records import ChainRecord, Mark, Reading, RunStart, StepClose
+from cryptometer.record_fields import Role
 from cryptometer.steps import NS_PER_S
 from firmware.events import Read
 from firmware.journal import Journal
-from firmware.listening import Spoken, SpokenLine
+from firmware.listening import Spoken, SpokenLine, spoken_of
 from hal import files
 from hal.index import reading as said
 from hal.index.reading import Caveat, Index, Past, Refusal, Refused, Register, Remembering
@@ -70,11 +71,11 @@ class SpeakingMeter:
 class Site:
     """A world with one speaking meter."""
 
-    def __init__(self, meters_from: int = FIRST_STEP) -> None:
+    def __init__(self, meters_from: int = FIRST_STEP, first_wh: int = FIRST_WH) -> None:
         self.world = World(1, 1, meters_from, DETAILS_INDEX)
         [self.board] = self.world.boards
         self.meter = SpeakingMeter(self.board)
-        self.board.spoken = SPOKEN
+        self.meter.wh = first_wh
         self.board.config = replace(CONFIG, source=SOURCE)
 
         def open_line() -> PulseSource:
@@ -82,7 +83,14 @@ class Site:
                 raise LineLost("unplugged")
             return SpokenLine(self.meter, SPOKEN)
 
+        begin = self.board.start
+
+        def start() -> None:
+            self.board.spoken = spoken_of(SOURCE, self.board.enrolment())
+            begin()
+
         self.board.open_line = open_line  # type: ignore[method-assign]
+        self.board.start = start  # type: ignore[method-assign]
         self.board.start()
 
     def run(self, seconds: float, wh: int = 1, tick_s: float = 1.0) -> None:
@@ -93,6 +101,26 @@ class Site:
 
     def steps(self, number: int, wh: int = 1, tick_s: float = 5.0) -> None:
         self.run(number * STEP_S, wh, tick_s)
+
+    def register(self, index_wh: int, serial: str = DETAILS.serial) -> None:
+        """The authority registers the meter anew, with what its display shows."""
+        world, details = self.world, replace(DETAILS_INDEX, index_wh=index_wh, serial=serial)
+        step = world.clock.now().utc_ns // NS_PER_S // STEP_S
+        record = world.authority.register(Role.METER, "m0", self.board.key.public, details, step)
+        assert world.node is not None
+        world.node.take_authority([record.raw])
+
+    def re_anchor(self) -> None:
+        """The authority has the chain go on where the gateway's stands."""
+        meter = self.world.audit().state.meters["m0"]
+        anchor = self.world.authority.re_anchor("m0", meter.head.sequence, meter.head.register or 0)
+        assert self.world.node is not None
+        self.world.node.take_authority([anchor.raw])
+
+    @property
+    def status(self) -> str:
+        assert self.board.device is not None
+        return self.board.device.status
 
     @property
     def chain(self) -> list[ChainRecord]:
@@ -215,10 +243,8 @@ def test_a_new_meter_on_the_wall_goes_on_behind_a_re_anchor(site: Site) -> None:
     site.steps(2)
     site.meter.wh = 10  # exchanged, or reset
     site.steps(1)
-    meter = site.world.audit().state.meters["m0"]
-    anchor = site.world.authority.re_anchor("m0", meter.head.sequence, meter.head.register or 0)
-    assert site.world.node is not None
-    site.world.node.take_authority([anchor.raw])
+    site.register(site.meter.wh, "ANOTHER")
+    site.re_anchor()
     counted_wh = site.transferred_wh
     site.steps(4)
     site.run(60, 0, 5.0)
@@ -232,11 +258,125 @@ def test_a_new_meter_on_the_wall_goes_on_behind_a_re_anchor(site: Site) -> None:
     assert not site.world.audit().quarantined
 
 
+# --- The first index. -----------------------------------------------------------------------------
+
+
+def test_a_meter_that_says_0_when_it_is_switched_on_begins_with_its_index() -> None:
+    site = Site(first_wh=0)
+    site.steps(1, wh=0)
+    assert not site.chain
+    registered = "1234.567 kWh were registered"
+    assert f"the first index is 0.000 kWh, and {registered}" in site.status
+    told = [line for line in site.board.log if "not believed" in line]
+    assert len(told) == 1
+    assert "let the authority register the meter" in told[0]
+    for end in (site.board.stop, site.board.kill, site.board.cut_power):
+        end()
+        site.board.start()
+        site.run(60, 0, 5.0)
+    assert not site.chain
+    site.meter.wh = FIRST_WH
+    site.steps(2)
+    site.run(60, 0, 5.0)
+    first = site.chain[0]
+    assert first.register >= FIRST_WH
+    assert site.transferred_wh == site.closes[-1].register_after - first.register
+    assert site.marks()[int(Mark.INDEX_FAULT)] >= STEP_S // 5
+    assert "not believed" not in site.status
+    site.world.close()
+
+
+def test_a_first_index_far_above_the_registered_one_waits_for_another_registration() -> None:
+    site = Site(first_wh=40_000_000)
+    site.steps(1)
+    assert not site.chain
+    assert "cannot have given so much since" in site.status
+    site.register(site.meter.wh)
+    site.steps(3)
+    site.run(60, 0, 5.0)
+    first = site.chain[0]
+    assert first.register > 40_000_000
+    assert site.transferred_wh == site.closes[-1].register_after - first.register > 0
+    site.world.close()
+
+
+def test_behind_a_re_anchor_an_index_below_the_registered_one_waits_for_another(
+    site: Site,
+) -> None:
+    site.steps(2)
+    site.meter.wh = 10  # exchanged, or switched on just now
+    site.re_anchor()
+    site.steps(2)
+    counted_wh = site.transferred_wh
+    assert "the first index is" in site.status
+    site.board.stop()
+    site.board.start()
+    site.steps(1)
+    assert site.transferred_wh == counted_wh
+    site.register(10, "ANOTHER")
+    site.steps(1, wh=0)
+    site.run(60, 0, 5.0)
+    counted_wh = site.transferred_wh
+    site.steps(1, wh=2)
+    site.steps(1, wh=0)
+    site.run(60, 0, 5.0)
+    assert site.transferred_wh - counted_wh == 2 * STEP_S // 5
+    assert not site.world.audit().quarantined
+
+
+def test_a_0_right_behind_a_re_anchor_of_the_same_meter_is_not_believed(site: Site) -> None:
+    site.steps(2)
+    high_wh, site.meter.wh = site.meter.wh, 0
+    site.re_anchor()
+    site.steps(1, wh=0)
+    site.meter.wh = high_wh
+    site.steps(2)
+    site.run(60, 0, 5.0)
+    closed = site.closes[-1].register_after
+    assert site.transferred_wh == closed - site.chain[0].register
+    assert closed <= site.meter.wh
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_a_meter_that_says_0_for_a_while_when_power_returns_loses_and_gains_nothing(
+    is_cut: bool, site: Site
+) -> None:
+    site.steps(2)
+    high_wh, site.meter.wh = site.meter.wh, 0
+    if is_cut:  # the board was without power, too
+        site.board.cut_power()
+        site.board.start()
+    site.steps(1, wh=0)
+    assert "not believed" in site.status
+    site.meter.wh = high_wh
+    site.steps(2)
+    site.steps(1, wh=0)
+    site.run(60, 0, 5.0)
+    assert site.marks()[int(Mark.INDEX_FAULT)] >= STEP_S // 5
+    assert site.transferred_wh == site.closes[-1].register_after - site.chain[0].register
+    assert site.closes[-1].register_after == site.meter.wh
+
+
+def test_a_used_meter_that_comes_with_a_power_cut_is_not_believed_by_its_time_away(
+    site: Site,
+) -> None:
+    """It tells no number of its own, and nobody has registered it."""
+    site.steps(2)
+    site.board.cut_power()
+    site.meter.wh += 3_000_000
+    site.board.start()
+    counted_wh = site.transferred_wh
+    site.steps(2)
+    site.run(60, 0, 5.0)
+    assert site.transferred_wh - counted_wh <= STEP_S // 5
+    assert "not believed" in site.status
+
+
 class Death(Exception):  # noqa: N818 - an event, not a fault
     """The board stops here."""
 
 
-@pytest.mark.parametrize(("torn", "shows_wh"), [(None, 10), (0, 9_000_000), (5, 10)])
+@pytest.mark.parametrize(("torn", "shows_wh"), [(None, 1_300_000), (0, 9_000_000), (5, 1_300_000)])
 def test_the_leave_of_a_re_anchor_outlives_a_death_at_any_point(
     torn: int | None, shows_wh: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,10 +388,7 @@ def test_the_leave_of_a_re_anchor_outlives_a_death_at_any_point(
         site.steps(1)
         site.meter.wh = shows_wh  # exchanged
         site.steps(1)
-        meter = site.world.audit().state.meters["m0"]
-        anchor = site.world.authority.re_anchor("m0", meter.head.sequence, meter.head.register or 0)
-        assert site.world.node is not None
-        site.world.node.take_authority([anchor.raw])
+        site.re_anchor()
         left = [passage]
 
         def passing(_: object, left: list[int] = left, board: Board = site.board) -> None:
@@ -293,10 +430,8 @@ def test_the_leave_of_a_re_anchor_waits_for_a_meter_through_runs_and_power_cuts(
     site.meter.wh = 10
     site.meter.is_silent = True
     site.steps(1)
-    meter = site.world.audit().state.meters["m0"]
-    anchor = site.world.authority.re_anchor("m0", meter.head.sequence, meter.head.register or 0)
-    assert site.world.node is not None
-    site.world.node.take_authority([anchor.raw])
+    site.register(site.meter.wh, "ANOTHER")
+    site.re_anchor()
     site.steps(1)
     for end in (site.board.stop, site.board.kill, site.board.cut_power):
         end()
@@ -322,10 +457,8 @@ def test_what_a_used_meter_shows_when_it_comes_is_no_energy(site: Site) -> None:
     site.steps(2)
     site.meter.wh += 3_000_000  # exchanged
     site.steps(1)
-    meter = site.world.audit().state.meters["m0"]
-    anchor = site.world.authority.re_anchor("m0", meter.head.sequence, meter.head.register or 0)
-    assert site.world.node is not None
-    site.world.node.take_authority([anchor.raw])
+    site.register(site.meter.wh, "ANOTHER")
+    site.re_anchor()
     counted_wh = site.transferred_wh
     site.steps(4)
     site.board.stop()

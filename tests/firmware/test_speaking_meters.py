@@ -17,7 +17,8 @@ from firmware.recording import recording_of
 from firmware.simulating import Kind
 from firmware.speaking import HABITS
 from hal.drivers import Buses, open_index
-from hal.index.reading import Reading, Refusal, Register
+from hal.index.plausible import Before, Limits, Plausible
+from hal.index.reading import Index, Reading, Refusal, Refused, Register
 
 PATIENCE_S = 30.0
 START_WH = 1_000_000
@@ -103,6 +104,36 @@ def listen(
             readings += [one for one in heard.said if isinstance(one, Reading)]
             refusals += [one for one in heard.said if isinstance(one, Refusal)]
     return readings, refusals, raw
+
+
+def judged(gate: Plausible, readings: list[Reading]) -> tuple[int, set[Refused]]:
+    """How many of them are believed, and why others are not."""
+    outcome = [one for reading in readings for one in gate.judge(reading)]
+    refused = {one.reason for one in outcome if isinstance(one, Refusal)}
+    return sum(isinstance(one, Reading) for one in outcome), refused
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_a_0_of_a_meter_that_was_just_switched_on_is_believed_by_no_driver(
+    kind: Kind, simulate: Callable[..., Meter]
+) -> None:
+    began_ns = time.monotonic_ns()
+    limits = Limits("", Register.IMPORT, 36_000)
+    shown = Before(Index(START_WH), began_ns)
+    fresh, older = Plausible(limits, registered=shown), Plausible(limits, before=shown)
+    words = ("--watts", "36000", "--speed", "60", *FASTER.get(kind, ()))
+    meter = simulate(kind, *words, "--start-wh", "0")
+    readings, _, _ = listen(meter, kind, least=3)
+    assert judged(fresh, readings) == (0, {Refused.BELOW_REGISTERED})
+    assert judged(older, readings) == (0, {Refused.WENT_BACK})
+    meter.end()
+    meter = simulate(kind, "--watts", "3600", *FASTER.get(kind, ()), "--start-wh", str(START_WH))
+    readings, _, _ = listen(meter, kind, least=3)
+    for gate in (fresh, older):
+        believed, refused = judged(gate, readings)
+        assert believed >= 2
+        assert not refused
+    meter.end()
 
 
 def wh(reading: Reading, register: Register) -> int | None:

@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cryptometer.steps import NS_PER_S
 from hal.index.plausible import Before, Limits, Plausible
@@ -111,6 +113,60 @@ def test_units_of_different_size_compare_by_their_energy() -> None:
     gate.judge(replace(reading(0, 0), exported=Index(1_000, -1)))
     assert reasons(gate.judge(replace(reading(0, 1), exported=Index(99)))) == [Refused.WENT_BACK]
     assert gate.judge(reading(100, 2)) == [reading(100, 2)]
+
+
+# --- The first index. -----------------------------------------------------------------------------
+
+REGISTERED = Before(Index(5_000), 0)
+
+
+def test_a_first_index_follows_what_was_registered() -> None:
+    gate = Plausible(LIMITS, registered=REGISTERED)
+    assert reasons(gate.judge(reading(0, 1))) == [Refused.BELOW_REGISTERED]
+    assert reasons(gate.judge(reading(4_999, 2))) == [Refused.BELOW_REGISTERED]
+    assert reasons(gate.judge(reading(5_033, 3))) == [Refused.ABOVE_REGISTERED]
+    assert gate.judge(reading(5_042, 4)) == [reading(5_042, 4)]
+    assert reasons(gate.judge(reading(5_041, 5))) == [Refused.WENT_BACK]
+
+
+def test_a_weak_first_index_follows_it_too_and_needs_the_next_one() -> None:
+    gate = Plausible(LIMITS, registered=REGISTERED)
+    assert reasons(gate.judge(reading(0, 1, weak=True))) == [Refused.BELOW_REGISTERED]
+    assert reasons(gate.judge(reading(0, 2, weak=True))) == [Refused.BELOW_REGISTERED]
+    assert gate.judge(reading(5_010, 3, weak=True)) == []
+    assert gate.judge(reading(5_011, 4, weak=True)) == [reading(5_010, 3, weak=True)]
+
+
+def test_a_message_that_cuts_off_what_the_display_has_is_believed() -> None:
+    gate = Plausible(LIMITS, registered=Before(Index(5_900), 0))
+    lower, same = (replace(reading(0, 1), exported=Index(kwh, 3)) for kwh in (4, 5))
+    assert reasons(gate.judge(lower)) == [Refused.BELOW_REGISTERED]
+    assert gate.judge(same) == [same]
+
+
+def test_an_index_that_goes_on_from_what_was_believed_before_needs_no_registration() -> None:
+    former = Plausible(LIMITS)
+    former.judge(reading(100, 0))
+    gate = Plausible(LIMITS, registered=REGISTERED, former=former)
+    assert reasons(gate.judge(reading(99, 1))) == [Refused.BELOW_REGISTERED]
+    assert gate.judge(reading(101, 1)) == [reading(101, 1)]
+
+
+@given(
+    st.integers(0, 2**40),
+    st.lists(st.tuples(st.integers(0, 2**41), st.integers(0, 10**6), st.booleans()), max_size=12),
+)
+def test_no_first_index_is_believed_that_the_meter_cannot_show(
+    shown_wh: int, said: list[tuple[int, int, bool]]
+) -> None:
+    gate = Plausible(LIMITS, registered=Before(Index(shown_wh), 0))
+    second = 0
+    for wh, passed_s, weak in said:
+        second += passed_s
+        for one in gate.judge(reading(wh, second, weak=weak)):
+            if isinstance(one, Reading):
+                grown_wh = (one.exported or Index(0)).value - shown_wh
+                assert 0 <= grown_wh <= 10 * second + 2
 
 
 # --- What is said of a reading that is not believed, and when. -----------------------------------
