@@ -127,7 +127,7 @@ _CODEC = re.compile(r'code\("[^"]*"')
 # What is said of bytes that are refused: beside its code, by which it is counted.
 _SAYS = (
     "Rejected(", "Error(", "Refused.", "Malformed(", "NotAuthentic(", "OtherProtection(",
-    "_BadForm(", "_Bad(", "_Refuse(",
+    "_BadForm(", "_Bad(", "_Refuse(", "NotRead(", "_Unreadable(", "_Missing(",
     # They are told what a value is called, to say so if they refuse it.
     "_octets(", "_number(", "_small(", "_list(", "_time(",
 )  # fmt: skip

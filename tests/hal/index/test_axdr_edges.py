@@ -73,7 +73,12 @@ def test_all_lists_of_a_message_together_have_as_many_elements_as_may_be() -> No
 
 def test_a_beginning_says_how_many_bytes_there_are_at_least() -> None:
     code = "00030100010800ff02"  # a bare attribute
-    for beginning, needs in (("0203", 4), ("0203" + code, 13), ("0202" + code + "0202", 15)):
+    for beginning, needs in (
+        ("0104", 6),
+        ("0203", 4),
+        ("0203" + code, 13),
+        ("0202" + code + "0202", 15),
+    ):
         with pytest.raises(Truncated) as short:
             decode_miswritten(bytes.fromhex(beginning))
         assert short.value.needs == needs

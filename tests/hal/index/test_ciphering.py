@@ -158,8 +158,9 @@ def test_a_message_that_nothing_protects_is_malformed(control: int) -> None:
 
 @pytest.mark.parametrize("control", [BOTH | 2, BOTH | 0x0F, BOTH | 0x80])
 def test_another_suite_and_compression_are_told_apart_from_what_is_wrong(control: int) -> None:
-    with pytest.raises(OtherProtection, match=f"0x{control:02x}"):
-        decode_protected(written(control, 30), 1, general=False)
+    for data in (written(control, 30), written(control, 30)[:3]):
+        with pytest.raises(OtherProtection, match=f"0x{control:02x}"):
+            decode_protected(data, 1, general=False)
 
 
 @pytest.mark.parametrize("size", [1, 7, 9])
