@@ -50,6 +50,13 @@ _BLOCK = 0xE0  # general block transfer
 # Service-specific tags, which carry no system title: global keys from event-notification to
 # action-response. Those of dedicated keys belong to an association, not to a telegram.
 _SPECIFIC_GLO = range(0xC8, 0xD0)
+_KINDS = {  # of messages that are told, and not read (IEC 62056-5-3)
+    0x18: ": an information report",
+    0xC2: ": an event notification",
+    0xDC: ": ciphered under a key of its association (general-ded-ciphering)",
+    0xDD: ": ciphered under a key that it carries or names (general-ciphering)",
+    0xDF: ": signed (general-signing)",
+}
 _COMMANDS = (bytes((0xE6, 0xE6, 0x00)), bytes((0xE6, 0xE7, 0x00)))  # LLC: to, from the server
 _CONTROL_UI = (0x03, 0x13)
 
@@ -207,7 +214,7 @@ class _Messages:
             return self._unprotect(message)
         if tag != DATA_NOTIFICATION:
             shown = "an empty message" if tag is None else f"a message with the tag 0x{tag:02x}"
-            raise _Refuse(Refused.UNSUPPORTED, shown)
+            raise _Refuse(Refused.UNSUPPORTED, shown + _KINDS.get(tag or 0, ""))
         if self._settings.keys is not None:
             raise NotAuthentic("a message in clear, from a meter whose keys are known")
         caveats = frozenset({Caveat.WEAK_CHECK}) if self._weak else frozenset()

@@ -571,6 +571,24 @@ def test_a_message_of_another_kind_is_unsupported() -> None:
     ) == [Refused.UNSUPPORTED]
 
 
+@pytest.mark.parametrize(
+    ("tag", "kind"),
+    [
+        (0x18, "an information report"),
+        (0xC2, "an event notification"),
+        (0xDC, "general-ded-ciphering"),
+        (0xDD, "general-ciphering"),
+        (0xDF, "general-signing"),
+    ],
+)
+def test_a_message_of_a_kind_that_is_not_read_is_named(tag: int, kind: str) -> None:
+    style = Style(framing=Framing.WRAPPER)
+    [refusal] = heard(wrapped(bytes([tag]) + bytes(12)), style)
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason is Refused.UNSUPPORTED
+    assert kind in refusal.detail
+
+
 def test_what_follows_the_values_is_refused() -> None:
     message = notification(TOLD, Style()) + b"\x00"
     assert refused(heard(wrapped(message), Style(framing=Framing.WRAPPER))) == [Refused.FORM]
