@@ -6,20 +6,19 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-find_browser() {
-    for name in ${CRYPTOMETER_BROWSER:-} chromium-headless-shell chromium google-chrome; do
-        ! command -v "$name" >/dev/null 2>&1 || { echo "$name"; return; }
-    done
+# Whose names stand where the tests look for it; the first one is its package's name, too.
+ask() {
+    python3 -B -c "from tests.browser.chromium import NAMES, find_browser; print($1)"
 }
 
 missing=
-[ -n "$(find_browser)" ] || missing="$missing chromium-headless-shell"
+ask 'find_browser()' >/dev/null 2>&1 || missing="$missing $(ask 'NAMES[0]')"
 command -v pdftotext >/dev/null 2>&1 || missing="$missing poppler-utils"
 [ -d /usr/share/fonts/truetype/dejavu ] || missing="$missing fonts-dejavu-core"
 # shellcheck disable=SC2086  # a list of words
 [ -z "$missing" ] || sh scripts/packages.sh $missing
 
-browser=$(find_browser)
+browser=$(ask 'find_browser()')
 sandbox=
 [ "$(id -u)" -ne 0 ] || sandbox=--no-sandbox # it does not build one for root
 # shellcheck disable=SC2086  # one word, or none
