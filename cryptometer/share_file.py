@@ -290,9 +290,6 @@ class _Named:
             for body in (record.body for record in community.records)
             if isinstance(body, Registration) and body.role is Role.VPP
         }
-        self._gateways = {
-            key.thumbprint: key for key in community.keys_of(Role.GATEWAY, revoked=True)
-        }
 
     def open_leaf(self, leaf: Leaf) -> Record:
         """A leaf, signed by whom it says."""
@@ -315,7 +312,7 @@ class _Named:
     def _key(self, record: Record) -> PublicKey:
         match record.body:
             case Header():
-                key = self._gateways.get(record.key_id)
+                key = self._community.maker_key(record.key_id)
             case Distribution(vpp=name):
                 key = self._plants.get((record.key_id, name))
             case ChainRecord(meter=name):

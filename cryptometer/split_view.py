@@ -14,7 +14,6 @@ from cryptometer.block_header import Header
 from cryptometer.community import Community
 from cryptometer.errors import Reason, Rejected
 from cryptometer.proof import carried_records, is_proof, signed_head
-from cryptometer.record_fields import Role
 from cryptometer.records import Record
 from cryptometer.share_file import MAGIC, decode_share
 
@@ -82,8 +81,7 @@ def signed_heads(data: bytes, community: Community) -> dict[int, bytes]:
 
 
 def _check_maker(header: Record, community: Community) -> None:
-    for key in community.keys_of(Role.GATEWAY, revoked=True):
-        if key.thumbprint == header.key_id and header.community == community.id:
-            header.envelope.verify(key)
-            return
-    raise Rejected(Reason.UNKNOWN_KEY, "a header that no gateway of this community has signed")
+    key = community.maker_key(header.key_id) if header.community == community.id else None
+    if key is None:
+        raise Rejected(Reason.UNKNOWN_KEY, "a header that no gateway of this community has signed")
+    header.envelope.verify(key)
