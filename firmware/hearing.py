@@ -111,6 +111,9 @@ def _nothing(look: Look) -> list[Finding]:
         says = f"no message of {look.driver!r} in {seconds} s; the line speaks {told.protocol}"
         return [wrong("line", says, f'set driver = "{told.driver}" in [source]')]
     says = f"{len(look.raw)} bytes and no good message in {seconds} s"
+    settings = [one.says for one in told.findings if one.about == "settings"]
+    if settings:
+        return [wrong("line", says, f"other settings read it: {settings[0]}")]
     rest = [one for one in told.findings if one.do and one.about != "says"]
     do = rest[0].do if rest else f"look longer (--seconds 60): {_NAMED} 13"
     return [wrong("line", says, do)]

@@ -29,6 +29,7 @@ from hal.drivers import Buses, open_index
 from hal.files import DiskDirectory
 from hal.index.dlms_answering import AnsweringMeter, MeterSettings
 from hal.index.dlms_meter import Told
+from hal.index.p1_meter import pack
 from hal.index.reading import Caveat, Index, Reading, Refusal, Refused, Register
 from hal.modbus_meter import WiredEnds
 from tests.core.community import DETAILS, FIRST_STEP, STEP_S
@@ -193,6 +194,15 @@ def judged(
     look = Look("p1", 10_000, readings, refusals, b"", NOW_NS, NOW_S)
     found: list[Finding] = hearing.judge_look(look, register, "", enrolment)
     return as_lines(found)
+
+
+def test_what_other_settings_of_the_same_driver_read_is_told_with_them() -> None:
+    raw = pack("/CME5", iter(["1-0:1.8.0(000001.234*kWh)"])) * 3
+    look = Look("p1", 10_000, [], [], raw, NOW_NS, NOW_S)
+    lines = as_lines(hearing.judge_look(look, Register.IMPORT, "", None))
+    assert has(lines, "wrong", "line", "no good message in 10")
+    assert has(lines, '-> other settings read it: [source] driver = "p1", unnamed = true')
+    assert not has(lines, "leave identity out")
 
 
 def test_a_meter_s_clock_is_held_against_the_system_s_at_the_same_moment() -> None:
@@ -400,6 +410,9 @@ def test_what_a_run_recorded_of_a_meter_that_speaks_comes_again_byte_for_byte(bo
         process = subprocess.Popen(
             [*PROGRAM, "run", "--config", board.config, "--capture", tape], stderr=output
         )
+        until_s = time.monotonic() + LIMIT_S
+        while not tape.exists() and time.monotonic() < until_s:  # a busy machine starts it late
+            time.sleep(0.1)
         time.sleep(4)
         process.terminate()
         assert process.wait(LIMIT_S) == 0, log.read_text()
