@@ -142,6 +142,8 @@ MODEL = '[model]\nfunction = 3\naddress = 1\ntype = "u32"\nexpected = {}\n[[vect
         (TEXT.format(65_535, 1), "[[vectors]]"),
         (MODEL.format('["a", "b"]'), "[[vectors]]"),
         (f'index = "{"0000 " * 125}"', 'index = "0000 0001"'),
+        (f'imported_wh = "{"1" * 32}"', 'imported_wh = "1"'),
+        ('imported_wh = "1.000001"', 'imported_wh = "1"'),
     ],
 )
 def test_a_map_may_go_as_far_as_this(line: str, instead_of: str) -> None:
@@ -177,6 +179,8 @@ def test_a_map_may_go_as_far_as_this(line: str, instead_of: str) -> None:
         ('imported_wh = "1"\nmodel = "1"', 'imported_wh = "1"', "vectors model is registers"),
         ('exported_wh = "x"', 'imported_wh = "1"', "vectors exported_wh is a decimal number"),
         ('imported_wh = "x"', 'imported_wh = "1"', "vectors imported_wh is a decimal number"),
+        (f'imported_wh = "{"1" * 33}"', 'imported_wh = "1"', "imported_wh is a decimal number"),
+        ("function = 5", "function = 4", "map edge index function is 3"),
         ('imported_wh = "1"\nconstant = ""', 'imported_wh = "1"', "edge vectors constant is"),
         ('imported = "1"', 'imported_wh = "1"', "map edge vectors"),
         ('nam = "a meter"', 'name = "a meter"', "map edge"),
@@ -190,8 +194,10 @@ def test_a_map_may_go_no_further(line: str, instead_of: str, says: str) -> None:
 @pytest.mark.parametrize("number", ['type = "f32"\nresolution = 0', 'type = "u32"\nexponent = 1'])
 def test_pulses_are_whole_ones(number: str) -> None:
     text = with_line('function = 4\nunit = "pulses"', instead_of="function = 4")
-    with pytest.raises(ConfigurationError, match="pulses are whole ones"):
-        read_map(text.replace('type = "u32"', number), "edge")
+    exporting = text.replace("imported]", "exported]")
+    for one in (text, exporting):
+        with pytest.raises(ConfigurationError, match="pulses are whole ones"):
+            read_map(one.replace('type = "u32"', number), "edge")
 
 
 @pytest.mark.parametrize(
@@ -288,6 +294,17 @@ def test_an_index_is_at_most_a_terawatt_hour() -> None:
     assert found.imported == Index(INDEX_MAX_WH)
     words[-1] += 1
     assert refusal(wide, [*words])[1] == "the import register is beyond what any meter reaches"
+
+
+def test_registers_that_lie_between_one_another_are_each_found_in_their_answer() -> None:
+    imported = replace(number_of(NumberType.U16), addresses=(10, 12))
+    exported = replace(number_of(NumberType.U16), addresses=(5, 13))
+    apart = replace(
+        one_number(imported), exported=exported, index=(Question(4, 10, 3), Question(4, 5, 9))
+    )
+    found = decode_index(apart, [1, 0, 2, 4, 0, 0, 0, 0, 0, 0, 0, 8], "7", AT)
+    assert isinstance(found, Reading)
+    assert (found.imported, found.exported) == (Index(3), Index(12))
 
 
 def test_pulses_need_a_constant_and_an_index_in_watt_hours_none() -> None:
