@@ -53,6 +53,10 @@ def test_every_module_of_the_programs_is_either_pure_or_a_shell() -> None:
     }
     assert not pure & shells
     assert modules == pure | shells
+    drawn = (ROOT / "docs" / "architecture.md").read_text()
+    [named] = re.findall(r"Shells \((.*?)\) open things", drawn)
+    words = {word.rpartition(".")[2] for word in re.findall(r"`([\w.]+)`", named)}
+    assert words == {shell.rpartition(".")[2] for shell in shells}
 
 
 def test_importing_a_package_has_no_effects_and_draws_in_no_driver() -> None:
