@@ -315,6 +315,7 @@ def test_pairs_in_a_file_that_begins_with_the_newest_are_the_other_way_round() -
         (NIGHT[0], *NIGHT[1:9:2], *NIGHT[2:9:2], NIGHT[9]),  # first one hour and then the other
         NIGHT[1:9],  # nothing beside them
         (NIGHT[0], NIGHT[1], *NIGHT[1:]),  # three times
+        (NIGHT[0], NIGHT[1], NIGHT[1], *NIGHT[1:]),  # two pairs of one time
     ],
 )
 def test_what_is_no_pairs_is_refused(rows: tuple[tuple[str, str], ...]) -> None:
@@ -445,7 +446,10 @@ def test_what_is_no_number_of_an_interval_is_refused(text: str) -> None:
     assert "no number of an interval" in detail or "no whole number of 60 minutes" in detail
 
 
-@pytest.mark.parametrize("day", ["29/03/2025 05:00", "2025-03-29T05:00", "2025-03-29T24:00"])
+@pytest.mark.parametrize(
+    "day",
+    ["29/03/2025 05:00", "2025-03-29T05:00", "2025-03-29T24:00", "2025-03-29T00:00+01:00"],
+)
 def test_a_time_is_no_day(day: str) -> None:
     template = replace(told("e-distribucion"), time_format="")
     if "/" in day:
@@ -506,6 +510,17 @@ def test_headings_that_are_no_intervals_of_a_day_are_said(headings: list[str], s
     with pytest.raises(ConfigurationError) as caught:
         read(days(headings, "29/03/2025" + ";1" * len(headings)), told("e-distribuzione"))
     assert said in str(caught.value)
+
+
+def test_a_heading_that_names_an_end_is_refused_where_times_are_ends() -> None:
+    template = replace(told("e-distribuzione"), stamp=Stamp.END)
+    with pytest.raises(ConfigurationError, match='set `interval_minutes`, and `stamp` to "begin"'):
+        read(days(["00:00-00:15"], "29/03/2025;1"), template)
+
+
+def test_a_heading_at_which_no_interval_begins_is_refused() -> None:
+    said = refused(days(["00:10"], "29/03/2025;1"), told("e-distribuzione"))
+    assert "no interval of 15 minutes begins or ends at 00:10" in said
 
 
 def test_other_columns_beside_a_days_intervals_do_not_matter() -> None:
@@ -655,8 +670,14 @@ def test_a_star_stands_for_the_beginning_of_one_columns_name() -> None:
     head = "Datum;Zeit von;Zeit bis;A - Verbrauch [kWh];B - Verbrauch [kWh]\n"
     with pytest.raises(ConfigurationError, match="more than one column"):
         read(head, template)
-    with pytest.raises(ConfigurationError, match="has no column"):
-        read("Datum;Zeit von;Zeit bis;kWh\n", template)
+    for other in ("kWh", "Verbrauch [kWh] A"):
+        with pytest.raises(ConfigurationError, match="has no column"):
+            read(f"Datum;Zeit von;Zeit bis;{other}\n", template)
+
+
+def test_a_heading_may_end_with_a_separator_that_rows_lack() -> None:
+    text = "Messzeitpunkt;Verbrauch (kWh);;\n01.01.2026 00:15;0,5\n01.01.2026 00:30;0,5;;\n"
+    assert sum(read(text, told("netz-noe")).members["alice"].energies_uwh.values()) == 10**9
 
 
 @pytest.mark.parametrize(
