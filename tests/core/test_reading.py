@@ -455,6 +455,43 @@ def test_no_more_counts_than_the_index_has_grown_by_since_it_was_registered(
     assert meter.quarantined_uwh == worth(begins, index) - meter.untransferred_uwh
 
 
+def sinces(village: Village) -> list[int | None]:
+    """What the next block says of each record: since which step its energy is, where not of one."""
+    return [verdict.since_step for verdict in village.block().verdicts]
+
+
+def test_a_close_behind_steps_that_nobody_read_says_since_when_its_energy_is(
+    speaking: Speaking,
+) -> None:
+    speaking.read(5_100)
+    assert sinces(speaking.village) == [None] * 3
+    speaking.read(5_200)
+    assert sinces(speaking.village) == [None, None]
+    closed = speaking.village.state.step
+    assert sinces(speaking.village) == []
+    speaking.read(5_300)
+    assert sinces(speaking.village) == [None, closed]
+    assert sinces(speaking.village) == []
+    speaking.read(5_300)  # behind a step that nobody read, and of no energy
+    assert sinces(speaking.village) == [None, None]
+
+
+def test_pulses_are_of_their_step_whatever_was_missed_before() -> None:
+    village = Village()
+    village.run((8,))
+    village.block()
+    village.send(*village.device.step(village.next_step, 5))
+    assert sinces(village) == [None, None]
+
+
+def test_an_index_counts_from_nothing_where_nothing_was_shown() -> None:
+    village = Village()
+    device = village.add_meter("new", **MORE | {"index_wh": 0})
+    village.block()
+    village.send(device.run_start(village.next_step), device.reading(village.next_step, 0))
+    assert reasons_of(village, device) == [None, None]
+
+
 def test_an_unknown_registration_does_not_count(speaking: Speaking) -> None:
     speaking.village.send(speaking.device.reading(speaking.step, 5_001, registration=bytes(32)))
     assert speaking.block() == [None, Reason.UNKNOWN_REGISTRATION]

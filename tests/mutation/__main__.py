@@ -121,7 +121,7 @@ _FUNCTION = re.compile(r"(?:x_|ǁ)([^.ǁ]+)__mutmut_")  # in the name that mutmu
 _RESULT = re.compile(r"^\s+(\S+): (.+)$", re.MULTILINE)
 _WAS = re.compile(r"^-(?!--)\s*(.*)$", re.MULTILINE)
 _IS = re.compile(r"^\+(?!\+\+)\s*(.*)$", re.MULTILINE)
-_TEXT = re.compile(r"""f?("[^"]*"|'[^']*')|\bNone\b""")
+_TEXT = re.compile(r"""f?("[^"]*"|'[^']*')|\b(None|what)\b""")  # `what`: of what is refused
 _ALOUD = re.compile(r', "big"(?=[,)])|, (?=\))')
 _CODEC = re.compile(r'code\("[^"]*"')
 # What is said of bytes that are refused: beside its code, by which it is counted.
