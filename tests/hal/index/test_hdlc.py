@@ -18,6 +18,7 @@ from hal.index.hdlc import (
     Parameters,
     check_sequence,
     decode_parameters,
+    has_header,
 )
 from hal.index.reading import Refusal, Refused
 
@@ -399,3 +400,17 @@ def test_numbers_of_an_information_frame_are_read_from_its_control_field() -> No
     one = Frame(CLIENT, SERVER, 0x74)
     assert (one.numbered, one.sent, one.expected) == (True, 2, 3)
     assert not Frame(CLIENT, SERVER, Control.RR).numbered
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_the_beginning_of_a_frame_is_found_whatever_is_around_it(size: int) -> None:
+    address = Address(3, None if size == 1 else 5, size)
+    frame = Frame(address, address, Control.UI, b"twenty bytes at least").encode()
+    header = frame[: 1 + 2 + 2 * size + 1 + 2]
+    for before in (b"", b"\x7e", b"\x7e\x7e", b"no", b"\x7e\xa0"):
+        for behind in (b"", b"\x7e", b"damage\x7e\x7e"):
+            assert has_header(before + header + behind)
+            assert not has_header(before + header[:-1] + bytes([header[-1] ^ 1]) + behind)
+        assert not has_header(before + header[:-1])
+    assert not has_header(b"")
+    assert not has_header(b"none")
