@@ -63,13 +63,10 @@ class Community:
                     found = [one for one in found if one[0] != body.name]
         return [key for _, key in reversed(found)]
 
-    def maker_key(self, key_id: bytes) -> PublicKey | None:
-        """The gateway's key that the maker of a block signed its header with, by the id that the
-        header names; one that was replaced or revoked since, too: what it signed stands."""
-        for key in self.keys_of(Role.GATEWAY, revoked=True):
-            if key.thumbprint == key_id:
-                return key
-        return None
+    def maker_keys(self) -> dict[bytes, PublicKey]:
+        """The gateways' keys that makers of blocks signed their headers with, by the id that a
+        header names; those that were replaced or revoked since, too: what they signed stands."""
+        return {key.thumbprint: key for key in self.keys_of(Role.GATEWAY, revoked=True)}
 
     def open_checkpoint(self, signed: bytes, *, revoked: bool = False) -> Checkpoint:
         """Reads a checkpoint that one of the community's gateways has signed; one whose key a

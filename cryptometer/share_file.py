@@ -290,6 +290,7 @@ class _Named:
             for body in (record.body for record in community.records)
             if isinstance(body, Registration) and body.role is Role.VPP
         }
+        self._makers = community.maker_keys()
 
     def open_leaf(self, leaf: Leaf) -> Record:
         """A leaf, signed by whom it says."""
@@ -312,7 +313,7 @@ class _Named:
     def _key(self, record: Record) -> PublicKey:
         match record.body:
             case Header():
-                key = self._community.maker_key(record.key_id)
+                key = self._makers.get(record.key_id)
             case Distribution(vpp=name):
                 key = self._plants.get((record.key_id, name))
             case ChainRecord(meter=name):

@@ -13,6 +13,7 @@ from cryptometer import records
 from cryptometer.block_header import Header
 from cryptometer.community import Community
 from cryptometer.errors import Reason, Rejected
+from cryptometer.keys import PublicKey
 from cryptometer.proof import carried_records, is_proof, signed_head
 from cryptometer.records import Record
 from cryptometer.share_file import MAGIC, decode_share
@@ -73,15 +74,16 @@ def signed_heads(data: bytes, community: Community) -> dict[int, bytes]:
     for note in notes:
         head = community.open_checkpoint(note, revoked=True)
         heads[head.size] = head.root
+    makers = community.maker_keys()
     for record in carried:
         if isinstance(record.body, Header):
-            _check_maker(record, community)
+            _check_maker(record, community.id, makers)
             heads[record.body.previous.size] = record.body.previous.root
     return heads
 
 
-def _check_maker(header: Record, community: Community) -> None:
-    key = community.maker_key(header.key_id) if header.community == community.id else None
-    if key is None:
+def _check_maker(header: Record, community: bytes, makers: Mapping[bytes, PublicKey]) -> None:
+    key = makers.get(header.key_id)
+    if key is None or header.community != community:
         raise Rejected(Reason.UNKNOWN_KEY, "a header that no gateway of this community has signed")
     header.envelope.verify(key)

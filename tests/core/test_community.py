@@ -95,9 +95,9 @@ def test_a_key_that_a_revocation_has_ended_is_found_only_where_it_is_asked_for()
 def test_a_maker_is_known_by_each_key_it_ever_had_and_nobody_else_is() -> None:
     community = renewed()
     for key in (signer(n).public for n in (20, 21, 23)):
-        assert community.maker_key(key.thumbprint) == key
+        assert community.maker_keys()[key.thumbprint] == key
     for other in (signer(1).public.thumbprint, signer(22).public.thumbprint, b""):
-        assert community.maker_key(other) is None
+        assert other not in community.maker_keys()
 
 
 def test_a_checkpoint_of_a_revoked_gateway_opens_only_where_it_is_asked_for() -> None:

@@ -155,6 +155,17 @@ class Site:
         return total
 
 
+def check_what_it_gives_counts(site: Site) -> None:
+    """Once it has settled, neither more nor less: what the meter grows by in a step."""
+    site.steps(1, wh=0)
+    site.run(60, 0, 5.0)
+    counted_wh = site.transferred_wh
+    site.steps(1, wh=2)
+    site.steps(1, wh=0)
+    site.run(60, 0, 5.0)
+    assert site.transferred_wh - counted_wh == 2 * STEP_S // 5
+
+
 @pytest.fixture
 def site() -> Iterator[Site]:
     made = Site()
@@ -314,13 +325,7 @@ def test_behind_a_re_anchor_an_index_below_the_registered_one_waits_for_another(
     site.steps(1)
     assert site.transferred_wh == counted_wh
     site.register(10, "ANOTHER")
-    site.steps(1, wh=0)
-    site.run(60, 0, 5.0)
-    counted_wh = site.transferred_wh
-    site.steps(1, wh=2)
-    site.steps(1, wh=0)
-    site.run(60, 0, 5.0)
-    assert site.transferred_wh - counted_wh == 2 * STEP_S // 5
+    check_what_it_gives_counts(site)
     assert not site.world.audit().quarantined
 
 
@@ -438,13 +443,7 @@ def test_the_leave_of_a_re_anchor_waits_for_a_meter_through_runs_and_power_cuts(
         site.board.start()
         site.steps(1)
     site.meter.is_silent = False
-    site.steps(1, wh=0)
-    site.run(60, 0, 5.0)
-    counted_wh = site.transferred_wh
-    site.steps(1, wh=2)
-    site.steps(1, wh=0)
-    site.run(60, 0, 5.0)
-    assert site.transferred_wh - counted_wh == 2 * STEP_S // 5
+    check_what_it_gives_counts(site)
     site.board.kill()
     counted_wh = site.transferred_wh
     site.meter.wh = 3  # the leave is used up
